@@ -1,0 +1,231 @@
+"""Data sets as tensors in memory: the released code's subset of the training images, the whole test set.
+
+A data set is looked for in this order: files under the data root, torchvision's download, and for
+Fashion-MNIST Debian's package ``dataset-fashion-mnist``, unpacked without root rights.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from equisep.schema import ConfigError, Dataset
+
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+TORCHVISION = {"fashion_mnist": datasets.FashionMNIST, "mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}
+
+
+class DataUnavailable(Exception):
+    """A data set that could not be had from any source; the message says where to put it."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels in stored order.
+
+    inputs: (n, channels, size, size) float32, normalised. labels: (n,) int64, 0 … K−1.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def digest(self) -> str:
+        """Return a SHA-256 of shape and content; equal tensors give equal digests on every machine."""
+        content = hashlib.sha256(repr(tuple(self.inputs.shape)).encode())
+        for tensor in (self.inputs, self.labels):
+            content.update(tensor.cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()
+
+    def to(self, device: torch.device) -> Split:
+        """Return the split on a device."""
+        return Split(self.inputs.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training subset and a test set; classes: names in label order; source: one line, where it came from."""
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    source: str
+
+
+def load_data(config: Dataset) -> Data:
+    """Return the training subset and the whole test set that a dataset config describes.
+
+    Raises ConfigError for an unknown name or a class with fewer images than asked for, and
+    DataUnavailable where no source has the data set.
+    """
+    if config.source == "folder":
+        train, test, source = _from_folder(config)
+    else:
+        train, test, source = _from_torchvision(config)
+    prepare = transforms.Compose(
+        [
+            transforms.Resize((config.size, config.size)),
+            transforms.ToTensor(),
+            transforms.Normalize(config.mean, config.std),
+        ]
+    )
+    targets = torch.as_tensor(train.targets)
+    chosen = draw_subset(targets, [config.per_class] * len(train.classes), config.subset_seed)
+    return Data(
+        train=_as_tensors(train, chosen.tolist(), prepare, config.channel),
+        test=_as_tensors(test, range(len(test)), prepare, config.channel),
+        classes=tuple(train.classes),
+        source=source,
+    )
+
+
+def draw_subset(labels: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
+    """Return the indices of a class-wise random subset, in the order they were drawn.
+
+    labels: (n,) int64, 0 … K−1. sizes: K images to take of each class. The draw is the released
+    code's: one shuffled DataLoader pass seeded with ``torch.manual_seed``; of each class the first
+    arrivals are kept. The global random state is left as found.
+    Raises ConfigError where a class has fewer images than asked for.
+    """
+    available = torch.bincount(labels, minlength=len(sizes)).tolist()
+    for label, (size, count) in enumerate(zip(sizes, available, strict=True)):
+        if size > count:
+            raise ConfigError(
+                f"dataset.per_class={size}: class {label} has {count} training images, ask for at most that"
+            )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # One batch that holds every index consumes the random stream as batches of one do.
+        (order,) = DataLoader(range(len(labels)), batch_size=len(labels), shuffle=True)  # type: ignore[arg-type]
+    arrivals = torch.nn.functional.one_hot(labels[order], len(sizes)).cumsum(dim=0)
+    rank_in_class = arrivals.gather(1, labels[order, None]).squeeze(1)
+    return order[rank_in_class <= torch.as_tensor(sizes)[labels[order]]]
+
+
+def _as_tensors(images: Any, chosen: Sequence[int], prepare: transforms.Compose, channel: int | None) -> Split:
+    inputs = torch.stack([prepare(images[index][0]) for index in chosen])
+    if channel is not None:
+        inputs = inputs[:, channel : channel + 1].contiguous()
+    return Split(inputs, torch.as_tensor(images.targets)[list(chosen)])
+
+
+def _from_folder(config: Dataset) -> tuple[Any, Any, str]:
+    mode = "L" if len(config.mean) == 1 else "RGB"
+    root = Path(config.root) / config.name
+    splits = []
+    for part in ("train", "test"):
+        folder = root / part
+        if not folder.is_dir():
+            raise DataUnavailable(f"dataset.source=folder: no folder {folder}; it wants one folder of images per class")
+        try:
+            splits.append(datasets.ImageFolder(str(folder), loader=lambda path: _read_image(path, mode)))
+        except FileNotFoundError as error:
+            raise DataUnavailable(f"dataset.source=folder: {str(error).splitlines()[0]}") from None
+    train, test = splits
+    if train.classes != test.classes:
+        differing = sorted(set(train.classes) ^ set(test.classes))
+        raise ConfigError(f"dataset.source=folder: {root}/train and {root}/test differ in the classes {differing}")
+    return train, test, f"folder {root}"
+
+
+def _read_image(path: str, mode: str) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataUnavailable(f"{path} cannot be read as an image ({error}): remove or replace it") from None
+
+
+def _from_torchvision(config: Dataset) -> tuple[Any, Any, str]:
+    if config.name not in TORCHVISION:
+        known = ", ".join(TORCHVISION)
+        raise ConfigError(f"dataset.name={config.name}: choose one of {known}, or dataset.source=folder for your own")
+    root = Path(config.root)
+    attempts = [(_read_present, "files under {root}"), (_download, "torchvision's download to {root}")]
+    if config.name == "fashion_mnist":
+        attempts.append((_unpack_debian_package, f"Debian's package {DEBIAN_PACKAGE}, unpacked to {{root}}"))
+    failures = []
+    for attempt, source in attempts:
+        try:
+            train, test = attempt(config.name, root)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            failures.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        else:
+            return train, test, f"{config.name}: {source.format(root=root)}"
+    raise DataUnavailable(
+        f"{config.name} is not to be had ({'; '.join(failures)}): put its files under {root} or set EQUISEP_DATA"
+    )
+
+
+def _read_present(name: str, root: Path) -> tuple[Any, Any]:
+    kind = TORCHVISION[name]
+    if not issubclass(kind, datasets.MNIST) or not (root / kind.__name__ / "raw").is_dir():
+        return kind(str(root), train=True), kind(str(root), train=False)
+    # The original .gz files serve as they are, also from a root that cannot be written to.
+    with tempfile.TemporaryDirectory() as unpacked:
+        raw = Path(unpacked) / kind.__name__ / "raw"
+        raw.mkdir(parents=True)
+        for address, _ in kind.resources:
+            packed = root / kind.__name__ / "raw" / Path(address).name
+            plain = packed.with_suffix("")
+            if plain.is_file():
+                (raw / plain.name).symlink_to(plain.resolve())
+            elif packed.is_file():
+                _unpack(packed, raw / plain.name)
+        return kind(unpacked, train=True), kind(unpacked, train=False)
+
+
+def _unpack(packed: Path, plain: Path) -> None:
+    try:
+        with gzip.open(packed) as source, plain.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataUnavailable(f"{packed} is damaged ({error}): remove it, and it will be fetched again") from None
+
+
+def _download(name: str, root: Path) -> tuple[Any, Any]:
+    kind = TORCHVISION[name]
+    kind(str(root), train=True, download=True)
+    return _read_present(name, root)
+
+
+def _unpack_debian_package(name: str, root: Path) -> tuple[Any, Any]:
+    """Fetch the package with apt, as any user may, and move its four .gz files under the root."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        try:
+            _quietly(["apt-get", "download", DEBIAN_PACKAGE], work)
+        except subprocess.CalledProcessError:
+            # No package lists on this machine, or old ones: fetch them into a folder of our own.
+            lists = ["-o", f"Dir::State={work}/state", "-o", f"Dir::Cache={work}/cache"]
+            (work / "state/lists/partial").mkdir(parents=True)
+            (work / "cache/archives/partial").mkdir(parents=True)
+            _quietly(["apt-get", *lists, "update"], work)
+            _quietly(["apt-get", *lists, "download", DEBIAN_PACKAGE], work)
+        (package,) = work.glob(f"{DEBIAN_PACKAGE}*.deb")
+        _quietly(["dpkg-deb", "-x", str(package), str(work / "unpacked")], work)
+        raw = root / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        for packed in (work / "unpacked/usr/share/datasets/fashion-mnist").glob("*.gz"):
+            # Through a neighbour of the target, so that no reader ever meets half a file.
+            shutil.copyfile(packed, raw / f".{packed.name}.part")
+            (raw / f".{packed.name}.part").replace(raw / packed.name)
+    return _read_present(name, root)
+
+
+def _quietly(command: list[str], folder: Path) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)

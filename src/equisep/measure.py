@@ -1,0 +1,143 @@
+"""Any nn.Module and labelled data in, a separation fuzziness per layer out; the module is left as found.
+
+All layers are recorded by hooks and share each forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from equisep.separation import ClassSums, Separation, Weighting, as_class_labels, as_feature_matrix, separation
+
+INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss (cross-entropy, nats, mean over images) and accuracy (0 … 1) in evaluation mode."""
+
+    loss: float
+    accuracy: float
+
+
+def measure_separation(
+    network: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    layers: Sequence[str],
+    *,
+    batch_norm: Literal["batch", "running"] = "batch",
+    batch_size: int = 100,
+    weighting: Weighting = "class_size",
+    memory_limit: float = 4.0,
+) -> dict[str, Separation]:
+    """Return the separation of the input and of each named layer of a network.
+
+    network: any module that takes a batch of inputs. inputs: (n, …), fed in stored order. labels: (n,)
+    integers. layers: names of submodules, as ``network.named_modules()`` gives them, whose output
+    (b, …) is a layer; each must run once in a forward pass.
+    batch_norm: ``batch`` normalises with the statistics of each measured batch (the released code's
+    way), ``running`` with the running ones; everything else (dropout, …) is in evaluation mode.
+    batch_size: images a forward pass; the paper's is 100. memory_limit: GB; where the features of all layers
+    need no more, one pass is made over the data, else two.
+    The result maps ``input`` and then the layers, in order. Mode, buffers and random state of the
+    network are as before. Raises ValueError for an unknown layer, one that runs more than once or not
+    at all, and whatever :func:`equisep.separation_fuzziness` refuses.
+    """
+    named = dict(network.named_modules())
+    unknown = [name for name in layers if name not in named]
+    if unknown:
+        raise ValueError(f"no layer {unknown[0]!r} in the network; its modules are {', '.join(filter(None, named))}")
+    classes = as_class_labels(labels, len(inputs)).cpu()
+    if batch_norm == "batch" and batch_size > 1 and len(inputs) % batch_size == 1:
+        raise ValueError(f"batches of {batch_size} leave a last batch of one image: choose another batch size")
+
+    def passes() -> Iterator[dict[str, Tensor]]:
+        with _mode(network, batch_norm), _recording(named, layers) as recorded:
+            for batch in inputs.split(batch_size):
+                recorded.clear()
+                network(batch)
+                missing = [name for name in layers if name not in recorded]
+                if missing:
+                    raise ValueError(f"layer {missing[0]!r} does not run in a forward pass of the network")
+                yield {INPUT: as_feature_matrix(batch)} | {name: as_feature_matrix(recorded[name]) for name in layers}
+
+    width = sum(features[0].nbytes for features in next(passes()).values())
+    results = {}
+    if width * len(inputs) <= memory_limit * 1e9:
+        batches = list(passes())
+        for name in (INPUT, *layers):
+            results[name] = separation(torch.cat([batch[name] for batch in batches]), classes, weighting=weighting)
+        return results
+    sums = {name: ClassSums(classes, weighting) for name in (INPUT, *layers)}
+    for batch in passes():
+        for name, features in batch.items():
+            sums[name].add(features)
+    scatters = {name: total.scatter() for name, total in sums.items()}
+    for batch in passes():
+        for name, features in batch.items():
+            scatters[name].add(features)
+    return {name: scatter.separation() for name, scatter in scatters.items()}
+
+
+def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int = 1000) -> Evaluation:
+    """Return loss and accuracy of a classifier in evaluation mode; the module is left as found."""
+    loss = torch.zeros((), dtype=torch.float64)
+    correct = 0
+    with _mode(network, "running"):
+        for batch, targets in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+            logits = network(batch)
+            loss += cross_entropy(logits.double(), targets, reduction="sum").cpu()
+            correct += int((logits.argmax(dim=1) == targets).sum())
+    return Evaluation(loss.item() / len(labels), correct / len(labels))
+
+
+@contextmanager
+def _mode(network: nn.Module, batch_norm: Literal["batch", "running"]) -> Iterator[None]:
+    """Put a network into a measuring mode and afterwards restore modes, buffers and random state."""
+    modes = {module: module.training for module in network.modules()}
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    devices = sorted({tensor.device.index for tensor in network.parameters() if tensor.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            for module in modes:
+                module.training = batch_norm == "batch" and isinstance(module, _BatchNorm)
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        with torch.no_grad():
+            for name, buffer in network.named_buffers():
+                buffer.copy_(buffers[name])
+
+
+@contextmanager
+def _recording(named: dict[str, nn.Module], layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of the named modules in a dict while the context is open."""
+    recorded: dict[str, Tensor] = {}
+
+    def hook(name: str):  # type: ignore[no-untyped-def]
+        def record(module: nn.Module, args: object, output: object) -> None:
+            if not isinstance(output, Tensor):
+                raise ValueError(f"layer {name!r} returns {type(output).__name__}, not one tensor")
+            if name in recorded:
+                raise ValueError(f"layer {name!r} runs more than once in a forward pass: give each use its own module")
+            # A later in-place operation (nn.ReLU(inplace=True)) would overwrite the output.
+            recorded[name] = output.detach().clone()
+
+        return record
+
+    handles = [named[name].register_forward_hook(hook(name)) for name in layers]
+    try:
+        yield recorded
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,319 @@
+"""The typed configuration: every choice of a run, with its unit and range; the values stand in conf/.
+
+Three kinds of choice, told apart by where they stand: science (architecture, dataset, optimizer,
+training, seed) makes a run's identity, except the fields listed in ``NOT_SCIENCE``; ``measure`` makes
+a measure's identity; compute, tracking and paths are means and nobody's identity.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+# Fields inside the science groups that do not change what a trained network is: where the data come
+# from, the table a learning rate was looked up in, and which epochs' weights are kept.
+NOT_SCIENCE = ("dataset.root", "dataset.source", "optimizer.learning_rates", "training.snapshots")
+
+# Fields of measure that choose what is measured or how fast, not how.
+NOT_MEASURE = ("epochs", "test_epochs", "memory_limit")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message is one line that names the field, the value and a remedy."""
+
+
+def _require(valid: bool, name: str, value: object, remedy: str) -> None:
+    if not valid:
+        raise ConfigError(f"{name}={value}: {remedy}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    _require(value in allowed, name, value, "choose one of " + ", ".join(allowed))
+
+
+@dataclass
+class Architecture:
+    """What every family of networks has; the families are its subclasses."""
+
+    family: str = MISSING
+    """Name of the family: a file in equisep/networks."""
+
+
+@dataclass
+class FeedForward(Architecture):
+    """Blocks Linear → BatchNorm → ReLU of one width, then a linear classifier."""
+
+    depth: int = MISSING
+    """Number of linear layers, the classifier included (the paper's H), ≥ 2."""
+    width: int = MISSING
+    """Units of each hidden layer, ≥ 1."""
+
+    def __post_init__(self) -> None:
+        _require(self.depth >= 2, "architecture.depth", self.depth, "a feed-forward network needs at least 2 layers")
+        _require(self.width >= 1, "architecture.width", self.width, "a layer needs at least 1 unit")
+
+
+@dataclass
+class Dataset:
+    """Images, drawn and normalised once, held in memory."""
+
+    SOURCES: ClassVar[tuple[str, ...]] = ("auto", "folder")
+    name: str = MISSING
+    """fashion_mnist, mnist or cifar10; with source=folder any name of a folder under root."""
+    size: int = MISSING
+    """Height and width after resizing, pixels, ≥ 1."""
+    mean: list[float] = MISSING
+    """Per channel, subtracted from intensities in 0 … 1; its length says grey (1) or colour (3)."""
+    std: list[float] = MISSING
+    """Per channel, divided by, > 0."""
+    channel: int | None = None
+    """The one channel kept (0 red, 1 green, 2 blue); null keeps all."""
+    per_class: int = MISSING
+    """Training images per class, ≥ 1."""
+    subset_seed: int = MISSING
+    """Seed of the draw of the training subset."""
+    source: str = MISSING
+    """auto: files under root, else a download; folder: ROOT/NAME/{train,test}/CLASS/*.png and the like."""
+    root: str = MISSING
+    """Folder that holds the data sets."""
+
+    def __post_init__(self) -> None:
+        _one_of("dataset.source", self.source, self.SOURCES)
+        _require(self.size >= 1, "dataset.size", self.size, "give a size in pixels, at least 1")
+        _require(len(self.mean) in (1, 3), "dataset.mean", self.mean, "give one value (grey) or three (colour)")
+        fits = len(self.std) == len(self.mean) and all(value > 0 for value in self.std)
+        _require(fits, "dataset.std", self.std, "give as many positive values as dataset.mean has")
+        in_range = self.channel is None or 0 <= self.channel < len(self.mean)
+        _require(in_range, "dataset.channel", self.channel, f"choose 0 … {len(self.mean) - 1}, or null for all")
+        _require(self.per_class >= 1, "dataset.per_class", self.per_class, "draw at least 1 image per class")
+
+
+@dataclass
+class Optimizer:
+    """torch.optim's update rule and its settings."""
+
+    KINDS: ClassVar[tuple[str, ...]] = ("sgd", "adam")
+    kind: str = MISSING
+    """sgd or adam."""
+    learning_rate: float | None = None
+    """Step size at epoch 0, > 0; null looks architecture.depth up in learning_rates."""
+    learning_rates: dict[int, float] = field(default_factory=dict)
+    """Depth to step size, for learning_rate=null. Not identity: the rate that was found is."""
+    momentum: float = MISSING
+    """Of sgd, in 0 … 1; 0 for none."""
+    weight_decay: float = MISSING
+    """L2 coefficient added to the gradient of every parameter, ≥ 0 (in Adam too: not AdamW)."""
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer.kind", self.kind, self.KINDS)
+        positive = self.learning_rate is None or self.learning_rate > 0
+        _require(positive, "optimizer.learning_rate", self.learning_rate, "give a positive step size")
+        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "give a value in 0 … 1, 1 excluded")
+        unused = self.kind == "adam" and self.momentum != 0
+        _require(not unused, "optimizer.momentum", self.momentum, "adam has no momentum: leave it 0")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "give 0 or more")
+
+
+@dataclass
+class Training:
+    """Length and schedule of the training."""
+
+    epochs: int = MISSING
+    """Passes over the training set, ≥ 0 (0 leaves the initial network)."""
+    batch_size: int = MISSING
+    """Images a step, ≥ 2; the last, partial batch of an epoch is kept."""
+    milestones: list[int] = MISSING
+    """Epochs at whose start the learning rate is multiplied by decay, ascending."""
+    decay: float = MISSING
+    """Factor on the learning rate at each milestone, > 0."""
+    snapshots: list[int] = MISSING
+    """Epochs whose weights are kept (0: before training); those past the end are left out, the last is always kept."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 0, "training.epochs", self.epochs, "give 0 or more")
+        _require(self.batch_size >= 2, "training.batch_size", self.batch_size, "batch normalisation needs at least 2")
+        ascending = sorted(set(self.milestones)) == list(self.milestones) and all(m > 0 for m in self.milestones)
+        _require(ascending, "training.milestones", self.milestones, "give positive epochs in ascending order")
+        _require(self.decay > 0, "training.decay", self.decay, "give a positive factor")
+        _require(all(s >= 0 for s in self.snapshots), "training.snapshots", self.snapshots, "give epochs of 0 or more")
+
+    def kept_epochs(self) -> tuple[int, ...]:
+        """Return the epochs whose weights a run keeps, ascending, the last one included."""
+        return tuple(sorted({e for e in self.snapshots if e <= self.epochs} | {self.epochs}))
+
+
+@dataclass
+class Measure:
+    """How the separation fuzziness of each layer is taken from a snapshot."""
+
+    BATCH_NORMS: ClassVar[tuple[str, ...]] = ("batch", "running")
+    WEIGHTINGS: ClassVar[tuple[str, ...]] = ("class_size", "equal")
+    batch_norm: str = MISSING
+    """Statistics that batch normalisation uses: batch (of the measured batch) or running (as in evaluation)."""
+    batch_size: int = MISSING
+    """Images a forward pass, in stored order, ≥ 2."""
+    weighting: str = MISSING
+    """Weight of a class: class_size (n_k/n, the definition) or equal (1/K)."""
+    epochs: list[int] | None = None
+    """Snapshots measured on the training set; null measures every one the run kept. Not identity."""
+    test_epochs: list[int] | None = None
+    """Snapshots measured on the test set too; null measures the last one. Not identity."""
+    memory_limit: float = MISSING
+    """GB; features of all layers up to this size are held for one pass, else two passes are made. Not identity."""
+
+    def __post_init__(self) -> None:
+        _one_of("measure.batch_norm", self.batch_norm, self.BATCH_NORMS)
+        _one_of("measure.weighting", self.weighting, self.WEIGHTINGS)
+        _require(self.batch_size >= 2, "measure.batch_size", self.batch_size, "batch normalisation needs at least 2")
+        _require(self.memory_limit >= 0, "measure.memory_limit", self.memory_limit, "give GB, 0 or more")
+
+
+@dataclass
+class Compute:
+    """Means: they change how fast a run is, not what it is."""
+
+    device: str = MISSING
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, …"""
+    threads: int = MISSING
+    """CPU threads of the training, ≥ 1."""
+    checkpoint_every: int = MISSING
+    """Epochs between checkpoints, ≥ 1."""
+
+    def __post_init__(self) -> None:
+        _require(self.threads >= 1, "compute.threads", self.threads, "give at least 1")
+        _require(self.checkpoint_every >= 1, "compute.checkpoint_every", self.checkpoint_every, "give at least 1")
+
+
+@dataclass
+class Tracking:
+    """The mirror of each run in wandb."""
+
+    MODES: ClassVar[tuple[str, ...]] = ("offline", "online", "off")
+    mode: str = MISSING
+    """offline (files under results/wandb, to sync later), online (needs `wandb login`) or off."""
+    project: str = MISSING
+    """wandb project."""
+    entity: str | None = None
+    """wandb user or team; null for the account's default."""
+
+    def __post_init__(self) -> None:
+        _one_of("tracking.mode", self.mode, self.MODES)
+
+
+@dataclass
+class Config:
+    """One run and what is done with it."""
+
+    architecture: Architecture = MISSING
+    dataset: Dataset = MISSING
+    optimizer: Optimizer = MISSING
+    training: Training = MISSING
+    measure: Measure = MISSING
+    compute: Compute = MISSING
+    tracking: Tracking = MISSING
+    seed: int = MISSING
+    """Moves initialisation and data order; 0 … 2³²−1."""
+    experiment: str | None = None
+    """Name of the experiment that asked for the run; its group in wandb. Not identity."""
+    results: str = MISSING
+    """Folder of everything made: runs, figures, tables, wandb. Not identity."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "give 0 … 4294967295")
+
+
+def register() -> None:
+    """Make the schema known to Hydra; the files in conf/ name its nodes in their defaults."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(group="architecture", name="schema_feed_forward", node=FeedForward)
+
+
+def typed(composed: DictConfig) -> Config:
+    """Return the composed Hydra config as the typed, checked Config.
+
+    Raises ConfigError in one line for a key the schema does not know (also one added with ``+``), a
+    value out of range, a missing value, or a learning rate the table of the optimizer does not hold.
+    """
+    _refuse_unknown_keys(composed, "")
+    try:
+        config = OmegaConf.to_object(composed)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: a value is missing, give {error.full_key}=…") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    assert isinstance(config, Config)
+    if config.optimizer.learning_rate is None:
+        config.optimizer.learning_rate = _look_up_learning_rate(config)
+    return config
+
+
+def identity_of_science(config: Config) -> dict[str, Any]:
+    """Return the part of the config that makes a run's identity, as plain containers."""
+    plain = to_plain(config)
+    science = {name: plain[name] for name in ("architecture", "dataset", "optimizer", "training", "seed")}
+    for name in NOT_SCIENCE:
+        group, key = name.split(".")
+        del science[group][key]
+    return science
+
+
+def identity_of_measure(config: Measure) -> dict[str, Any]:
+    """Return the part of a measure's config that makes its identity, as plain containers."""
+    plain = to_plain(config)
+    for name in NOT_MEASURE:
+        del plain[name]
+    return plain
+
+
+def to_plain(config: object) -> dict[str, Any]:
+    """Return a typed config as plain dicts and lists."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _refuse_unknown_keys(node: DictConfig, path: str) -> None:
+    node_type = OmegaConf.get_type(node)
+    if not is_dataclass(node_type):
+        return
+    known = [f.name for f in fields(node_type)]
+    for key in node:
+        name = f"{path}{key}"
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {path}{close[0]}?" if close else "known: " + ", ".join(known)
+            raise ConfigError(f"{name}: no such key, {hint}")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
+            _refuse_unknown_keys(child, f"{name}.")
+
+
+def _look_up_learning_rate(config: Config) -> float:
+    depth, rates = getattr(config.architecture, "depth", None), config.optimizer.learning_rates
+    if depth not in rates:
+        table = ", ".join(f"{known}: {rate:g}" for known, rate in rates.items())
+        raise ConfigError(
+            f"architecture.depth={depth}: no rate in optimizer.learning_rates ({table}), give optimizer.learning_rate=…"
+        )
+    return rates[depth]
+
+
+def explain(error: Exception) -> str:
+    """Return a composition error of Hydra or OmegaConf, and what caused it, as one line."""
+    told = []
+    link: BaseException | None = error
+    while link is not None:
+        lines = [line.strip() for line in str(link).splitlines()]
+        told += [line for line in lines if line and not line.startswith(_DETAILS) and line not in told]
+        link = link.__cause__
+    return "; ".join(told)
+
+
+# Lines of Hydra's and OmegaConf's messages that help their developers only, or would mislead.
+_DETAILS = ("full_key", "object_type", "reference_type", "To append", "Config search path", "provider=", "See https")
