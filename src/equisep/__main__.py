@@ -1,4 +1,4 @@
-"""The command: ``python -m equisep KEY=VALUE …`` runs one, ``-m`` sweeps; ``status`` and ``mirror`` look after the store."""
+"""The command: ``python -m equisep KEY=VALUE …`` runs one, ``-m`` sweeps; ``status`` and ``mirror`` serve the store."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ from equisep import schema
 COMMANDS = ("status", "mirror")
 
 
-def conf_folder() -> Path:
-    """Return the folder of the configuration: in the installed package, or beside src in a checkout."""
-    installed = Path(__file__).parent / "conf"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
-
-
-@hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
+@hydra.main(config_path=str(schema.conf_folder()), config_name="config", version_base="1.3")
 def task(composed: DictConfig) -> dict[str, object]:
     """Run one config, as every Hydra launcher calls it; return what a sweep's caller wants to know of it."""
     config = schema.typed(composed)

@@ -111,7 +111,8 @@ def draw_subset(labels: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
         (order,) = DataLoader(range(len(labels)), batch_size=len(labels), shuffle=True)  # type: ignore[arg-type]
     arrivals = torch.nn.functional.one_hot(labels[order], len(sizes)).cumsum(dim=0)
     rank_in_class = arrivals.gather(1, labels[order, None]).squeeze(1)
-    return order[rank_in_class <= torch.as_tensor(sizes)[labels[order]]]
+    kept: Tensor = order[rank_in_class <= torch.as_tensor(sizes)[labels[order]]]
+    return kept
 
 
 def _as_tensors(images: Any, chosen: Sequence[int], prepare: transforms.Compose, channel: int | None) -> Split:

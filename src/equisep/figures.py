@@ -10,6 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from equisep.law import Law, fit_law
 
@@ -36,9 +37,9 @@ def draw_law(axes: Axes, fuzziness: Sequence[float]) -> Law:
     axes.plot(layers, np.exp(law.intercept + law.slope * layers), color=orange, linewidth=1.2, zorder=1)
     axes.scatter(layers, fuzziness, s=14, color=blue, zorder=2, linewidths=0)
     axes.set_yscale("log")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.annotate(
-        f"r = {law.pearson_r:.4f}\nρ = {law.decay_ratio:.3f}",
+        f"r = {law.pearson_r:.4f}\nρ = {law.decay_ratio:.3f}".replace("-", "−"),
         xy=(0.96, 0.95),
         xycoords="axes fraction",
         ha="right",

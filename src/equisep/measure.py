@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from equisep.separation import ClassSums, Separation, Weighting, as_class_labels, as_feature_matrix, separation
+from equisep.separation import ClassSums, Separation, Weighting, as_class_labels, as_feature_matrix, separation_of
 
 INPUT = "input"
 
@@ -62,7 +62,7 @@ def measure_separation(
 
     def passes() -> Iterator[dict[str, Tensor]]:
         with _mode(network, batch_norm), _recording(named, layers) as recorded:
-            for batch in inputs.split(batch_size):
+            for batch in torch.split(inputs, batch_size):
                 recorded.clear()
                 network(batch)
                 missing = [name for name in layers if name not in recorded]
@@ -75,7 +75,7 @@ def measure_separation(
     if width * len(inputs) <= memory_limit * 1e9:
         batches = list(passes())
         for name in (INPUT, *layers):
-            results[name] = separation(torch.cat([batch[name] for batch in batches]), classes, weighting=weighting)
+            results[name] = separation_of(torch.cat([batch[name] for batch in batches]), classes, weighting=weighting)
         return results
     sums = {name: ClassSums(classes, weighting) for name in (INPUT, *layers)}
     for batch in passes():
@@ -93,7 +93,7 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int
     loss = torch.zeros((), dtype=torch.float64)
     correct = 0
     with _mode(network, "running"):
-        for batch, targets in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+        for batch, targets in zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True):
             logits = network(batch)
             loss += cross_entropy(logits.double(), targets, reduction="sum").cpu()
             correct += int((logits.argmax(dim=1) == targets).sum())

@@ -42,7 +42,7 @@ class Outcome:
 
 
 def execute(config: Config, console: Console | None = None) -> Outcome:
-    """Train the run a config describes as far as it is not trained yet, measure it, mirror it; return what became of it.
+    """Train the run a config describes as far as it is not trained yet, measure and mirror it.
 
     A finished run is not trained again, an interrupted one goes on from its checkpoint. Raises
     ConfigError or DataUnavailable before any work where the config cannot be run.

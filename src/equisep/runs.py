@@ -23,9 +23,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import safetensors.torch
 import torch
 import yaml
@@ -33,6 +32,9 @@ from torch import Tensor
 
 from equisep.schema import Config, Measure, identity_of_measure, identity_of_science, to_plain
 from equisep.training import Epoch
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Raised whenever a change makes equal configurations give other results.
 PROTOCOL = 1
@@ -60,7 +62,12 @@ class LayerRecord:
 
 def run_id(config: Config, data_digest: str) -> str:
     """Return the name of the run a config describes: 16 hex digits over science, training tensors and protocol."""
-    return _hash({"science": identity_of_science(config), "data": data_digest, "protocol": PROTOCOL})
+    return _hash({"science": science_id(config), "data": data_digest, "protocol": PROTOCOL})
+
+
+def science_id(config: Config) -> str:
+    """Return a name of the science of a config alone, which needs no data to be known."""
+    return _hash(identity_of_science(config))
 
 
 def measure_id(measure: Measure) -> str:
@@ -84,7 +91,11 @@ class Run:
         (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
         (self.path / "measures").mkdir(exist_ok=True)
         if not (self.path / "config.yaml").exists():
-            content = to_plain(config) | {"data": {"digest": data_digest, "source": data_source}, "protocol": PROTOCOL}
+            content = to_plain(config) | {
+                "data": {"digest": data_digest, "source": data_source},
+                "protocol": PROTOCOL,
+                "science": science_id(config),
+            }
             write_atomically(self.path / "config.yaml", yaml.safe_dump(content, sort_keys=False).encode())
 
     def config(self) -> dict[str, Any]:
@@ -92,6 +103,10 @@ class Run:
         content = yaml.safe_load((self.path / "config.yaml").read_text())
         assert isinstance(content, dict)
         return content
+
+    def science(self) -> str:
+        """Return the name of the run's science, see :func:`science_id`."""
+        return str(self.config()["science"])
 
     def state(self) -> dict[str, Any]:
         """Return state.json, {"state": "new"} where there is none; a running one whose owner died is "interrupted"."""
@@ -104,8 +119,9 @@ class Run:
         return state
 
     def write_state(self, state: str, **facts: Any) -> None:
-        """Record the state with this process as owner; what was recorded before and is not given again stays."""
-        content = self.state() | {"state": state, "owner": _owner()} | facts
+        """Record the state with this process as owner, and facts; those of the running state stay with later ones."""
+        before = {} if state == "running" else self.state()
+        content = before | {"state": state, "owner": _owner()} | facts
         write_atomically(self.path / "state.json", json.dumps(content, indent=1).encode())
 
     @property
@@ -189,6 +205,8 @@ def all_runs(results: Path) -> Iterator[Run]:
 
 def status_table(results: Path) -> pd.DataFrame:
     """Return a row per run: run, state, epoch, epochs, experiment and what describes the run."""
+    import pandas as pd
+
     rows = []
     for run in all_runs(results):
         config, state, epochs = run.config(), run.state(), run.epochs()

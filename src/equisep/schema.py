@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
@@ -227,6 +228,12 @@ class Config:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "give 0 … 4294967295")
 
 
+def conf_folder() -> Path:
+    """Return the folder of the configuration: in the installed package, or beside src in a checkout."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
+
+
 def register() -> None:
     """Make the schema known to Hydra; the files in conf/ name its nodes in their defaults."""
     store = ConfigStore.instance()
@@ -280,13 +287,13 @@ def to_plain(config: object) -> dict[str, Any]:
 
 def _refuse_unknown_keys(node: DictConfig, path: str) -> None:
     node_type = OmegaConf.get_type(node)
-    if not is_dataclass(node_type):
+    if node_type is None or not is_dataclass(node_type):
         return
     known = [f.name for f in fields(node_type)]
-    for key in node:
+    for key in map(str, node):
         name = f"{path}{key}"
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
+            close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {path}{close[0]}?" if close else "known: " + ", ".join(known)
             raise ConfigError(f"{name}: no such key, {hint}")
         child = node._get_node(key)
@@ -310,9 +317,9 @@ def explain(error: Exception) -> str:
     link: BaseException | None = error
     while link is not None:
         lines = [line.strip() for line in str(link).splitlines()]
-        told += [line for line in lines if line and not line.startswith(_DETAILS) and line not in told]
+        told += [line.rstrip(".") for line in lines if line and not line.startswith(_DETAILS)]
         link = link.__cause__
-    return "; ".join(told)
+    return "; ".join(dict.fromkeys(told)).replace(":;", ":")
 
 
 # Lines of Hydra's and OmegaConf's messages that help their developers only, or would mislead.

@@ -14,6 +14,7 @@ Source: He & Su, "A Law of Data Separation in Deep Learning", PNAS 120(36), 2023
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,10 +56,10 @@ def separation_fuzziness(features: Any, labels: Any) -> float:
         allowed: it adds to SS_b and nothing to SS_w.
     Raises ValueError for NaN or infinite features, fewer than two classes, or shapes that do not fit.
     """
-    return separation(features, labels).fuzziness
+    return separation_of(features, labels).fuzziness
 
 
-def separation(features: Any, labels: Any, *, weighting: Weighting = "class_size") -> Separation:
+def separation_of(features: Any, labels: Any, *, weighting: Weighting = "class_size") -> Separation:
     """Return the separation fuzziness of labelled features together with the rank of SS_b.
 
     Arguments and errors are those of :func:`separation_fuzziness`. weighting: ``class_size`` gives
@@ -75,14 +76,15 @@ def separation(features: Any, labels: Any, *, weighting: Weighting = "class_size
 
 def as_feature_matrix(features: Any) -> Tensor:
     """Return features as a detached (n, p) tensor; raises ValueError where that is impossible."""
-    matrix = torch.as_tensor(features).detach()
+    matrix: Tensor = torch.as_tensor(features).detach()
     if matrix.ndim < 2:
         raise ValueError(f"features must have shape (n, p), got {tuple(matrix.shape)}: give one row per point")
     if matrix.is_complex():
         raise ValueError(f"features must be real numbers, got {matrix.dtype}")
     if matrix.numel() == 0:
         raise ValueError(f"features of shape {tuple(matrix.shape)} hold no values")
-    return matrix.flatten(start_dim=1)
+    flat: Tensor = torch.flatten(matrix, start_dim=1)
+    return flat
 
 
 def as_class_labels(labels: Any, points: int) -> Tensor:
@@ -119,10 +121,9 @@ class ClassSums:
             self.origin = features[0].double().cpu()
             self.sums = torch.zeros(len(self.counts), features.shape[1], dtype=torch.float64)
         for rows, labels in _chunks(features, self.labels[self.seen : self.seen + len(features)]):
-            rows -= self.origin
             indicator = torch.zeros(len(self.counts), len(labels), dtype=torch.float64)
             indicator[labels, torch.arange(len(labels))] = 1.0
-            self.sums.addmm_(indicator, rows)
+            self.sums.addmm_(indicator, rows.sub_(self.origin))
         self.seen += len(features)
 
     def scatter(self) -> WithinClassScatter:
@@ -156,9 +157,8 @@ class WithinClassScatter:
     def add(self, features: Tensor) -> None:
         """Take the next (b, p) rows, the same and in the same order as in the first sweep."""
         for rows, labels in _chunks(features, self.labels[self.seen : self.seen + len(features)]):
-            rows -= self.origin
-            rows -= self.means[labels]
-            distances = (rows @ self.projection).square_().sum(dim=1)
+            centred = rows.sub_(self.origin).sub_(self.means[labels])
+            distances = (centred @ self.projection).square_().sum(dim=1)
             self.total += self.point_weights[labels] @ distances
         self.seen += len(features)
 
@@ -169,7 +169,7 @@ class WithinClassScatter:
         return Separation(self.total.item(), self.projection.shape[1], len(self.means))
 
 
-def _chunks(features: Tensor, labels: Tensor):  # type: ignore[no-untyped-def]
+def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield float64 copies on the CPU of a few rows at a time, with their labels."""
     rows = max(1, CHUNK_VALUES // features.shape[1])
     for start in range(0, len(features), rows):

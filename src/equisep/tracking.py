@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equisep.figures import layer_plot
 from equisep.law import fit_law
 from equisep.runs import LayerRecord, Run, all_runs
 from equisep.schema import ConfigError, Measure, Tracking
@@ -84,6 +83,8 @@ class Mirror:
             law = fit_law(record.fuzziness)
             values |= {f"{record.split}/r": law.pearson_r, f"{record.split}/decay_ratio": law.decay_ratio}
             if with_plot:
+                from equisep.figures import layer_plot
+
                 figure = layer_plot(record.fuzziness, f"{record.split}, epoch {record.epoch}")
                 values[f"{record.split}/layers"] = self._image(figure)
         self._log(values)
@@ -110,10 +111,10 @@ def run_title(config: Mapping[str, Any]) -> str:
 
 def mirror_store(results: Path, tracking: Tracking) -> int:
     """Mirror every run of the store again, under the measure its config names; return how many there were."""
-    count = 0
-    for count, run in enumerate(all_runs(results), start=1):
+    runs = list(all_runs(results))
+    for run in runs:
         config = run.config()
         mirror = Mirror(run, config, tracking, results)
         mirror.replay(run.epochs(), run.load_measure(Measure(**config["measure"])))
         mirror.finish()
-    return count
+    return len(runs)

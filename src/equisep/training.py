@@ -62,12 +62,12 @@ class Trainer:
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.split.labels.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.split.labels.device)
         order = self.order.next_epoch().to(self.split.labels.device)
-        for batch in order.split(self.training.batch_size):
+        for batch in torch.split(order, self.training.batch_size):
             labels = self.split.labels[batch]
             logits = self.network(self.split.inputs[batch])
             loss = cross_entropy(logits, labels)
             self.optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
             loss_sum += loss.detach() * len(batch)
             correct += (logits.argmax(dim=1) == labels).sum()

@@ -32,5 +32,6 @@ class FeedForwardNetwork(nn.Module):
         self.layers = tuple(f"blocks.{hidden}" for hidden in range(depth - 1))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Return (n, classes) logits for inputs (n, …)."""
         logits: Tensor = self.classifier(self.blocks(inputs.flatten(start_dim=1)))
         return logits

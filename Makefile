@@ -1,0 +1,54 @@
+# Every target sets up what it needs in .venv, once. PYTHON names the interpreter to build it with.
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test test-slow lint format dashboard clean
+
+help:                 ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.runtime  ## make .venv and install equisep in it
+
+reproduce: $(VENV)/.runtime  ## train, measure and draw the paper's Figure 1 into results/ (ARGS="seed=1 …" to override)
+	$(RUN) -m equisep -m experiment=optimizers $(ARGS)
+	$(RUN) reproduce/optimizers.py $(ARGS)
+
+test: $(VENV)/.development  ## run the fast tests
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/.development  ## run the slow tests too
+	$(RUN) -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.development  ## check format, lint and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.development  ## put the code into the project's format
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+dashboard: $(VENV)/.runtime  ## look at the local runs in a terminal (wandb leet)
+	$(VENV)/bin/wandb leet $(or $(EQUISEP_RESULTS),results)/wandb
+
+clean:                ## remove .venv and caches; results and data stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis dist build
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "equisep needs Python 3.10 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "this Python has no venv module: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: pyproject.toml | $(VENV)/.python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.development: pyproject.toml | $(VENV)/.runtime
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from equisep.networks import build_network
+from equisep.schema import Architecture, ConfigError, FeedForward
+
+
+@pytest.mark.parametrize("depth", [2, 4, 8, 20])
+def test_parameters_and_layers_are_counted_as_in_the_paper(depth: int) -> None:
+    network = build_network(FeedForward(family="fnn", depth=depth, width=100), (1, 10, 10), 10, seed=0)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 10_300 * (depth - 1) + 1_010
+    assert len(network.layers) == depth - 1
+    assert network(torch.randn(5, 1, 10, 10)).shape == (5, 10)
+
+
+def test_the_seed_alone_decides_the_initialisation() -> None:
+    shape = FeedForward(family="fnn", depth=4, width=10)
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    one, two, other = (build_network(shape, (1, 2, 2), 3, seed=seed) for seed in (7, 7, 8))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert not torch.equal(one.classifier.weight, other.classifier.weight)
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(ConfigError, match="family=transformer"):
+        build_network(Architecture(family="transformer"), (1, 2, 2), 3, seed=0)

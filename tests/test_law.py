@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from equisep.law import fit_law
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.01, 1000.0), st.integers(3, 40))
+def test_an_exact_law_is_found_again(ratio: float, first: float, layers: int) -> None:
+    law = fit_law(first * ratio ** np.arange(layers))
+    assert law.decay_ratio == pytest.approx(ratio, rel=1e-9)
+    assert law.pearson_r == pytest.approx(-1.0, abs=1e-9)
+    assert law.r_squared == pytest.approx(1.0, abs=1e-9)
+    assert first * ratio**law.half_life == pytest.approx(first / 2, rel=1e-9)
+    assert law.layer_ratios == pytest.approx([ratio] * (layers - 1), rel=1e-9)
+    assert law.largest_residual < 1e-9
+
+
+def test_noisy_law_agrees_with_the_textbook() -> None:
+    log_fuzziness = np.array([3.6, 2.4, 1.5, 0.2])
+    law = fit_law(np.exp(log_fuzziness))
+    layers = np.arange(4)
+    covariance = np.cov(layers, log_fuzziness)
+    slope = covariance[0, 1] / covariance[0, 0]
+    residuals = log_fuzziness - log_fuzziness.mean() - slope * (layers - 1.5)
+    assert law.slope == pytest.approx(slope)
+    assert law.pearson_r == pytest.approx(np.corrcoef(layers, log_fuzziness)[0, 1])
+    assert law.slope_standard_error == pytest.approx(math.sqrt(residuals @ residuals / 2 / 5.0))
+
+
+def test_the_released_code_at_depth_8() -> None:
+    """D per layer and r as printed by the released code for Adam on Fashion-MNIST."""
+    law = fit_law([36.81, 15.40, 9.09, 5.43, 3.28, 1.59, 0.762, 0.460])
+    assert law.pearson_r == pytest.approx(-0.9978, abs=5e-5)
+
+
+def test_no_decay_has_no_half_life() -> None:
+    assert fit_law([1.0, 2.0, 4.0]).half_life == math.inf
+    constant = fit_law([2.0, 2.0, 2.0])
+    assert constant.decay_ratio == 1.0
+    assert math.isnan(constant.pearson_r)
+
+
+def test_two_layers_leave_no_standard_error() -> None:
+    assert math.isnan(fit_law([2.0, 1.0]).slope_standard_error)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [([1.0], "at least two"), ([1.0, 0.0], "layer 1 is 0"), ([1.0, math.nan], "nan"), ([[1.0, 2.0]], "flat list")],
+)
+def test_bad_input_is_refused(values: list, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        fit_law(values)

@@ -1,0 +1,73 @@
+"""The wheel stands alone, and the Makefile tells what it can do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_conf_and_runs_from_another_folder(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("equisep-*.whl")
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin/python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    # The dependencies of this environment serve; of equisep only the wheel is seen.
+    (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (tmp_path / "elsewhere").mkdir()
+    overrides = ["training=smoke", "tracking=off", f"dataset.root={os.environ['EQUISEP_DATA']}"]
+    run = subprocess.run(
+        [python, "-P", "-m", "equisep", *overrides], cwd=tmp_path / "elsewhere", capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    where = subprocess.run(
+        [python, "-P", "-c", "from equisep import schema; print(schema.conf_folder())"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    ).stdout.strip()
+    assert where == f"{site}/equisep/conf"
+    assert (tmp_path / "elsewhere/results/runs").is_dir()
+
+
+def test_make_help_lists_every_target() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    phony = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
+    for target in phony.split()[1:]:
+        assert f"make {target}" in listed
+    plain = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert plain == listed
+
+
+def test_a_python_without_venv_or_too_old_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "pyproject.toml").write_text("")
+    for refuses, words in (("sys.version_info", "Python 3.10 or newer"), ("ensurepip", "apt-get install python3-venv")):
+        python = tmp_path / f"python-{refuses}"
+        python.write_text(f'#!/bin/sh\ncase "$2" in *{refuses}*) exit 1;; esac\n')
+        python.chmod(0o755)
+        made = subprocess.run(["make", "setup", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True)
+        assert made.returncode != 0
+        assert words in made.stdout
+        assert len(made.stdout.splitlines()) == 1

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from equisep import schema
+from equisep.schema import NOT_MEASURE, NOT_SCIENCE, Config, ConfigError, conf_folder, identity_of_science, to_plain
+from tests.conftest import compose_config
+
+GROUPS = [
+    f"{file.parent.name}={file.stem}"
+    for group in ("architecture", "dataset", "optimizer", "training", "measure", "compute", "tracking", "experiment")
+    for file in sorted((conf_folder() / group).glob("*.yaml"))
+    if file.stem != "subset_666"
+]
+
+
+@pytest.mark.parametrize("choice", GROUPS)
+def test_every_config_file_composes_and_says_what_it_is_for(choice: str) -> None:
+    assert isinstance(compose_config([choice]), Config)
+    group, name = choice.split("=")
+    lines = (conf_folder() / group / f"{name}.yaml").read_text().splitlines()
+    if group == "experiment":
+        assert lines[1] == f"# python -m equisep -m experiment={name}"
+    assert lines[0].startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("architecture.dept=4", "dept"),
+        ("+architecture.dept=4", "did you mean architecture.depth"),
+        ("+learning_rate=1", "learning_rate: no such key"),
+        ("architecture.depth=deep", "'deep' of type 'str' could not be converted to Integer"),
+        ("architecture.depth=1", "at least 2 layers"),
+        ("architecture.depth=12", r"no rate in optimizer.learning_rates \(4: 0.003, 8: 0.001, 20: 0.0003\)"),
+        ("optimizer=lion", "adam; momentum; sgd"),
+        ("optimizer.kind=lion", "choose one of sgd, adam"),
+        ("optimizer.learning_rate=0", "positive step size"),
+        ("optimizer.momentum=0.9", "adam has no momentum"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1"),
+        ("dataset.std=[0.5,0.5]", "as many positive values"),
+        ("dataset.channel=1", "dataset.channel=1"),
+        ("dataset.source=web", "choose one of auto, folder"),
+        ("training.epochs=-1", "training.epochs=-1"),
+        ("training.batch_size=1", "at least 2"),
+        ("training.milestones=[400,200]", "ascending"),
+        ("measure.batch_norm=both", "choose one of batch, running"),
+        ("seed=-1", "seed=-1"),
+        ("seed=???", "seed"),
+        ("compute.threads=0", "compute.threads=0"),
+        ("tracking.mode=loud", "choose one of offline, online, off"),
+    ],
+)
+def test_a_wrong_key_type_or_value_is_refused_in_one_line(override: str, words: str) -> None:
+    with pytest.raises((ConfigError, HydraException)) as caught:
+        compose_config([override])
+    message = schema.explain(caught.value)
+    assert "\n" not in message
+    assert pytest.importorskip("re").search(words, message), message
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rates"),
+    [("sgd", (0.3, 0.03, 0.01)), ("momentum", (0.3, 0.01, 0.001)), ("adam", (3e-3, 1e-3, 3e-4))],
+)
+def test_rates_by_depth_are_the_papers(optimizer: str, rates: tuple[float, ...]) -> None:
+    for depth, rate in zip((4, 8, 20), rates, strict=True):
+        config = compose_config([f"optimizer={optimizer}", f"architecture.depth={depth}"])
+        assert config.optimizer.learning_rate == rate
+
+
+def test_the_protocol_stands_in_conf_as_the_paper_has_it() -> None:
+    config = compose_config([])
+    assert (config.training.epochs, config.training.batch_size, config.training.milestones) == (600, 128, [200, 400])
+    assert (config.dataset.per_class, config.dataset.subset_seed, config.seed) == (100, 666, 666)
+    assert config.training.kept_epochs() == (0, 10, 20, 30, 50, 100, 200, 300, 600)
+    assert (config.measure.batch_norm, config.measure.batch_size) == ("batch", 100)
+
+
+def test_identity_leaves_out_means_and_nothing_else() -> None:
+    whole = OmegaConf.create(to_plain(compose_config([])))
+    science = identity_of_science(compose_config([]))
+    for name in NOT_SCIENCE:
+        assert OmegaConf.select(whole, name, throw_on_missing=True) is not None
+        group, key = name.split(".")
+        assert key not in science[group]
+    assert set(NOT_MEASURE) <= set(whole.measure)
+    same = compose_config(["dataset.root=elsewhere", "optimizer.learning_rate=1e-3", "training.snapshots=[0]"])
+    assert identity_of_science(same) == science
+    for override in ("seed=1", "optimizer.weight_decay=0", "architecture.width=99", "training.epochs=599"):
+        assert identity_of_science(compose_config([override])) != science
+
+
+def test_every_field_of_the_schema_is_described() -> None:
+    """A docstring line follows each field of the config classes."""
+    lines = (conf_folder().parent / "src/equisep/schema.py").read_text().splitlines()
+    classes = "\n".join(lines).split("@dataclass\n")[1:]
+    for text in classes[:-1]:
+        body = text.splitlines()
+        for number, line in enumerate(body):
+            if (
+                line.startswith("    ")
+                and line[4:5].isalpha()
+                and ": " in line
+                and "ClassVar" not in line
+                and " = " in line
+            ):
+                if line.lstrip().startswith(("def", "_", "return")) or line.startswith("        "):
+                    continue
+                assert body[number + 1].strip().startswith('"""'), line
