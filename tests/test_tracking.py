@@ -49,7 +49,7 @@ def test_epochs_and_layers_reach_wandb_one_run_each(configure: Callable[..., Con
         assert fuzziness == list(outcome.final.fuzziness)
         assert last["train/r"] == fit_law(fuzziness).pearson_r
         assert last["train/accuracy"] == outcome.final.accuracy
-        assert last["train/layers"]["_type"] == "image-file"  # type: ignore[index]
+        assert last["train/layers._type"] == "image-file"
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/train/*.png"))
 
 

@@ -83,8 +83,7 @@ def as_feature_matrix(features: Any) -> Tensor:
         raise ValueError(f"features must be real numbers, got {matrix.dtype}")
     if matrix.numel() == 0:
         raise ValueError(f"features of shape {tuple(matrix.shape)} hold no values")
-    flat: Tensor = torch.flatten(matrix, start_dim=1)
-    return flat
+    return matrix.flatten(start_dim=1)
 
 
 def as_class_labels(labels: Any, points: int) -> Tensor:
@@ -94,6 +93,7 @@ def as_class_labels(labels: Any, points: int) -> Tensor:
         raise ValueError(f"labels must have shape ({points},), one per row of the features, got {tuple(classes.shape)}")
     if classes.is_floating_point() or classes.is_complex():
         raise ValueError(f"labels must be integers, got {classes.dtype}: convert them with .long()")
+    numbered: Tensor
     values, numbered = torch.unique(classes, return_inverse=True)
     if len(values) < 2:
         raise ValueError(f"separation needs at least two classes, the labels hold one: {values.tolist()}")
