@@ -51,13 +51,18 @@ def test_the_wheel_carries_conf_and_runs_from_another_folder(tmp_path: Path) -> 
     assert (tmp_path / "elsewhere/results/runs").is_dir()
 
 
+def make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run make as a user types it, also where the tests themselves run under make."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
 def test_make_help_lists_every_target() -> None:
-    listed = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    listed = make("help", folder=ROOT).stdout
     phony = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
     for target in phony.split()[1:]:
         assert f"make {target}" in listed
-    plain = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert plain == listed
+    assert make(folder=ROOT).stdout == listed
 
 
 def test_a_python_without_venv_or_too_old_is_said_in_one_line(tmp_path: Path) -> None:
@@ -67,7 +72,7 @@ def test_a_python_without_venv_or_too_old_is_said_in_one_line(tmp_path: Path) ->
         python = tmp_path / f"python-{refuses}"
         python.write_text(f'#!/bin/sh\ncase "$2" in *{refuses}*) exit 1;; esac\n')
         python.chmod(0o755)
-        made = subprocess.run(["make", "setup", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True)
+        made = make("setup", f"PYTHON={python}", folder=tmp_path)
         assert made.returncode != 0
         assert words in made.stdout
         assert len(made.stdout.splitlines()) == 1

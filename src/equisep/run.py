@@ -62,7 +62,7 @@ def execute(config: Config, console: Console | None = None) -> Outcome:
     trained = 0
     if not run.finished:
         run.create(config, digest, data.source)
-        console.print(f"run {run.id}: {run_title(to_plain(config))} ({data.source}; {device})", highlight=False)
+        console.print(f"run {run.id}: {run_title(to_plain(config))} ({data.source}; {device})", highlight=False, soft_wrap=True)
     if not run.finished or job.missing():
         with _mirrored(run, config) as mirror:
             if not run.finished:
