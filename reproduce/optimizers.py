@@ -26,7 +26,10 @@ def draw(tables: Tables) -> Figure:
     for row, (optimizer, title) in enumerate(TITLES.items()):
         for column, depth in enumerate(depths):
             axes = panels[row, column]
-            runs = tables.runs.loc[(tables.runs["depth"] == depth) & (tables.runs["optimizer"] == optimizer), "run"]
+            chosen = (
+                (tables.runs["depth"] == depth) & (tables.runs["optimizer"] == optimizer) & tables.runs["r"].notna()
+            )
+            runs = tables.runs.loc[chosen, "run"]
             if runs.empty:
                 axes.annotate("not run", xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
             for run in runs:
@@ -49,6 +52,8 @@ def main(overrides: list[str]) -> int:
             f"python -m equisep -m experiment={NAME} {' '.join(overrides)}",
             file=sys.stderr,
         )
+    for line in tables.without_law:
+        print(f"{NAME}: left out of the fit: {line}", file=sys.stderr)
     if tables.runs.empty:
         return 1
     results = Path(points[0].config.results)

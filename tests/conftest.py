@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from rich.console import Console
 
 from equisep import schema
 from equisep.data import Data, load_data
+from equisep.run import Outcome, execute
 from equisep.schema import Config
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +27,11 @@ def compose_config(overrides: Sequence[str]) -> Config:
     schema.register()
     with initialize_config_dir(str(schema.conf_folder()), version_base="1.3"):
         return schema.typed(compose("config", list(overrides)))
+
+
+def run_one(config: Config) -> Outcome:
+    (outcome,) = execute([config], Console(quiet=True))
+    return outcome
 
 
 @pytest.fixture(scope="session")

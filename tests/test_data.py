@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -105,6 +106,19 @@ def test_files_already_there_serve_packed_or_not_and_damage_is_said(tmp_path: Pa
     data = load_data(config)
     assert data.source == f"fashion_mnist: files under {tmp_path}"
     assert data.train.digest() == fashion.train.digest()
+    again = load_data(config)
+    assert torch.equal(again.test.inputs, data.test.inputs)
+    assert again.classes == data.classes
+    (prepared,) = tmp_path.glob("prepared/*")
+    prepared.write_bytes(prepared.read_bytes()[:500])
+    with pytest.raises(DataUnavailable, match="is damaged"):
+        load_data(config)
+    prepared.unlink()
+    plain = raw / "t10k-labels-idx1-ubyte"
+    plain.write_bytes(gzip.decompress((raw / "t10k-labels-idx1-ubyte.gz").read_bytes())[:-1])
+    with pytest.raises(DataUnavailable, match=r"t10k-labels-idx1-ubyte is damaged \(it should hold 10008 bytes\)"):
+        load_data(config)
+    plain.unlink()
     packed = raw / "t10k-images-idx3-ubyte.gz"
     packed.write_bytes(packed.read_bytes()[:1000])
     with pytest.raises(DataUnavailable, match=r"t10k-images-idx3-ubyte\.gz is damaged"):

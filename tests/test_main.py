@@ -30,9 +30,16 @@ def test_a_sweep_then_status_from_any_folder(tmp_path: Path) -> None:
 def test_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     failed = equisep("architecture.depth=12", folder=tmp_path)
     assert failed.returncode == 2
+    assert len(failed.stderr.splitlines()) == 2
     assert failed.stderr.splitlines()[-1].startswith("equisep: architecture.depth=12: no rate")
     assert "Traceback" not in failed.stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_an_experiment_without_m_says_so(tmp_path: Path) -> None:
+    failed = equisep("experiment=optimizers", folder=tmp_path)
+    assert failed.returncode == 2
+    assert "it is a sweep, put -m in front of it" in failed.stderr
 
 
 def test_an_empty_store_has_no_runs(tmp_path: Path) -> None:

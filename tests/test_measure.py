@@ -89,13 +89,27 @@ class Twice(nn.Module):
         (["nowhere"], 100, "no layer 'nowhere'.*used, idle"),
         (["used"], 100, "more than once"),
         (["idle"], 100, "does not run"),
-        (["used"], 37, "last batch of one image"),
+        (["used", "used"], 100, "asked for twice"),
+        (["used"], 0, "batch_size=0"),
     ],
 )
 def test_what_cannot_be_measured_is_named(layers: list[str], batch_size: int, words: str) -> None:
     inputs, labels = torch.randn(75, 4), torch.arange(75) % 3
     with pytest.raises(ValueError, match=words):
         measure_separation(Twice(), inputs, labels, layers, batch_size=batch_size)
+
+
+def test_options_of_batch_normalisation_are_checked(network: FeedForwardNetwork) -> None:
+    inputs, labels = torch.randn(75, 100), torch.arange(75) % 3
+    with pytest.raises(ValueError, match="last batch of one image"):
+        measure_separation(network, inputs, labels, network.layers, batch_size=37)
+    with pytest.raises(ValueError, match="batch_norm='bacth': choose one of batch, running"):
+        measure_separation(network, inputs, labels, network.layers, batch_norm="bacth")  # type: ignore[arg-type]
+    bare = nn.Sequential(nn.BatchNorm1d(100, track_running_stats=False))
+    with pytest.raises(ValueError, match="'0' keeps no running statistics"):
+        measure_separation(bare, inputs, labels, ["0"], batch_norm="running")
+    with pytest.raises(ValueError, match="layer 'input': the name stands for"):
+        measure_separation(nn.ModuleDict({"input": nn.ReLU()}), inputs, labels, ["input"])
 
 
 def test_features_that_are_not_numbers_are_refused() -> None:

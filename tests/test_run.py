@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,15 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from equisep.data import Data
-from equisep.run import execute, final_record
-from equisep.runs import Run, all_runs, run_id, status_table
+from equisep.run import final_record
+from equisep.runs import DamagedRun, Run, RunInUse, all_runs, run_id, status_table
 from equisep.schema import Config, ConfigError
+from tests.conftest import run_one
 
 Configure = Callable[..., Config]
-QUIET = Console(quiet=True)
 
 
 def only_run(results: Path) -> Run:
@@ -31,7 +31,7 @@ def only_run(results: Path) -> Run:
 
 def test_a_run_leaves_all_its_records(configure: Configure, tmp_path: Path, fashion: Data) -> None:
     config = configure("training.epochs=12")
-    outcome = execute(config, QUIET)
+    outcome = run_one(config)
     run = only_run(tmp_path)
     assert (outcome.state, outcome.trained_epochs, outcome.run.id) == ("done", 12, run.id)
     assert run.id == run_id(config, fashion.train.digest())
@@ -58,12 +58,12 @@ def test_a_run_leaves_all_its_records(configure: Configure, tmp_path: Path, fash
 
 
 def test_a_done_run_is_not_trained_again_and_another_measure_only_measures(configure: Configure) -> None:
-    first = execute(configure(), QUIET)
+    first = run_one(configure())
     before = {path: path.stat().st_mtime_ns for path in first.run.path.rglob("*") if path.is_file()}
-    again = execute(configure("compute.threads=2", "training.snapshots=[0]"), QUIET)
+    again = run_one(configure("compute.threads=2", "training.snapshots=[0]"))
     assert (again.run.id, again.trained_epochs) == (first.run.id, 0)
     assert before == {path: path.stat().st_mtime_ns for path in first.run.path.rglob("*") if path.is_file()}
-    running = execute(configure("measure.batch_norm=running"), QUIET)
+    running = run_one(configure("measure.batch_norm=running"))
     assert (running.run.id, running.trained_epochs) == (first.run.id, 0)
     assert running.final is not None
     assert first.final is not None
@@ -72,7 +72,7 @@ def test_a_done_run_is_not_trained_again_and_another_measure_only_measures(confi
 
 
 def test_seed_moves_the_run_but_not_the_subset(configure: Configure) -> None:
-    one, other = (execute(configure(f"seed={seed}"), QUIET) for seed in (1, 2))
+    one, other = (run_one(configure(f"seed={seed}")) for seed in (1, 2))
     assert one.final is not None
     assert other.final is not None
     assert one.final.fuzziness[0] == other.final.fuzziness[0]
@@ -115,29 +115,128 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_where_it_would_have(tmp_path:
 
 
 def test_a_diverging_run_is_a_result(configure: Configure, tmp_path: Path) -> None:
-    outcome = execute(configure("optimizer=sgd", "optimizer.learning_rate=1e30"), QUIET)
+    outcome = run_one(configure("optimizer=sgd", "optimizer.learning_rate=1e30"))
     assert outcome.state == "diverged"
     assert status_table(tmp_path)["state"].tolist() == ["diverged"]
-    assert execute(configure("optimizer=sgd", "optimizer.learning_rate=1e30"), QUIET).trained_epochs == 0
+    assert run_one(configure("optimizer=sgd", "optimizer.learning_rate=1e30")).trained_epochs == 0
 
 
 def test_a_run_that_another_process_trains_is_left_alone(configure: Configure, fashion: Data, tmp_path: Path) -> None:
     config = configure()
     run = Run(tmp_path, run_id(config, fashion.train.digest()))
-    run.create(config, fashion.train.digest(), "")
-    run.write_state("running")
-    with pytest.raises(ConfigError, match="is being trained by"):
-        execute(config, QUIET)
+    run.create(config, {"digest": fashion.train.digest(), "test_digest": fashion.test.digest(), "source": ""})
+    with run.held(), pytest.raises(RunInUse, match=f"run {run.id} is in use by process {os.getpid()}"):
+        run_one(config)
+    assert run_one(config).state == "done"
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        {"host": socket.gethostname(), "process": 1, "started": "0", "boot": "another"},
+        {"host": socket.gethostname(), "process": 2**22 + 1, "started": "0", "boot": ""},
+        {"host": "elsewhere", "process": 1, "started": "0", "boot": ""},
+    ],
+)
+def test_a_dead_owner_does_not_hold_a_run_for_ever(configure: Configure, tmp_path: Path, owner: dict) -> None:
+    config = configure()
+    run_one(configure("training.epochs=1"))
+    other = only_run(tmp_path)
+    run = Run(tmp_path, "0" * 16)
+    run.path.mkdir()
+    (run.path / "owner.json").write_text(json.dumps(owner))
+    os.utime(run.path / "owner.json", (time.time() - 10_000,) * 2)
+    assert run.owner() is None
+    with run.held():
+        assert run.owner() is not None
+    assert run.owner() is None
+    assert not list(run.path.iterdir())
+    assert other.owner() is None
+    assert config
+
+
+def test_two_processes_at_once_train_a_run_once(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert 0 in codes
+    if 2 in codes:
+        assert "is in use by process" in errors[codes.index(2)]
+    run = only_run(tmp_path)
+    assert run.state()["state"] == "done"
+    assert len(run.epochs()) == 30
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("config.yaml", "remove the folder"),
+        ("state.json", "remove the folder"),
+        ("metrics.jsonl", "remove the folder"),
+        ("measures/*.json", "remove the file, and the run is measured again"),
+    ],
+)
+def test_damage_is_named_with_a_remedy_and_status_goes_on(
+    configure: Configure, tmp_path: Path, file: str, remedy: str
+) -> None:
+    run = run_one(configure()).run
+    run_one(configure("seed=1"))
+    (path,) = run.path.glob(file)
+    path.write_text('{"a": [\n')
+    with pytest.raises(DamagedRun, match=f"{path.name} is damaged .*: {remedy}"):
+        run.epochs() if file == "metrics.jsonl" else run_one(configure())
+    assert len(status_table(tmp_path)) == 2
+    if not file.startswith("measures"):
+        assert any(state.startswith("damaged: ") for state in status_table(tmp_path)["state"])
+
+
+def test_a_damaged_checkpoint_or_a_lost_snapshot_is_named(configure: Configure) -> None:
+    run = run_one(configure()).run
+    (run.path / "checkpoint.pt").write_bytes(b"PK" * 100)
+    run.write_state("interrupted")
+    with pytest.raises(DamagedRun, match=r"checkpoint.pt is damaged .*: remove it"):
+        run_one(configure())
+    (run.path / "checkpoint.pt").unlink()
+    assert run_one(configure()).trained_epochs == 2
+    (run.path / "snapshots/epoch_0002.safetensors").unlink()
+    with pytest.raises(DamagedRun, match="has lost its last snapshot"):
+        run_one(configure())
+
+
+def test_an_early_measure_is_not_taken_for_the_final_one(configure: Configure) -> None:
+    assert run_one(configure("measure.epochs=[0]")).final is None
+
+
+def test_a_dead_network_has_no_law_and_an_overflowing_one_diverged(configure: Configure) -> None:
+    dead = run_one(configure("optimizer=sgd", "optimizer.learning_rate=1", "optimizer.weight_decay=1"))
+    assert dead.final is not None
+    overflow = ["optimizer=sgd", "optimizer.learning_rate=1e38", "training.batch_size=1000", "training.epochs=1"]
+    assert run_one(configure(*overflow)).state == "diverged"
+    assert run_one(configure(*overflow)).trained_epochs == 0
+
+
+@pytest.mark.parametrize("override", ["measure.batch_size=99", "training.batch_size=111"])
+def test_a_last_batch_of_one_image_is_refused_before_training(configure: Configure, override: str) -> None:
+    with pytest.raises(ConfigError, match="the last batch would hold one"):
+        run_one(configure(override))
+
+
+def test_results_that_cannot_be_written_are_said(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="name a folder that can be written to"):
+        run_one(configure(f"results={tmp_path}/file/below"))
 
 
 def test_what_cannot_be_run_is_refused_before_work(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"measure.epochs=\[1\]: training.snapshots keeps the epochs \[0, 2\]"):
-        execute(configure("measure.epochs=[1]"), QUIET)
+        run_one(configure("measure.epochs=[1]"))
     with pytest.raises(ConfigError, match="compute.device=warp"):
-        execute(configure("compute.device=warp"), QUIET)
+        run_one(configure("compute.device=warp"))
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="compute.device=cuda: not on this machine"):
-            execute(configure("compute.device=cuda"), QUIET)
+            run_one(configure("compute.device=cuda"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -147,11 +246,11 @@ def test_a_failing_run_is_recorded_with_its_error(configure: Configure, monkeypa
 
     monkeypatch.setattr(Run, "append_epoch", fail)
     with pytest.raises(OSError, match="disk is full"):
-        execute(configure(), QUIET)
+        run_one(configure())
     monkeypatch.undo()
     (run,) = all_runs(Path(configure().results))
     assert run.state()["state"] == "failed"
     assert run.state()["error"] == "OSError: disk is full"
-    outcome = execute(configure(), QUIET)
+    outcome = run_one(configure())
     assert outcome.state == "done"
     assert "error" not in json.loads((run.path / "state.json").read_text())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mpmath
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.linalg
 import torch
@@ -66,16 +69,45 @@ def test_equals_the_definition(case: tuple[np.ndarray, np.ndarray]) -> None:
     assert separation_fuzziness(features, labels) == pytest.approx(by_definition(features, labels), rel=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=seeds, exponent=st.floats(2.5, 5.0))
-def test_equals_fifty_digits_where_the_spectrum_is_ill_conditioned(seed: int, exponent: float) -> None:
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, exponent=st.floats(2.5, 5.5), spread=st.floats(-8, 3), offset=st.sampled_from([0.0, 1.0, 1e4]))
+def test_equals_fifty_digits_where_the_spectrum_is_ill_conditioned(
+    seed: int, exponent: float, spread: float, offset: float
+) -> None:
+    """Condition of SS_b up to 1e12, spread within classes from tiny to a thousand times the largest distance."""
     rng = np.random.default_rng(seed)
-    means = np.diag([1.0, 0.3, 10.0**-exponent]) @ rng.normal(size=(3, 6)) / 2
+    means = np.diag([1.0, 0.3, 10.0**-exponent]) @ np.linalg.qr(rng.normal(size=(6, 3)))[0].T
     labels = np.repeat(np.arange(4), 6)
-    features = np.vstack([means, np.zeros(6)])[labels] + 1e-3 * 10.0**-exponent * rng.normal(size=(24, 6))
+    noise = rng.normal(size=(24, 6))
+    for label in range(4):
+        noise[labels == label] -= noise[labels == label].mean(axis=0)
+    features = np.vstack([means, np.zeros(6)])[labels] + 10.0**spread * noise + offset
     with mpmath.workdps(50):
         expected = mpmath_fuzziness(features, labels)
     assert separation_fuzziness(features, labels) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-250, 1e-170, 1e-20, 1e160, 1e290])
+def test_no_scale_is_too_small_or_too_large(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(50, 4)), np.arange(50) % 5
+    assert separation_fuzziness(features * scale, labels) == pytest.approx(separation_fuzziness(features, labels))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x.tolist(),
+        lambda x: x[::-1][::-1],
+        lambda x: x.astype(">f8"),
+        lambda x: torch.as_tensor(x).requires_grad_(),
+        pd.DataFrame,
+    ],
+)
+def test_any_kind_of_array_serves(convert: Callable[[np.ndarray], object]) -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(50, 4)), np.arange(50) % 5
+    assert separation_fuzziness(convert(features), labels) == separation_fuzziness(features, pd.Series(labels))
 
 
 def mpmath_fuzziness(features: np.ndarray, labels: np.ndarray) -> mpmath.mpf:
@@ -168,6 +200,11 @@ def test_equal_weighting_differs_for_imbalanced_classes_only() -> None:
         assert (pair[0] == pytest.approx(pair[1], rel=1e-9)) is same
 
 
+def test_a_misspelt_weighting_is_refused() -> None:
+    with pytest.raises(ValueError, match="weighting='clas_size': choose one of class_size, equal"):
+        separation_of([[0.0], [1.0]], [0, 1], weighting="clas_size")  # type: ignore[arg-type]
+
+
 def test_images_are_flattened_and_any_label_numbering_serves() -> None:
     images = torch.randn(20, 3, 4, 4)
     labels = torch.arange(20) % 2
@@ -185,6 +222,8 @@ def test_images_are_flattened_and_any_label_numbering_serves() -> None:
         ([1.0, 2.0], [0, 1], "shape"),
         ([[], []], [0, 1], "no values"),
         ([[1j], [2j]], [0, 1], "real numbers"),
+        ([[1.0], ["a"]], [0, 1], "not an array of numbers"),
+        ([[1e308], [-1e308]], [0, 1], "overflow"),
     ],
 )
 def test_bad_input_is_refused_with_its_reason(features: list, labels: list, words: str) -> None:

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from equisep.law import fit_law
-from equisep.run import execute
+from equisep.runs import Run, measure_id
 from equisep.schema import Config, ConfigError, Tracking
 from equisep.tracking import mirror_store
-
-QUIET = Console(quiet=True)
+from equisep.training import Epoch
+from tests.conftest import run_one
 
 
 def read_wandb(results: Path, run: str) -> list[dict[str, object]]:
@@ -37,7 +36,7 @@ def read_wandb(results: Path, run: str) -> list[dict[str, object]]:
 
 
 def test_epochs_and_layers_reach_wandb_one_run_each(configure: Callable[..., Config], tmp_path: Path) -> None:
-    outcomes = [execute(configure("tracking=offline", f"seed={seed}"), QUIET) for seed in (1, 2)]
+    outcomes = [run_one(configure("tracking=offline", f"seed={seed}")) for seed in (1, 2)]
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
     for outcome in outcomes:
         rows = read_wandb(tmp_path, outcome.run.id)
@@ -54,12 +53,45 @@ def test_epochs_and_layers_reach_wandb_one_run_each(configure: Callable[..., Con
 
 
 def test_a_mirror_can_be_made_again_from_the_store(configure: Callable[..., Config], tmp_path: Path) -> None:
-    outcome = execute(configure(), QUIET)
+    outcome = run_one(configure())
     assert not (tmp_path / "wandb").exists()
     assert mirror_store(tmp_path, Tracking(mode="offline", project="equisep")) == 1
     rows = read_wandb(tmp_path, outcome.run.id)
     assert [row["training/loss"] for row in rows if "training/loss" in row] == [e.loss for e in outcome.run.epochs()]
     assert sum("train/D/07" in row for row in rows) == 2
+    assert sum("train/layers._type" in row for row in rows) == 1
+    assert mirror_store(tmp_path, Tracking(mode="offline", project="equisep")) == 1
+    assert read_wandb(tmp_path, outcome.run.id)[-1]["train/r"] == rows[-1]["train/r"]
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+
+
+def test_another_measure_has_keys_of_its_own(configure: Callable[..., Config], tmp_path: Path) -> None:
+    run_one(configure("tracking=offline"))
+    outcome = run_one(configure("tracking=offline", "measure.batch_norm=running"))
+    assert outcome.final is not None
+    rows = read_wandb(tmp_path, outcome.run.id)
+    other = measure_id(configure("measure.batch_norm=running").measure)
+    values = [row[f"measure_{other}/train/D/07"] for row in rows if f"measure_{other}/train/D/07" in row]
+    assert values[-1] == outcome.final.fuzziness[7]
+    assert outcome.final.fuzziness[7] not in [row.get("train/D/07") for row in rows]
+
+
+def test_a_resumed_run_has_every_epoch_once_in_each_segment(configure: Callable[..., Config], tmp_path: Path) -> None:
+    config = configure("tracking=offline", "training.epochs=7", "compute.checkpoint_every=3")
+    with pytest.MonkeyPatch.context() as patch:
+        record = Run.append_epoch
+
+        def stop(run: Run, epoch: Epoch) -> None:
+            record(run, epoch)
+            if epoch.epoch == 5:
+                raise KeyboardInterrupt
+
+        patch.setattr(Run, "append_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_one(config)
+    outcome = run_one(config)
+    rows = [row for row in read_wandb(tmp_path, outcome.run.id) if "training/loss" in row]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7]
 
 
 def test_online_without_an_account_says_what_to_do(
@@ -69,4 +101,4 @@ def test_online_without_an_account_says_what_to_do(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="wandb login"):
-        execute(configure("tracking=online"), QUIET)
+        run_one(configure("tracking=online"))

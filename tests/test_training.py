@@ -10,36 +10,36 @@ import torch
 from equisep.data import Data
 from equisep.networks import build_network
 from equisep.schema import FeedForward, Optimizer, Training
-from equisep.training import DataOrder, Trainer, learning_rate_factor
+from equisep.training import DataOrder, Member, Population, learning_rate_factor
 
 DEPTH_8 = FeedForward(family="fnn", depth=8, width=100)
 
 
-def make_trainer(fashion: Data, *, rate: float = 1e-3, kind: str = "adam", momentum: float = 0.0) -> Trainer:
+def make_population(fashion: Data, *, rate: float = 1e-3, kind: str = "adam", momentum: float = 0.0) -> Population:
     optimizer = Optimizer(kind=kind, learning_rate=rate, momentum=momentum, weight_decay=5e-4)
     training = Training(epochs=600, batch_size=128, milestones=[200, 400], decay=0.1, snapshots=[0])
     network = build_network(DEPTH_8, (1, 10, 10), 10, seed=666)
-    return Trainer(network, fashion.train, optimizer, training, seed=666)
+    return Population([Member(network, fashion.train, optimizer, seed=666)], training)
 
 
 def test_the_first_epochs_are_the_released_codes(fashion: Data) -> None:
-    trainer = make_trainer(fashion)
-    losses = [trainer.run_epoch().loss for _ in range(4)]
+    population = make_population(fashion)
+    losses = [population.run_epoch()[0].loss for _ in range(4)]
     assert losses[:2] == pytest.approx([1.9365, 1.2666], abs=1e-3)
     assert losses[2:] == pytest.approx([0.9435, 0.7434], abs=1e-2)
 
 
 @pytest.mark.parametrize(("kind", "momentum"), [("adam", 0.0), ("sgd", 0.0), ("sgd", 0.9)])
 def test_a_saved_state_goes_on_bit_for_bit(fashion: Data, kind: str, momentum: float) -> None:
-    whole = make_trainer(fashion, kind=kind, momentum=momentum)
+    whole = make_population(fashion, kind=kind, momentum=momentum)
     whole.run_epoch()
     saved = copy.deepcopy(whole.state())
     expected = whole.run_epoch()
-    again = make_trainer(fashion, kind=kind, momentum=momentum)
+    again = make_population(fashion, kind=kind, momentum=momentum)
     again.load_state(saved)
     assert again.run_epoch() == expected
-    for name, value in whole.network.state_dict().items():
-        assert torch.equal(value, again.network.state_dict()[name])
+    for name, value in whole.weights(0).items():
+        assert torch.equal(value, again.weights(0)[name])
 
 
 def test_plain_sgd_takes_the_textbook_step(fashion: Data) -> None:
@@ -51,7 +51,7 @@ def test_plain_sgd_takes_the_textbook_step(fashion: Data) -> None:
     before = copy.deepcopy(network)
     loss = torch.nn.functional.cross_entropy(before(split.inputs), split.labels)
     gradients = torch.autograd.grad(loss, list(before.parameters()))
-    epoch = Trainer(network, split, optimizer, training, seed=0).run_epoch()
+    (epoch,) = Population([Member(network, split, optimizer, seed=0)], training).run_epoch()
     assert epoch.loss == pytest.approx(loss.item(), rel=1e-9)
     for new, old, gradient in zip(network.parameters(), before.parameters(), gradients, strict=True):
         torch.testing.assert_close(new, old - 0.1 * (gradient + 5e-4 * old), rtol=1e-9, atol=1e-12)
@@ -73,7 +73,7 @@ def test_the_rate_falls_at_the_milestones() -> None:
 
 
 def test_a_diverged_epoch_says_so(fashion: Data) -> None:
-    trainer = make_trainer(fashion, kind="sgd", rate=1e30)
-    epoch = trainer.run_epoch()
+    population = make_population(fashion, kind="sgd", rate=1e30)
+    (epoch,) = population.run_epoch()
     assert epoch.diverged
     assert not math.isfinite(epoch.loss)

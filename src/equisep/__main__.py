@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from equisep import schema
-
-COMMANDS = ("status", "mirror")
 
 
 @hydra.main(config_path=str(schema.conf_folder()), config_name="config", version_base="1.3")
 def task(composed: DictConfig) -> dict[str, object]:
     """Run one config, as every Hydra launcher calls it; return what a sweep's caller wants to know of it."""
     config = schema.typed(composed)
+    if config.experiment is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise schema.ConfigError(f"experiment={config.experiment}: it is a sweep, put -m in front of it")
     from equisep.run import execute
 
-    outcome = execute(config)
+    (outcome,) = execute([config])
     summary: dict[str, object] = {"run": outcome.run.id, "state": outcome.state}
     line = f"run {outcome.run.id}: {outcome.state}"
-    if outcome.final is not None and outcome.state == "done":
-        law = outcome.law()
-        summary |= {"r": law.pearson_r, "decay_ratio": law.decay_ratio, "train_accuracy": outcome.final.accuracy}
-        line += f", r = {law.pearson_r:.4f}, ρ = {law.decay_ratio:.4f}, training accuracy {outcome.final.accuracy:.4f}"
+    if outcome.final is not None:
+        summary["train_accuracy"] = outcome.final.accuracy
+        law = outcome.final.law()
+        if law is not None:
+            summary |= {"r": law.pearson_r, "decay_ratio": law.decay_ratio}
+            line += f", r = {law.pearson_r:.4f}, ρ = {law.decay_ratio:.4f}"
+        else:
+            line += ", no law (D of a layer is 0)"
+        line += f", training accuracy {outcome.final.accuracy:.4f}"
     print(line + ("" if outcome.trained_epochs else " (nothing to train)"))
     return summary
 
@@ -39,56 +46,66 @@ def main() -> int:
     schema.register()
     # Hydra prints and exits by itself otherwise; the errors are ours to tell.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    from equisep.data import DataUnavailable
+    try:
+        from equisep.data import DataUnavailable
+        from equisep.runs import DamagedRun, RunInUse
 
+        ours = (schema.ConfigError, DataUnavailable, DamagedRun, RunInUse)
+    except KeyboardInterrupt:
+        return _say_stopped()
     try:
         if sys.argv[1:2] and sys.argv[1] in COMMANDS:
-            return _look_after_store(sys.argv[1:])
-        task()
-    except (schema.ConfigError, DataUnavailable) as error:
+            COMMANDS[sys.argv[1]](sys.argv[2:])
+        else:
+            task()
+    except ours as error:
         print(f"equisep: {error}", file=sys.stderr)
         return 2
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, ValueError) and not _is_composing(error):
+            raise
         print(f"equisep: {schema.explain(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("equisep: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return _say_stopped()
     return 0
 
 
-def _look_after_store(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m equisep")
-    commands = parser.add_subparsers(dest="command", required=True)
-    descriptions = {
-        "status": "list the runs of the store and their states",
-        "mirror": "write every run of the store to wandb again",
-    }
-    for name, description in descriptions.items():
-        command = commands.add_parser(name, help=description, description=description)
-        command.add_argument(
-            "--results",
-            type=Path,
-            default=Path(os.environ.get("EQUISEP_RESULTS", "results")),
-            help="folder of the store",
-        )
-        if name == "mirror":
-            command.add_argument("--online", action="store_true", help="to a wandb project instead of RESULTS/wandb")
-            command.add_argument("--project", default="equisep", help="wandb project")
-            command.add_argument("--entity", help="wandb user or team")
-    options = parser.parse_args(arguments)
-    if options.command == "status":
-        from equisep.runs import status_table
+def _say_stopped() -> int:
+    print("equisep: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+    return 130
 
-        table = status_table(options.results)
-        print(table.to_string(index=False) if len(table) else f"no runs under {options.results}/runs")
-        return 0
+
+def _is_composing(error: BaseException) -> bool:
+    """Whether an error came out of Hydra's composition, before any work of ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and f"{os.sep}hydra{os.sep}" in frames[-1].filename
+
+
+def status(overrides: list[str]) -> None:
+    """List the runs of the store and their states: ``python -m equisep status [results=FOLDER]``."""
+    from equisep.runs import status_table
+
+    results = Path(_compose(overrides).results)
+    table = status_table(results)
+    print(table.to_string(index=False) if len(table) else f"no runs under {results}/runs")
+
+
+def mirror(overrides: list[str]) -> None:
+    """Write every run of the store to wandb again: ``python -m equisep mirror [tracking=online …]``."""
     from equisep.tracking import mirror_store
 
-    mode = "online" if options.online else "offline"
-    count = mirror_store(options.results, schema.Tracking(mode=mode, project=options.project, entity=options.entity))
-    print(f"mirrored {count} runs of {options.results}")
-    return 0
+    config = _compose(overrides)
+    count = mirror_store(Path(config.results), config.tracking)
+    print(f"mirrored {count} runs of {config.results}")
+
+
+def _compose(overrides: list[str]) -> schema.Config:
+    with hydra.initialize_config_dir(str(schema.conf_folder()), version_base="1.3"):
+        return schema.typed(hydra.compose("config", overrides))
+
+
+COMMANDS = {"status": status, "mirror": mirror}
 
 
 if __name__ == "__main__":

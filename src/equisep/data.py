@@ -1,31 +1,41 @@
 """Data sets as tensors in memory: the released code's subset of the training images, the whole test set.
 
 A data set is looked for in this order: files under the data root, torchvision's download, and for
-Fashion-MNIST Debian's package ``dataset-fashion-mnist``, unpacked without root rights.
+Fashion-MNIST Debian's package ``dataset-fashion-mnist``, unpacked without root rights. What was drawn,
+resized and normalised of such a set once is kept in ROOT/prepared, so that later runs start at once;
+an image tree of the user's own may change and is read anew each time.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import json
+import math
 import shutil
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision import datasets, transforms
 
-from equisep.schema import ConfigError, Dataset
+from equisep.files import write_atomically
+from equisep.schema import ConfigError, Dataset, to_plain
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
-TORCHVISION = {"fashion_mnist": datasets.FashionMNIST, "mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}
+SPLITS = ("train", "test")
+# Raised whenever equal dataset configs come out as other tensors, so that what was kept is not taken.
+PREPARATION = 1
+TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10"}
 
 
 class DataUnavailable(Exception):
@@ -71,9 +81,23 @@ def load_data(config: Dataset) -> Data:
     DataUnavailable where no source has the data set.
     """
     if config.source == "folder":
-        train, test, source = _from_folder(config)
-    else:
-        train, test, source = _from_torchvision(config)
+        return _prepare(config, *_from_folder(config))
+    if config.name not in TORCHVISION:
+        known = ", ".join(TORCHVISION)
+        raise ConfigError(f"dataset.name={config.name}: choose one of {known}, or dataset.source=folder for your own")
+    science = {name: value for name, value in to_plain(config).items() if name not in ("root", "source")}
+    key = hashlib.sha256(repr((PREPARATION, sorted(science.items()))).encode()).hexdigest()[:16]
+    prepared = Path(config.root) / "prepared" / f"{config.name}_{key}.safetensors"
+    if not prepared.exists():
+        data = _prepare(config, *_from_torchvision(config))
+        _keep(prepared, data)
+        return data
+    return _take(prepared)
+
+
+def _prepare(config: Dataset, train: Any, test: Any, source: str) -> Data:
+    from torchvision import transforms
+
     prepare = transforms.Compose(
         [
             transforms.Resize((config.size, config.size)),
@@ -89,6 +113,27 @@ def load_data(config: Dataset) -> Data:
         classes=tuple(train.classes),
         source=source,
     )
+
+
+def _keep(path: Path, data: Data) -> None:
+    content = {f"{name}.{part}": getattr(getattr(data, name), part) for name in SPLITS for part in ("inputs", "labels")}
+    facts = {"classes": json.dumps(data.classes), "source": data.source}
+    # A root that cannot be written to serves as well, only slower.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, safetensors.torch.save(content, facts))
+
+
+def _take(path: Path) -> Data:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            facts = file.metadata()
+            splits = {
+                name: Split(file.get_tensor(f"{name}.inputs"), file.get_tensor(f"{name}.labels")) for name in SPLITS
+            }
+            return Data(**splits, classes=tuple(json.loads(facts["classes"])), source=facts["source"])
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise DataUnavailable(f"{path} is damaged ({error}): remove it, and it will be made again") from None
 
 
 def draw_subset(labels: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
@@ -115,7 +160,7 @@ def draw_subset(labels: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
     return kept
 
 
-def _as_tensors(images: Any, chosen: Sequence[int], prepare: transforms.Compose, channel: int | None) -> Split:
+def _as_tensors(images: Any, chosen: Sequence[int], prepare: Callable[[Any], Tensor], channel: int | None) -> Split:
     inputs = torch.stack([prepare(images[index][0]) for index in chosen])
     if channel is not None:
         inputs = inputs[:, channel : channel + 1].contiguous()
@@ -123,6 +168,8 @@ def _as_tensors(images: Any, chosen: Sequence[int], prepare: transforms.Compose,
 
 
 def _from_folder(config: Dataset) -> tuple[Any, Any, str]:
+    from torchvision import datasets
+
     mode = "L" if len(config.mean) == 1 else "RGB"
     root = Path(config.root) / config.name
     splits = []
@@ -152,9 +199,6 @@ def _read_image(path: str, mode: str) -> Any:
 
 
 def _from_torchvision(config: Dataset) -> tuple[Any, Any, str]:
-    if config.name not in TORCHVISION:
-        known = ", ".join(TORCHVISION)
-        raise ConfigError(f"dataset.name={config.name}: choose one of {known}, or dataset.source=folder for your own")
     root = Path(config.root)
     attempts = [(_read_present, "files under {root}"), (_download, "torchvision's download to {root}")]
     if config.name == "fashion_mnist":
@@ -173,21 +217,41 @@ def _from_torchvision(config: Dataset) -> tuple[Any, Any, str]:
 
 
 def _read_present(name: str, root: Path) -> tuple[Any, Any]:
-    kind = TORCHVISION[name]
-    if not issubclass(kind, datasets.MNIST) or not (root / kind.__name__ / "raw").is_dir():
+    kind = _torchvision_class(name)
+    present = root / kind.__name__ / "raw"
+    if not hasattr(kind, "resources") or not present.is_dir():
         return kind(str(root), train=True), kind(str(root), train=False)
     # The original .gz files serve as they are, also from a root that cannot be written to.
     with tempfile.TemporaryDirectory() as unpacked:
         raw = Path(unpacked) / kind.__name__ / "raw"
         raw.mkdir(parents=True)
         for address, _ in kind.resources:
-            packed = root / kind.__name__ / "raw" / Path(address).name
+            packed = present / Path(address).name
             plain = packed.with_suffix("")
             if plain.is_file():
+                _refuse_truncated(plain)
                 (raw / plain.name).symlink_to(plain.resolve())
             elif packed.is_file():
                 _unpack(packed, raw / plain.name)
         return kind(unpacked, train=True), kind(unpacked, train=False)
+
+
+def _torchvision_class(name: str) -> Any:
+    from torchvision import datasets
+
+    return getattr(datasets, TORCHVISION[name])
+
+
+def _refuse_truncated(plain: Path) -> None:
+    """Raise DataUnavailable for an IDX file whose size is not what its header says."""
+    with plain.open("rb") as file:
+        magic = file.read(4)
+        sizes = [int.from_bytes(file.read(4), "big") for _ in range(magic[3] if len(magic) == 4 else 0)]
+    expected = 4 + 4 * len(sizes) + math.prod(sizes)
+    if not sizes or plain.stat().st_size != expected:
+        raise DataUnavailable(
+            f"{plain} is damaged (it should hold {expected} bytes): remove it, and it will be fetched"
+        )
 
 
 def _unpack(packed: Path, plain: Path) -> None:
@@ -199,8 +263,7 @@ def _unpack(packed: Path, plain: Path) -> None:
 
 
 def _download(name: str, root: Path) -> tuple[Any, Any]:
-    kind = TORCHVISION[name]
-    kind(str(root), train=True, download=True)
+    _torchvision_class(name)(str(root), train=True, download=True)
     return _read_present(name, root)
 
 

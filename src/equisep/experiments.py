@@ -13,9 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from equisep import schema
-from equisep.law import fit_law
 from equisep.run import final_record
-from equisep.runs import Run, all_runs, science_id
+from equisep.runs import PROTOCOL, Run, all_runs, science_id
 from equisep.schema import Config, ConfigError, conf_folder
 
 RUN_COLUMNS = (
@@ -45,12 +44,14 @@ class Tables:
     """An experiment's runs as found in the store.
 
     runs: a row per finished run: what varies, then RUN_COLUMNS. layers: a row per run and layer: run, layer, D
-    (training set, last snapshot). missing: points without a finished, measured run.
+    (training set, last epoch). missing: points without a finished, measured run. without_law: a line for
+    each run that diverged or whose D has no logarithm; its row holds NaN.
     """
 
     runs: pd.DataFrame
     layers: pd.DataFrame
     missing: tuple[Point, ...]
+    without_law: tuple[str, ...]
 
     def fuzziness(self, run: str) -> list[float]:
         """Return D of each layer of a run, the input first."""
@@ -95,45 +96,58 @@ def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[Point]:
 
 
 def collect_tables(points: Sequence[Point]) -> Tables:
-    """Return the finished runs of an experiment as tables; what is not in the store is listed, never trained."""
-    runs, layers, missing = [], [], []
+    """Return the finished runs of an experiment as tables; what is not in the store is listed, never trained.
+
+    Raises DamagedRun for a run whose files cannot be read, ConfigError where the store holds one of the
+    runs asked for on two data sets.
+    """
+    runs, layers, missing, without_law = [], [], [], []
     for point, run in zip(points, _find_runs(points), strict=True):
-        train = final_record(run, point.config, "train") if run else None
-        test = final_record(run, point.config, "test") if run else None
-        if run is None or train is None or train.epoch < point.config.training.epochs:
+        if run is None or not run.finished:
             missing.append(point)
             continue
-        law = fit_law(train.fuzziness)
+        train, test = (final_record(run, point.config, split) for split in ("train", "test"))
+        law = train.law() if train else None
+        if train is None and run.state()["state"] == "done":
+            missing.append(point)
+            continue
+        if train is None or law is None:
+            without_law.append(f"run {run.id} {run.state()['state']}" + (", D of a layer is 0" if train else ""))
         figures = (
             run.id,
             point.config.seed,
-            law.pearson_r,
-            law.decay_ratio,
-            law.half_life,
-            train.fuzziness[0],
-            train.fuzziness[-1],
-            train.accuracy,
+            law.pearson_r if law else math.nan,
+            law.decay_ratio if law else math.nan,
+            law.half_life if law else math.nan,
+            train.fuzziness[0] if train else math.nan,
+            train.fuzziness[-1] if train else math.nan,
+            train.accuracy if train else math.nan,
             test.accuracy if test else math.nan,
             run.state()["seconds"],
         )
         runs.append(point.varied | dict(zip(RUN_COLUMNS, figures, strict=True)))
-        layers += [{"run": run.id, "layer": layer, "D": value} for layer, value in enumerate(train.fuzziness)]
+        if train:
+            layers += [{"run": run.id, "layer": layer, "D": value} for layer, value in enumerate(train.fuzziness)]
     varied = list(points[0].varied) if points else []
     return Tables(
         pd.DataFrame(runs, columns=[*varied, *RUN_COLUMNS]),
         pd.DataFrame(layers, columns=["run", "layer", "D"]),
         tuple(missing),
+        tuple(without_law),
     )
 
 
 def _find_runs(points: Sequence[Point]) -> list[Run | None]:
-    """Return each point's run in the store, or None; raises ConfigError where the store holds it for two data sets."""
-    found: dict[str, Run] = {}
+    """Return each point's run in the store under the present protocol, or None."""
+    wanted = {(point.config.results, science_id(point.config)) for point in points}
+    found: dict[tuple[str, str], Run] = {}
     for results in {point.config.results for point in points}:
         for run in all_runs(Path(results)):
-            key = f"{results} {run.science()}"
+            config = run.config()
+            key = (results, config["science"])
+            if key not in wanted or config["protocol"] != PROTOCOL:
+                continue
             if key in found:
                 raise ConfigError(f"runs {found[key].id} and {run.id} differ in their data alone: remove one of them")
             found[key] = run
-    keys = [f"{point.config.results} {science_id(point.config)}" for point in points]
-    return [found.get(key) for key in keys]
+    return [found.get((point.config.results, science_id(point.config))) for point in points]

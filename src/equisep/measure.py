@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from equisep.separation import ClassSums, Separation, Weighting, as_class_labels, as_feature_matrix, separation_of
 
 INPUT = "input"
+BATCH_NORMS = ("batch", "running")
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,12 @@ def measure_separation(
     need no more, one pass is made over the data, else two.
     The result maps ``input`` and then the layers, in order. Mode, buffers and random state of the
     network are as before. Raises ValueError for an unknown layer, one that runs more than once or not
-    at all, and whatever :func:`equisep.separation_fuzziness` refuses.
+    at all, a batch normalisation that cannot do as asked, and whatever
+    :func:`equisep.separation_fuzziness` refuses.
     """
-    named = dict(network.named_modules())
-    unknown = [name for name in layers if name not in named]
-    if unknown:
-        raise ValueError(f"no layer {unknown[0]!r} in the network; its modules are {', '.join(filter(None, named))}")
-    classes = as_class_labels(labels, len(inputs)).cpu()
-    if batch_norm == "batch" and batch_size > 1 and len(inputs) % batch_size == 1:
-        raise ValueError(f"batches of {batch_size} leave a last batch of one image: choose another batch size")
+    named = dict(network.named_modules(remove_duplicate=False))
+    _refuse(named, inputs, layers, batch_norm, batch_size)
+    classes = as_class_labels(labels, len(inputs))
 
     def passes() -> Iterator[dict[str, Tensor]]:
         with _mode(network, batch_norm), _recording(named, layers) as recorded:
@@ -86,6 +84,31 @@ def measure_separation(
         for name, features in batch.items():
             scatters[name].add(features)
     return {name: scatter.separation() for name, scatter in scatters.items()}
+
+
+def _refuse(
+    named: dict[str, nn.Module], inputs: Tensor, layers: Sequence[str], batch_norm: str, batch_size: int
+) -> None:
+    """Raise ValueError for what cannot be measured, before any work."""
+    if not isinstance(inputs, Tensor):
+        raise ValueError(f"inputs must be a tensor, got {type(inputs).__name__}: torch.as_tensor makes one")
+    if batch_norm not in BATCH_NORMS:
+        raise ValueError(f"batch_norm={batch_norm!r}: choose one of {', '.join(BATCH_NORMS)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: give at least 1")
+    unknown = [name for name in layers if name not in named]
+    if unknown:
+        raise ValueError(f"no layer {unknown[0]!r} in the network; its modules are {', '.join(filter(None, named))}")
+    if INPUT in layers:
+        raise ValueError(f"layer {INPUT!r}: the name stands for the network's input, rename the module")
+    repeated = [name for index, name in enumerate(layers) if name in layers[:index]]
+    if repeated:
+        raise ValueError(f"layer {repeated[0]!r} is asked for twice")
+    for name, module in named.items():
+        if isinstance(module, _BatchNorm) and batch_norm == "running" and module.running_mean is None:
+            raise ValueError(f"batch_norm='running': module {name!r} keeps no running statistics, take 'batch'")
+        if isinstance(module, nn.BatchNorm1d) and batch_norm == "batch" and len(inputs) % batch_size == 1:
+            raise ValueError(f"batches of {batch_size} leave a last batch of one image: choose another batch size")
 
 
 def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int = 1000) -> Evaluation:
@@ -116,7 +139,9 @@ def _mode(network: nn.Module, batch_norm: Literal["batch", "running"]) -> Iterat
             module.training = training
         with torch.no_grad():
             for name, buffer in network.named_buffers():
-                buffer.copy_(buffers[name])
+                # A buffer that the forward pass registered is new: there is nothing to restore.
+                if name in buffers:
+                    buffer.copy_(buffers[name])
 
 
 @contextmanager
@@ -128,6 +153,8 @@ def _recording(named: dict[str, nn.Module], layers: Sequence[str]) -> Iterator[d
         def record(module: nn.Module, args: object, output: object) -> None:
             if not isinstance(output, Tensor):
                 raise ValueError(f"layer {name!r} returns {type(output).__name__}, not one tensor")
+            if output.ndim < 2:
+                raise ValueError(f"layer {name!r} returns shape {tuple(output.shape)}, not one row per image")
             if name in recorded:
                 raise ValueError(f"layer {name!r} runs more than once in a forward pass: give each use its own module")
             # A later in-place operation (nn.ReLU(inplace=True)) would overwrite the output.

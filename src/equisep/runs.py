@@ -1,13 +1,18 @@
-"""The store of runs: identity, folder, state, records, snapshots, measures, checkpoint; written atomically.
+"""The store of runs: identity, folder, state, records, snapshots, measures, checkpoint.
 
 results/runs/<id>/ holds
 
-    config.yaml               the configuration, all values filled in, and the digest of the data
-    state.json                running, done, diverged or failed; owner; machine and versions
+    config.yaml               the configuration, all values filled in, and the digests of the data
+    state.json                running, done, diverged or failed; machine and versions
+    owner.json                the process that trains or measures the run now; removed when it is through
     metrics.jsonl             a line an epoch: loss, accuracy, learning rate
     snapshots/epoch_E.safetensors   weights and buffers after E epochs
     measures/<id>.json        a measure's config and its records, one per snapshot and split
     checkpoint.pt             all that an interrupted training goes on from; removed when it ends
+
+Every file is replaced whole, so that a reader or a crash meets the old content or the new; only
+metrics.jsonl also grows by lines while a run trains, and is written anew from the checkpoint, which
+holds the epochs too, when a run is taken up again and when it ends.
 """
 
 from __future__ import annotations
@@ -16,10 +21,13 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import platform
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +36,11 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch import Tensor
 
+from equisep.files import write_atomically
+from equisep.law import Law, fit_law
 from equisep.schema import Config, Measure, identity_of_measure, identity_of_science, to_plain
 from equisep.training import Epoch
 
@@ -40,6 +51,18 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 
 FINISHED = ("done", "diverged")
+
+# An owner on another host is taken for dead when it has not touched its file for this long, seconds.
+LEASE = 900.0
+BEAT = 30.0
+
+
+class DamagedRun(RuntimeError):
+    """A file of the store that cannot be read; the message names it and what to remove."""
+
+
+class RunInUse(RuntimeError):
+    """A run that another living process trains or measures."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +81,13 @@ class LayerRecord:
     classes: int
     loss: float
     accuracy: float
+
+    def law(self) -> Law | None:
+        """Return the law fitted to D of all layers, or None where some D has no logarithm."""
+        try:
+            return fit_law(self.fuzziness)
+        except ValueError:
+            return None
 
 
 def run_id(config: Config, data_digest: str) -> str:
@@ -80,48 +110,100 @@ def _hash(content: Mapping[str, Any]) -> str:
 
 
 class Run:
-    """The folder of one run; every file is written whole or not at all."""
+    """The folder of one run. Every reader raises DamagedRun, naming the file and a remedy, for one it cannot read."""
 
     def __init__(self, results: Path, identity: str) -> None:
         self.id = identity
         self.path = results / "runs" / identity
+        self._beaten = 0.0
 
-    def create(self, config: Config, data_digest: str, data_source: str) -> None:
-        """Make the folder with its config.yaml; an existing one keeps what it has."""
+    def create(self, config: Config, data: Mapping[str, str]) -> None:
+        """Make the folder with its config.yaml; an existing one keeps what it has. data: digests and source."""
         (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
         (self.path / "measures").mkdir(exist_ok=True)
         if not (self.path / "config.yaml").exists():
-            content = to_plain(config) | {
-                "data": {"digest": data_digest, "source": data_source},
-                "protocol": PROTOCOL,
-                "science": science_id(config),
-            }
+            content = to_plain(config) | {"data": dict(data), "protocol": PROTOCOL, "science": science_id(config)}
             write_atomically(self.path / "config.yaml", yaml.safe_dump(content, sort_keys=False).encode())
 
     def config(self) -> dict[str, Any]:
         """Return config.yaml as plain containers."""
-        content = yaml.safe_load((self.path / "config.yaml").read_text())
-        assert isinstance(content, dict)
-        return content
+        with self._reading("config.yaml", self._whole) as path:
+            content = yaml.safe_load(path.read_text())
+            missing = {"architecture", "dataset", "optimizer", "training", "measure", "seed", "science"} - set(content)
+            if missing:
+                raise ValueError(f"it lacks {sorted(missing)[0]}")
+            return dict(content)
 
-    def science(self) -> str:
-        """Return the name of the run's science, see :func:`science_id`."""
-        return str(self.config()["science"])
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run for this process; raises RunInUse where another living process does.
+
+        Relies on exclusive creation of a file and on rename being atomic, which NFS has too; an owner
+        that died is found out by its process, on another host by not having touched its file for LEASE.
+        """
+        path = self.path / "owner.json"
+        content = json.dumps(_this_process()).encode()
+        for _ in range(3):
+            try:
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                owner = self.owner()
+                if owner is not None:
+                    raise RunInUse(
+                        f"run {self.id} is in use by process {owner['process']} on {owner['host']}"
+                    ) from None
+                # Only one of several that find the owner dead gets to move its file away.
+                with suppress(FileNotFoundError):
+                    stale = path.with_name(f".owner.{os.getpid()}.part")
+                    path.replace(stale)
+                    stale.unlink()
+            else:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                break
+        else:
+            raise RunInUse(f"run {self.id} is wanted by several processes at once: try again")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+    def beat(self) -> None:
+        """Tell other hosts that the owner lives; cheap enough for every epoch."""
+        if time.monotonic() - self._beaten > BEAT:
+            os.utime(self.path / "owner.json")
+            self._beaten = time.monotonic()
+
+    def owner(self) -> dict[str, Any] | None:
+        """Return the living process that holds the run, or None."""
+        path = self.path / "owner.json"
+        try:
+            age = time.time() - path.stat().st_mtime
+            owner = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            # Just being written, or left half written by a crash.
+            owner = {"host": "an unknown host", "process": 0}
+            return owner if age < BEAT else None
+        if owner["host"] == socket.gethostname():
+            return owner if owner == _describe_process(owner["process"]) else None
+        return owner if age < LEASE else None
 
     def state(self) -> dict[str, Any]:
-        """Return state.json, {"state": "new"} where there is none; a running one whose owner died is "interrupted"."""
-        try:
-            state: dict[str, Any] = json.loads((self.path / "state.json").read_text())
-        except FileNotFoundError:
+        """Return state.json, {"state": "new"} where there is none; a running run that nobody holds is interrupted."""
+        if not (self.path / "state.json").exists():
             return {"state": "new"}
-        if state["state"] == "running" and not _alive(state["owner"]):
-            state["state"] = "interrupted"
-        return state
+        with self._reading("state.json", self._whole) as path:
+            state: dict[str, Any] = json.loads(path.read_text())
+            if state["state"] == "running" and self.owner() is None:
+                state["state"] = "interrupted"
+            return state
 
     def write_state(self, state: str, **facts: Any) -> None:
-        """Record the state with this process as owner, and facts; those of the running state stay with later ones."""
+        """Record the state and facts; those of the running state stay with later ones."""
         before = {} if state == "running" else self.state()
-        content = before | {"state": state, "owner": _owner()} | facts
+        content = before | {"state": state} | facts
         write_atomically(self.path / "state.json", json.dumps(content, indent=1).encode())
 
     @property
@@ -136,32 +218,37 @@ class Run:
 
     def epochs(self) -> list[Epoch]:
         """Return the recorded epochs; a last line cut off by a kill is left out."""
-        try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines(keepends=True)
-        except FileNotFoundError:
+        if not (self.path / "metrics.jsonl").exists():
             return []
-        return [Epoch(**json.loads(line)) for line in lines if line.endswith("\n")]
+        with self._reading("metrics.jsonl", self._whole) as path:
+            lines = path.read_text().splitlines(keepends=True)
+            epochs = [Epoch(**json.loads(line)) for line in lines if line.endswith("\n")]
+            if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
+                raise ValueError("epochs are missing or doubled")
+            return epochs
 
-    def forget_epochs_after(self, epoch: int) -> None:
-        """Drop the records of epochs that are to be trained again."""
-        kept = "".join(json.dumps(asdict(record)) + "\n" for record in self.epochs() if record.epoch <= epoch)
-        write_atomically(self.path / "metrics.jsonl", kept.encode())
+    def save_epochs(self, epochs: Sequence[Epoch]) -> None:
+        """Write metrics.jsonl anew."""
+        content = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in epochs)
+        write_atomically(self.path / "metrics.jsonl", content.encode())
 
     def save_snapshot(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
         """Keep the weights and buffers of an epoch."""
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        write_atomically(self._snapshot(epoch), safetensors.torch.save(content))
+        write_atomically(self.path / f"snapshots/epoch_{epoch:04d}.safetensors", safetensors.torch.save(content))
 
     def load_snapshot(self, epoch: int) -> dict[str, Tensor]:
-        """Return the weights and buffers of an epoch, on the CPU; raises FileNotFoundError if it was not kept."""
-        return safetensors.torch.load_file(self._snapshot(epoch))
+        """Return the weights and buffers of an epoch, on the CPU; raises DamagedRun if it is not there."""
+        with self._reading(f"snapshots/epoch_{epoch:04d}.safetensors", self._whole) as path:
+            return safetensors.torch.load_file(path)
+
+    def remove_snapshot(self, epoch: int) -> None:
+        """Remove the weights of an epoch that turned out unusable."""
+        (self.path / f"snapshots/epoch_{epoch:04d}.safetensors").unlink()
 
     def snapshot_epochs(self) -> list[int]:
         """Return the epochs whose weights are kept, ascending."""
         return sorted(int(path.stem.removeprefix("epoch_")) for path in self.path.glob("snapshots/epoch_*.safetensors"))
-
-    def _snapshot(self, epoch: int) -> Path:
-        return self.path / "snapshots" / f"epoch_{epoch:04d}.safetensors"
 
     def save_measure(self, measure: Measure, records: list[LayerRecord]) -> None:
         """Write a measure with all its records."""
@@ -171,12 +258,17 @@ class Run:
 
     def load_measure(self, measure: Measure) -> list[LayerRecord]:
         """Return the records of a measure so far, ordered by epoch and split."""
-        path = self.path / "measures" / f"{measure_id(measure)}.json"
-        if not path.exists():
-            return []
-        records = json.loads(path.read_text())["records"]
-        sequences = ("layers", "fuzziness", "rank")
-        return [LayerRecord(**(record | {name: tuple(record[name]) for name in sequences})) for record in records]
+        return self.load_measures().get(measure_id(measure), [])
+
+    def load_measures(self) -> dict[str, list[LayerRecord]]:
+        """Return the records of every measure of the run, by measure id."""
+        return {path.stem: self._load_measure(path.name) for path in sorted(self.path.glob("measures/*.json"))}
+
+    def _load_measure(self, name: str) -> list[LayerRecord]:
+        with self._reading(f"measures/{name}", "remove the file, and the run is measured again") as path:
+            records = json.loads(path.read_text())["records"]
+            sequences = ("layers", "fuzziness", "rank")
+            return [LayerRecord(**(record | {key: tuple(record[key]) for key in sequences})) for record in records]
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""
@@ -186,36 +278,66 @@ class Run:
 
     def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
         """Return the checkpoint on a device, or None where there is none."""
-        path = self.path / "checkpoint.pt"
-        if not path.exists():
+        if not (self.path / "checkpoint.pt").exists():
             return None
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        return state
+        with self._reading("checkpoint.pt", "remove it, and the run is trained from the start") as path:
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            return state
 
     def remove_checkpoint(self) -> None:
         """Remove the checkpoint of a training that has ended."""
         (self.path / "checkpoint.pt").unlink(missing_ok=True)
 
+    @property
+    def _whole(self) -> str:
+        return f"remove the folder {self.path}, and the run is trained again"
+
+    @contextmanager
+    def _reading(self, name: str, remedy: str) -> Iterator[Path]:
+        """Turn whatever goes wrong with a file of the run into DamagedRun."""
+        path = self.path / name
+        try:
+            yield path
+        except FileNotFoundError:
+            raise DamagedRun(f"{path} is missing: {remedy}") from None
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            RuntimeError,
+            OSError,
+            yaml.YAMLError,
+            SafetensorError,
+            EOFError,
+        ) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DamagedRun(f"{path} is damaged ({reason}): {remedy}") from None
+
 
 def all_runs(results: Path) -> Iterator[Run]:
     """Yield every run of the store, by name."""
-    for config in sorted(results.glob("runs/*/config.yaml")):
-        yield Run(results, config.parent.name)
+    for folder in sorted(results.glob("runs/*")):
+        if folder.is_dir():
+            yield Run(results, folder.name)
 
 
 def status_table(results: Path) -> pd.DataFrame:
-    """Return a row per run: run, state, epoch, epochs, experiment and what describes the run."""
+    """Return a row per run: run, state, epoch, epochs, what describes it; a damaged one says which file."""
     import pandas as pd
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in all_runs(results):
-        config, state, epochs = run.config(), run.state(), run.epochs()
+        try:
+            config, state, epochs = run.config(), run.state(), run.epochs()
+        except DamagedRun as error:
+            rows.append({"run": run.id, "state": f"damaged: {str(error).split(': ')[0]}"})
+            continue
         architecture, optimizer = config["architecture"], config["optimizer"]
         rows.append(
             {
                 "run": run.id,
-                "state": state["state"],
-                "epoch": epochs[-1].epoch if epochs else 0,
+                "state": str(state["state"]),
+                "epoch": len(epochs),
                 "of": config["training"]["epochs"],
                 "dataset": f"{config['dataset']['name']} {config['dataset']['size']}",
                 "architecture": " ".join(f"{key}={value}" for key, value in architecture.items()),
@@ -224,10 +346,10 @@ def status_table(results: Path) -> pd.DataFrame:
                 "experiment": config["experiment"] or "",
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, dtype=object).fillna("")
 
 
-def machine_facts(device: torch.device) -> dict[str, str | int]:
+def machine_facts(device: torch.device) -> dict[str, Any]:
     """Return what a reader of a result wants to know of where it came from: hardware, versions, commit."""
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
@@ -245,30 +367,28 @@ def machine_facts(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader or a crash meets the old content or the new, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+def _this_process() -> dict[str, str | int]:
+    description = _describe_process(os.getpid())
+    assert description is not None
+    return description
 
 
-def _owner() -> dict[str, str | int]:
-    return {"host": socket.gethostname(), "process": os.getpid()}
-
-
-def _alive(owner: Mapping[str, Any]) -> bool:
-    if owner["host"] != socket.gethostname():
-        return True
+def _describe_process(process: int) -> dict[str, str | int] | None:
+    """Return what tells a living process of this host from a later one of the same number, or None."""
     try:
-        os.kill(owner["process"], 0)
+        os.kill(process, 0)
     except ProcessLookupError:
-        return False
+        return None
     except PermissionError:
-        return True
-    return True
+        pass
+    try:
+        # Field 22: start time in clock ticks since boot; counted from behind the name, which may hold blanks.
+        started = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, IndexError):
+        started = boot = ""
+    facts: dict[str, str | int] = {"process": process, "started": started, "boot": boot}
+    return {"host": socket.gethostname()} | facts
 
 
 def _processor() -> str:

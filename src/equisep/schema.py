@@ -8,6 +8,7 @@ a measure's identity; compute, tracking and paths are means and nobody's identit
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +34,10 @@ def _require(valid: bool, name: str, value: object, remedy: str) -> None:
         raise ConfigError(f"{name}={value}: {remedy}")
 
 
+def _is_positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     _require(value in allowed, name, value, "choose one of " + ", ".join(allowed))
 
@@ -55,6 +60,7 @@ class FeedForward(Architecture):
     """Units of each hidden layer, ≥ 1."""
 
     def __post_init__(self) -> None:
+        _one_of("architecture.family", self.family, ("fnn",))
         _require(self.depth >= 2, "architecture.depth", self.depth, "a feed-forward network needs at least 2 layers")
         _require(self.width >= 1, "architecture.width", self.width, "a layer needs at least 1 unit")
 
@@ -87,7 +93,8 @@ class Dataset:
         _one_of("dataset.source", self.source, self.SOURCES)
         _require(self.size >= 1, "dataset.size", self.size, "give a size in pixels, at least 1")
         _require(len(self.mean) in (1, 3), "dataset.mean", self.mean, "give one value (grey) or three (colour)")
-        fits = len(self.std) == len(self.mean) and all(value > 0 for value in self.std)
+        _require(all(map(math.isfinite, self.mean)), "dataset.mean", self.mean, "give finite values")
+        fits = len(self.std) == len(self.mean) and all(map(_is_positive, self.std))
         _require(fits, "dataset.std", self.std, "give as many positive values as dataset.mean has")
         in_range = self.channel is None or 0 <= self.channel < len(self.mean)
         _require(in_range, "dataset.channel", self.channel, f"choose 0 … {len(self.mean) - 1}, or null for all")
@@ -106,18 +113,22 @@ class Optimizer:
     learning_rates: dict[int, float] = field(default_factory=dict)
     """Depth to step size, for learning_rate=null. Not identity: the rate that was found is."""
     momentum: float = MISSING
-    """Of sgd, in 0 … 1; 0 for none."""
+    """Of sgd, ≥ 0 and below 1; 0 for none."""
     weight_decay: float = MISSING
     """L2 coefficient added to the gradient of every parameter, ≥ 0 (in Adam too: not AdamW)."""
 
     def __post_init__(self) -> None:
         _one_of("optimizer.kind", self.kind, self.KINDS)
-        positive = self.learning_rate is None or self.learning_rate > 0
-        _require(positive, "optimizer.learning_rate", self.learning_rate, "give a positive step size")
+        rate = self.learning_rate
+        _require(
+            rate is None or _is_positive(rate), "optimizer.learning_rate", rate, "give a positive, finite step size"
+        )
+        usable = all(map(_is_positive, self.learning_rates.values()))
+        _require(usable, "optimizer.learning_rates", self.learning_rates, "give positive, finite step sizes")
         _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "give a value in 0 … 1, 1 excluded")
         unused = self.kind == "adam" and self.momentum != 0
         _require(not unused, "optimizer.momentum", self.momentum, "adam has no momentum: leave it 0")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "give 0 or more")
+        _require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, "give 0 or more")
 
 
 @dataclass
@@ -140,7 +151,7 @@ class Training:
         _require(self.batch_size >= 2, "training.batch_size", self.batch_size, "batch normalisation needs at least 2")
         ascending = sorted(set(self.milestones)) == list(self.milestones) and all(m > 0 for m in self.milestones)
         _require(ascending, "training.milestones", self.milestones, "give positive epochs in ascending order")
-        _require(self.decay > 0, "training.decay", self.decay, "give a positive factor")
+        _require(_is_positive(self.decay), "training.decay", self.decay, "give a positive factor")
         _require(all(s >= 0 for s in self.snapshots), "training.snapshots", self.snapshots, "give epochs of 0 or more")
 
     def kept_epochs(self) -> tuple[int, ...]:
@@ -211,12 +222,19 @@ class Config:
     """One run and what is done with it."""
 
     architecture: Architecture = MISSING
+    """The network."""
     dataset: Dataset = MISSING
+    """What it learns."""
     optimizer: Optimizer = MISSING
+    """How weights are updated."""
     training: Training = MISSING
+    """How long, at which rates."""
     measure: Measure = MISSING
+    """How D is taken. A measure's identity."""
     compute: Compute = MISSING
+    """Means. Not identity."""
     tracking: Tracking = MISSING
+    """The mirror in wandb. Not identity."""
     seed: int = MISSING
     """Moves initialisation and data order; 0 … 2³²−1."""
     experiment: str | None = None
@@ -226,6 +244,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "give 0 … 4294967295")
+        _require(self.results != "", "results", "''", "name a folder")
 
 
 def conf_folder() -> Path:

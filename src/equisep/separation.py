@@ -5,9 +5,11 @@ M = U S Vᵀ of the K×p matrix whose rows are √w_k (x̄_k − x̄),
 
     D = Tr(SS_w V S⁻² Vᵀ) = Σ_k w_k / n_k Σ_i ‖S⁻¹ Vᵀ (x_ki − x̄_k)‖²,      w_k = n_k / n,
 
-where singular values with S² ≤ p·ε·S²_max count as zero, as in ``scipy.linalg.pinvh`` and ``pinv``
-of SS_b. Two sweeps over the rows and O(pK) memory suffice: class means first, projections second.
-Everything is computed in float64 (ε = 2⁻⁵²); the relative error is a few ε·√cond(SS_b).
+where singular values with S² ≤ p·ε·S²_max count as zero, as in ``scipy.linalg.pinv`` of SS_b. Two
+sweeps over the rows and O(pK) memory suffice: class means first, projections second. Everything is
+computed in float64 (ε = 2⁻⁵²). The class means are summed without rounding, so that neither a common
+offset nor a wide spread within the classes eats the digits in which they differ; what remains is the
+error of the SVD, relative to D a few ε·√cond(SS_b).
 
 Source: He & Su, "A Law of Data Separation in Deep Learning", PNAS 120(36), 2023, equation 1.
 """
@@ -18,14 +20,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Weighting = Literal["class_size", "equal"]
+WEIGHTINGS = ("class_size", "equal")
 
 # Rows are centred and projected in chunks of this many float64 values (16 MiB): large enough for the
 # matrix product, small enough to stay near the cache.
 CHUNK_VALUES = 1 << 21
+
+
+class NotFinite(ValueError):
+    """Features with NaN or infinite values."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,11 @@ class Separation:
 def separation_fuzziness(features: Any, labels: Any) -> float:
     """Return the separation fuzziness D = Tr(SS_w SS_b⁺) of labelled features.
 
-    features: (n, p) or (n, …), flattened from the second axis on; a tensor or anything
-        ``torch.as_tensor`` takes; real and finite.
+    features: (n, p) or (n, …), flattened from the second axis on; a tensor, an array, a data frame or
+        nested lists; real and finite.
     labels: (n,) integers, in any numbering; at least two distinct ones. A class of one point is
         allowed: it adds to SS_b and nothing to SS_w.
-    Raises ValueError for NaN or infinite features, fewer than two classes, or shapes that do not fit.
+    Raises ValueError (NotFinite for NaN or infinite features) for fewer than two classes, or shapes that do not fit.
     """
     return separation_of(features, labels).fuzziness
 
@@ -64,7 +72,7 @@ def separation_of(features: Any, labels: Any, *, weighting: Weighting = "class_s
 
     Arguments and errors are those of :func:`separation_fuzziness`. weighting: ``class_size`` gives
     class k the weight n_k/n (the definition), ``equal`` gives every class 1/K; the two agree for
-    balanced classes.
+    balanced classes. Raises ValueError for any other weighting.
     """
     matrix = as_feature_matrix(features)
     sums = ClassSums(as_class_labels(labels, len(matrix)), weighting)
@@ -76,7 +84,7 @@ def separation_of(features: Any, labels: Any, *, weighting: Weighting = "class_s
 
 def as_feature_matrix(features: Any) -> Tensor:
     """Return features as a detached (n, p) tensor; raises ValueError where that is impossible."""
-    matrix: Tensor = torch.as_tensor(features).detach()
+    matrix = _as_tensor(features, "features")
     if matrix.ndim < 2:
         raise ValueError(f"features must have shape (n, p), got {tuple(matrix.shape)}: give one row per point")
     if matrix.is_complex():
@@ -88,7 +96,7 @@ def as_feature_matrix(features: Any) -> Tensor:
 
 def as_class_labels(labels: Any, points: int) -> Tensor:
     """Return labels as (n,) class numbers 0 … K−1; raises ValueError where they do not label n points."""
-    classes = torch.as_tensor(labels).detach()
+    classes = _as_tensor(labels, "labels").cpu()
     if classes.shape != (points,):
         raise ValueError(f"labels must have shape ({points},), one per row of the features, got {tuple(classes.shape)}")
     if classes.is_floating_point() or classes.is_complex():
@@ -100,55 +108,108 @@ def as_class_labels(labels: Any, points: int) -> Tensor:
     return numbered
 
 
+def _as_tensor(values: Any, name: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach()
+    try:
+        # A copy, in native byte order and with positive strides: torch takes no other array.
+        array = np.array(values)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} are not an array of numbers: {str(error).splitlines()[0]}") from None
+
+
 class ClassSums:
-    """First sweep: the class means of features that arrive in batches of rows, in the order of the labels."""
+    """First sweep: the class means of features that arrive in batches of rows, in the order of the labels.
+
+    A sum is held as an unevaluated pair (high, low) of float64, good to twice their precision.
+    """
 
     def __init__(self, labels: Tensor, weighting: Weighting = "class_size") -> None:
         """labels: (n,) class numbers 0 … K−1, as :func:`as_class_labels` returns them."""
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting={weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
         self.labels = labels
         self.counts = torch.bincount(labels).double()
-        share = self.counts / self.counts.sum() if weighting == "class_size" else torch.ones_like(self.counts)
-        self.weights = share / share.sum()
+        self.weighting = weighting
         self.seen = 0
-        self.origin: Tensor | None = None
-        self.sums: Tensor | None = None
+        self.high: Tensor | None = None
+        self.low: Tensor | None = None
 
     def add(self, features: Tensor) -> None:
-        """Take the next (b, p) rows; raises ValueError for NaN or infinite values."""
-        if self.origin is None or self.sums is None:
-            # Summing differences from one point, not the values, keeps a large common offset from
-            # eating the digits in which the class means differ.
-            self.origin = features[0].double().cpu()
-            self.sums = torch.zeros(len(self.counts), features.shape[1], dtype=torch.float64)
+        """Take the next (b, p) rows."""
+        if self.high is None or self.low is None:
+            self.high = torch.zeros(len(self.counts), features.shape[1], dtype=torch.float64)
+            self.low = torch.zeros_like(self.high)
         for rows, labels in _chunks(features, self.labels[self.seen : self.seen + len(features)]):
             indicator = torch.zeros(len(self.counts), len(labels), dtype=torch.float64)
             indicator[labels, torch.arange(len(labels))] = 1.0
-            self.sums.addmm_(indicator, rows.sub_(self.origin))
+            # Rounded to a grid this coarse, the rows of a chunk add up without error.
+            grid = 1.5 * 2.0**52 * _power_of_two(rows.abs().amax() * len(rows) * 2.0**-51)
+            coarse = (rows + grid).sub_(grid)
+            self.high, error = _two_sum(self.high, indicator @ coarse)
+            self.low += error + indicator @ rows.sub_(coarse)
         self.seen += len(features)
 
     def scatter(self) -> WithinClassScatter:
-        """Return the second sweep; raises ValueError where a value was not finite or rows are missing."""
-        if self.origin is None or self.sums is None or self.seen != len(self.labels):
+        """Return the second sweep; raises NotFinite where a value was not, ValueError where rows are missing."""
+        if self.high is None or self.low is None or self.seen != len(self.labels):
             raise ValueError(f"{self.seen} rows of features for {len(self.labels)} labels")
-        means = self.sums / self.counts[:, None]
-        if not torch.isfinite(means).all():
-            raise ValueError("features hold NaN or infinite values: the network diverged or the data are damaged")
-        centred = (means - self.weights @ means) * self.weights.sqrt()[:, None]
+        counts = self.counts[:, None]
+        means = _divide(self.high, self.low, counts)
+        if self.weighting == "class_size":
+            weights = self.counts / self.counts.sum()
+            centre = _divide(*_add_up(self.high, self.low), self.counts.sum())
+        else:
+            weights = torch.full_like(self.counts, 1 / len(self.counts))
+            centre = _divide(*_add_up(*means), torch.tensor(float(len(self.counts)), dtype=torch.float64))
+        centred = ((means[0] - centre[0]) + (means[1] - centre[1])) * weights.sqrt()[:, None]
+        if not torch.isfinite(centred).all():
+            raise NotFinite("features hold NaN or infinite values (or overflow): the network diverged or data are bad")
         _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-        floor = centred.shape[1] * torch.finfo(torch.float64).eps * singular[0] ** 2
-        kept = singular**2 > floor
+        kept = singular > (centred.shape[1] * torch.finfo(torch.float64).eps) ** 0.5 * singular[0]
         projection = (directions[kept] / singular[kept, None]).T
-        return WithinClassScatter(self.labels, self.weights / self.counts, self.origin, means, projection)
+        return WithinClassScatter(self.labels, weights / self.counts, means, projection)
+
+
+def _power_of_two(bound: Tensor) -> Tensor:
+    """Return a power of two that is at least the bound."""
+    return torch.ldexp(torch.ones_like(bound), torch.frexp(bound).exponent)
+
+
+def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a + b rounded, and what the rounding left out, exactly (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def _add_up(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the rows of a (K, p) pair, as a (p,) pair."""
+    total, rest = high[0], low[0]
+    for row_high, row_low in zip(high[1:], low[1:], strict=True):
+        total, error = _two_sum(total, row_high)
+        rest = rest + error + row_low
+    return total, rest
+
+
+def _divide(high: Tensor, low: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a pair divided by a whole number below 2²⁶, as a pair."""
+    quotient = (high + low) / count
+    scaled = quotient * (2.0**27 + 1)
+    upper = scaled - (scaled - quotient)
+    # Both products are exact: upper has 26 bits, quotient − upper has 27.
+    remainder = ((high - count * upper) - count * (quotient - upper)) + low
+    return quotient, remainder / count
 
 
 class WithinClassScatter:
     """Second sweep: Tr(SS_w SS_b⁺), summed over the same rows, projected on the directions of SS_b."""
 
-    def __init__(self, labels: Tensor, point_weights: Tensor, origin: Tensor, means: Tensor, projection: Tensor):
-        """point_weights: (K,) w_k / n_k; means: (K, p) from the origin (p,); projection: (p, rank) V S⁻¹."""
+    def __init__(self, labels: Tensor, point_weights: Tensor, means: tuple[Tensor, Tensor], projection: Tensor) -> None:
+        """point_weights: (K,) w_k / n_k; means: (K, p) class means as a pair; projection: (p, rank) V S⁻¹."""
         self.labels = labels
         self.point_weights = point_weights
-        self.origin = origin
         self.means = means
         self.projection = projection
         self.seen = 0
@@ -157,8 +218,8 @@ class WithinClassScatter:
     def add(self, features: Tensor) -> None:
         """Take the next (b, p) rows, the same and in the same order as in the first sweep."""
         for rows, labels in _chunks(features, self.labels[self.seen : self.seen + len(features)]):
-            centred = rows.sub_(self.origin).sub_(self.means[labels])
-            distances = (centred @ self.projection).square_().sum(dim=1)
+            deviations = rows.sub_(self.means[0][labels]).sub_(self.means[1][labels])
+            distances = (deviations @ self.projection).square_().sum(dim=1)
             self.total += self.point_weights[labels] @ distances
         self.seen += len(features)
 
@@ -166,7 +227,7 @@ class WithinClassScatter:
         """Return the result; raises ValueError where rows are missing."""
         if self.seen != len(self.labels):
             raise ValueError(f"{self.seen} rows of features for {len(self.labels)} labels")
-        return Separation(self.total.item(), self.projection.shape[1], len(self.means))
+        return Separation(self.total.item(), self.projection.shape[1], len(self.point_weights))
 
 
 def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

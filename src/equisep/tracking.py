@@ -5,28 +5,32 @@ The run folder is the truth; a mirror can be made again from it at any time (``p
 
 from __future__ import annotations
 
-import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equisep.law import fit_law
-from equisep.runs import LayerRecord, Run, all_runs
+from equisep.runs import LayerRecord, Run, all_runs, measure_id
 from equisep.schema import ConfigError, Measure, Tracking
 from equisep.training import Epoch
 
 
 class Mirror:
-    """One wandb run that follows one run of ours; several may be open in one process."""
+    """One wandb run that follows one run of ours; several may be open in one process.
 
-    def __init__(self, run: Run, config: Mapping[str, Any], tracking: Tracking, results: Path) -> None:
+    The measure that the run was asked for first is logged under ``train/`` and ``test/``, every other
+    one under its own id as well, so that no two share a key.
+    """
+
+    def __init__(self, run: Run, tracking: Tracking, results: Path) -> None:
         """Open the wandb run; its id is the run's, its group the experiment; files go to RESULTS/wandb."""
         # Read when wandb is imported: without it, offline runs look up a telemetry server.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
         import wandb
 
+        config = run.config()
         # wandb writes nothing, without a word, below a relative folder once the working folder changes.
         folder = results.resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +41,7 @@ class Mirror:
                 id=run.id,
                 name=run_title(config),
                 group=config["experiment"] or "single",
-                config=dict(config),
+                config=config,
                 dir=str(folder),
                 mode="online" if tracking.mode == "online" else "offline",
                 resume="allow" if tracking.mode == "online" else None,
@@ -48,53 +52,47 @@ class Mirror:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"tracking.mode=online: {reason}; run `wandb login`, or take offline") from None
         self._image = wandb.Image
+        self._last = int(config["training"]["epochs"])
+        self._first_measure = measure_id(Measure(**config["measure"]))
+        # A wandb run that is taken up online has the epochs up to here already.
+        self._known = int(dict(self._run.summary).get("epoch", 0)) if self._run.resumed else 0
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
 
-    def replay(self, epochs: Sequence[Epoch], records: Sequence[LayerRecord]) -> None:
-        """Mirror what is recorded already, so that every segment of a run's log is whole up to its end.
-
-        A wandb run that was resumed online has it already.
-        """
-        if self._run.resumed:
-            return
+    def replay(self, epochs: Sequence[Epoch], measures: Mapping[str, Sequence[LayerRecord]]) -> None:
+        """Mirror what is recorded already, so that every segment of a run's log is whole up to its end."""
         for epoch in epochs:
             self.log_epoch(epoch)
-        for record in records:
-            self.log_measure(record)
+        for measure, records in measures.items():
+            for record in records:
+                self.log_measure(measure, record)
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Mirror an epoch of training."""
-        self._log(
-            {
-                "epoch": epoch.epoch,
-                "training/loss": epoch.loss,
-                "training/accuracy": epoch.accuracy,
-                "training/learning_rate": epoch.learning_rate,
-            }
-        )
+        if epoch.epoch > self._known:
+            values = {"loss": epoch.loss, "accuracy": epoch.accuracy, "learning_rate": epoch.learning_rate}
+            self._run.log({"epoch": epoch.epoch} | {f"training/{name}": value for name, value in values.items()})
 
-    def log_measure(self, record: LayerRecord, *, with_plot: bool = False) -> None:
-        """Mirror a measure of a snapshot: D of each layer, and where it has a logarithm r, ρ and the plot."""
+    def log_measure(self, measure: str, record: LayerRecord) -> None:
+        """Mirror a measure of a snapshot: D of each layer, r and ρ where D has a logarithm, in the end the plot."""
+        prefix = record.split if measure == self._first_measure else f"measure_{measure}/{record.split}"
         values: dict[str, Any] = {"epoch": record.epoch}
-        values |= {f"{record.split}/D/{layer:02d}": value for layer, value in enumerate(record.fuzziness)}
-        values |= {f"{record.split}/loss": record.loss, f"{record.split}/accuracy": record.accuracy}
-        if all(math.isfinite(value) and value > 0 for value in record.fuzziness):
-            law = fit_law(record.fuzziness)
-            values |= {f"{record.split}/r": law.pearson_r, f"{record.split}/decay_ratio": law.decay_ratio}
-            if with_plot:
+        values |= {f"{prefix}/D/{layer:02d}": value for layer, value in enumerate(record.fuzziness)}
+        values |= {f"{prefix}/loss": record.loss, f"{prefix}/accuracy": record.accuracy}
+        law = record.law()
+        if law is not None:
+            values |= {f"{prefix}/r": law.pearson_r, f"{prefix}/decay_ratio": law.decay_ratio}
+            if record.epoch == self._last:
                 from equisep.figures import layer_plot
 
-                figure = layer_plot(record.fuzziness, f"{record.split}, epoch {record.epoch}")
-                values[f"{record.split}/layers"] = self._image(figure)
-        self._log(values)
+                values[f"{prefix}/layers"] = self._image(
+                    layer_plot(record.fuzziness, f"{prefix}, epoch {record.epoch}")
+                )
+        self._run.log(values)
 
     def finish(self, *, failed: bool = False) -> None:
         """Close the wandb run."""
         self._run.finish(exit_code=1 if failed else 0)
-
-    def _log(self, values: dict[str, Any]) -> None:
-        self._run.log(values)
 
 
 def run_title(config: Mapping[str, Any]) -> str:
@@ -110,11 +108,16 @@ def run_title(config: Mapping[str, Any]) -> str:
 
 
 def mirror_store(results: Path, tracking: Tracking) -> int:
-    """Mirror every run of the store again, under the measure its config names; return how many there were."""
+    """Mirror every run of the store again from its records alone; return how many there were.
+
+    Offline segments that an earlier mirror of a run left are replaced.
+    """
     runs = list(all_runs(results))
     for run in runs:
-        config = run.config()
-        mirror = Mirror(run, config, tracking, results)
-        mirror.replay(run.epochs(), run.load_measure(Measure(**config["measure"])))
+        earlier = list(results.glob(f"wandb/offline-run-*-{run.id}")) if tracking.mode == "offline" else []
+        mirror = Mirror(run, tracking, results)
+        mirror.replay(run.epochs(), run.load_measures())
         mirror.finish()
+        for segment in earlier:
+            shutil.rmtree(segment)
     return len(runs)

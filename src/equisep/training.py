@@ -1,4 +1,4 @@
-"""One network through its schedule, epoch by epoch, with a state that can be saved and taken up bit for bit.
+"""A population of networks through its schedule, epoch by epoch, with a state to save and take up bit for bit.
 
 The protocol is the released code's: the data order of an epoch is ``numpy.random.shuffle`` of
 arange(n) from a stream seeded once per run, the last partial batch is kept, the learning rate is
@@ -8,6 +8,7 @@ multiplied by a constant at milestones, weight decay is L2 on every parameter.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,57 +40,77 @@ class Epoch:
         return not math.isfinite(self.loss)
 
 
-class Trainer:
-    """A network, its data and its optimizer on the way through the schedule."""
+@dataclass(frozen=True)
+class Member:
+    """One network of a population: initialised and on the device, with its data, its optimizer and its seed."""
 
-    def __init__(self, network: nn.Module, split: Split, optimizer: Optimizer, training: Training, seed: int) -> None:
-        """network and split: on one device; the network is trained in place. seed: of the data order."""
-        self.network = network
-        self.split = split
+    network: nn.Module
+    split: Split
+    optimizer: Optimizer
+    seed: int
+
+
+class Population:
+    """Networks on their way through one schedule, side by side; what becomes of one does not touch the others."""
+
+    def __init__(self, members: Sequence[Member], training: Training) -> None:
+        """members: their networks are trained in place. training: the schedule they share."""
+        self.members = tuple(members)
         self.training = training
-        assert optimizer.learning_rate is not None
-        self.learning_rate = optimizer.learning_rate
-        self.optimizer = build_optimizer(network, optimizer)
-        self.order = DataOrder(len(split.labels), seed)
+        self.optimizers = [build_optimizer(member.network, member.optimizer) for member in members]
+        self.orders = [DataOrder(len(member.split.labels), member.seed) for member in members]
         self.epoch = 0
 
-    def run_epoch(self) -> Epoch:
-        """Train one epoch and return what its steps saw."""
-        self.network.train()
-        rate = self.learning_rate * learning_rate_factor(self.training, self.epoch)
-        for group in self.optimizer.param_groups:
+    def run_epoch(self) -> list[Epoch]:
+        """Train every member one epoch and return what its steps saw, member by member."""
+        factor = learning_rate_factor(self.training, self.epoch)
+        self.epoch += 1
+        return [self._run_member(index, factor) for index in range(len(self.members))]
+
+    def _run_member(self, index: int, factor: float) -> Epoch:
+        member, optimizer = self.members[index], self.optimizers[index]
+        assert member.optimizer.learning_rate is not None
+        rate = member.optimizer.learning_rate * factor
+        for group in optimizer.param_groups:
             group["lr"] = rate
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.split.labels.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.split.labels.device)
-        order = self.order.next_epoch().to(self.split.labels.device)
+        member.network.train()
+        device = member.split.labels.device
+        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        order = self.orders[index].next_epoch().to(device)
         for batch in torch.split(order, self.training.batch_size):
-            labels = self.split.labels[batch]
-            logits = self.network(self.split.inputs[batch])
+            labels = member.split.labels[batch]
+            logits = member.network(member.split.inputs[batch])
             loss = cross_entropy(logits, labels)
-            self.optimizer.zero_grad()
+            optimizer.zero_grad()
             torch.autograd.backward(loss)
-            self.optimizer.step()
+            optimizer.step()
             loss_sum += loss.detach() * len(batch)
             correct += (logits.argmax(dim=1) == labels).sum()
-        self.epoch += 1
-        images = len(self.split.labels)
+        images = len(member.split.labels)
         return Epoch(self.epoch, loss_sum.item() / images, correct.item() / images, rate)
 
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """Return the weights and buffers of a member, by the names of its plain module."""
+        return dict(self.members[index].network.state_dict())
+
     def state(self) -> dict[str, Any]:
-        """Return all that the epochs to come depend on: weights, buffers, optimizer, epoch."""
+        """Return all that the epochs to come depend on: weights, buffers, optimizers, epoch."""
         return {
             "epoch": self.epoch,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "networks": [member.network.state_dict() for member in self.members],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a state that :meth:`state` returned; only valid on a fresh trainer."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Take up a state that :meth:`state` returned; only valid on a fresh population of the same members."""
+        for index, member in enumerate(self.members):
+            member.network.load_state_dict(state["networks"][index])
+            self.optimizers[index].load_state_dict(state["optimizers"][index])
         self.epoch = state["epoch"]
-        for _ in range(self.epoch):
-            self.order.next_epoch()
+        for order in self.orders:
+            for _ in range(self.epoch):
+                order.next_epoch()
 
 
 class DataOrder:
