@@ -51,9 +51,12 @@ def test_plain_sgd_takes_the_textbook_step(fashion: Data) -> None:
     before = copy.deepcopy(network)
     loss = torch.nn.functional.cross_entropy(before(split.inputs), split.labels)
     gradients = torch.autograd.grad(loss, list(before.parameters()))
-    (epoch,) = Population([Member(network, split, optimizer, seed=0)], training).run_epoch()
+    population = Population([Member(network, split, optimizer, seed=0)], training)
+    (epoch,) = population.run_epoch()
     assert epoch.loss == pytest.approx(loss.item(), rel=1e-9)
-    for new, old, gradient in zip(network.parameters(), before.parameters(), gradients, strict=True):
+    for new, old, gradient in zip(
+        population.program.module(0).parameters(), before.parameters(), gradients, strict=True
+    ):
         torch.testing.assert_close(new, old - 0.1 * (gradient + 5e-4 * old), rtol=1e-9, atol=1e-12)
 
 

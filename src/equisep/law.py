@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,9 @@ def fit_law(fuzziness: ArrayLike) -> Law:
     fuzziness: (L,) D of layer 0 … L−1, L ≥ 2, positive and finite.
     Raises ValueError for fewer than two layers or a D that has no logarithm.
     """
+    # Imported here: it takes longer than everything else a short run does not need.
+    from scipy import stats
+
     values = np.asarray(fuzziness, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"the law needs D of at least two layers as a flat list, got shape {values.shape}")

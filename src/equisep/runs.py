@@ -309,6 +309,7 @@ class Run:
             yaml.YAMLError,
             SafetensorError,
             EOFError,
+            pickle.UnpicklingError,
         ) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DamagedRun(f"{path} is damaged ({reason}): {remedy}") from None

@@ -7,17 +7,18 @@ multiplied by a constant at milestones, weight decay is L2 on every parameter.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from equisep.data import Split
+from equisep.population import Program, build_program
 from equisep.schema import Optimizer, Training
 
 
@@ -51,66 +52,88 @@ class Member:
 
 
 class Population:
-    """Networks on their way through one schedule, side by side; what becomes of one does not touch the others."""
+    """Networks on their way through one schedule, as one program; what becomes of one does not touch the others."""
 
-    def __init__(self, members: Sequence[Member], training: Training) -> None:
-        """members: their networks are trained in place. training: the schedule they share."""
+    def __init__(self, members: Sequence[Member], training: Training, *, compiled: bool = False) -> None:
+        """members: of one shape, with equally many images. training: the schedule. compiled: the kernels, where any."""
         self.members = tuple(members)
         self.training = training
-        self.optimizers = [build_optimizer(member.network, member.optimizer) for member in members]
+        self.program = build_program([member.network for member in members], compiled=compiled)
+        self.optimizers = _build_optimizers(self.program, [member.optimizer for member in members])
         self.orders = [DataOrder(len(member.split.labels), member.seed) for member in members]
+        splits = list({id(member.split): member.split for member in members}.values())
+        self.inputs = torch.stack([split.inputs for split in splits])
+        self.labels = torch.stack([split.labels for split in splits])
+        numbers = {id(split): number for number, split in enumerate(splits)}
+        which = [numbers[id(member.split)] for member in members]
+        self.which_split = torch.tensor(which, device=self.labels.device)[:, None]
         self.epoch = 0
 
     def run_epoch(self) -> list[Epoch]:
         """Train every member one epoch and return what its steps saw, member by member."""
         factor = learning_rate_factor(self.training, self.epoch)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+        order = torch.stack([order.next_epoch() for order in self.orders]).to(self.labels.device)
+        loss_sum = torch.zeros(len(self.members), dtype=torch.float64, device=order.device)
+        correct_sum = torch.zeros(len(self.members), dtype=torch.int64, device=order.device)
+        for batch in torch.split(order, self.training.batch_size, dim=1):
+            loss, correct = self.program.step(
+                self.inputs[self.which_split, batch], self.labels[self.which_split, batch]
+            )
+            for optimizer in self.optimizers:
+                optimizer.step()
+            loss_sum += loss * batch.shape[1]
+            correct_sum += correct
         self.epoch += 1
-        return [self._run_member(index, factor) for index in range(len(self.members))]
-
-    def _run_member(self, index: int, factor: float) -> Epoch:
-        member, optimizer = self.members[index], self.optimizers[index]
-        assert member.optimizer.learning_rate is not None
-        rate = member.optimizer.learning_rate * factor
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        member.network.train()
-        device = member.split.labels.device
-        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        correct = torch.zeros((), dtype=torch.int64, device=device)
-        order = self.orders[index].next_epoch().to(device)
-        for batch in torch.split(order, self.training.batch_size):
-            labels = member.split.labels[batch]
-            logits = member.network(member.split.inputs[batch])
-            loss = cross_entropy(logits, labels)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            loss_sum += loss.detach() * len(batch)
-            correct += (logits.argmax(dim=1) == labels).sum()
-        images = len(member.split.labels)
-        return Epoch(self.epoch, loss_sum.item() / images, correct.item() / images, rate)
+        losses, accuracies = loss_sum / order.shape[1], correct_sum / order.shape[1]
+        return [
+            Epoch(self.epoch, loss, accuracy, cast(float, member.optimizer.learning_rate) * factor)
+            for member, loss, accuracy in zip(self.members, losses.tolist(), accuracies.tolist(), strict=True)
+        ]
 
     def weights(self, index: int) -> dict[str, Tensor]:
         """Return the weights and buffers of a member, by the names of its plain module."""
-        return dict(self.members[index].network.state_dict())
+        return dict(self.program.module(index).state_dict())
 
     def state(self) -> dict[str, Any]:
         """Return all that the epochs to come depend on: weights, buffers, optimizers, epoch."""
         return {
             "epoch": self.epoch,
-            "networks": [member.network.state_dict() for member in self.members],
+            "weights": self.program.weights,
+            "buffers": self.program.buffers(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that :meth:`state` returned; only valid on a fresh population of the same members."""
-        for index, member in enumerate(self.members):
-            member.network.load_state_dict(state["networks"][index])
-            self.optimizers[index].load_state_dict(state["optimizers"][index])
+        self.program.weights.copy_(state["weights"])
+        for buffer, saved in zip(self.program.buffers(), state["buffers"], strict=True):
+            buffer.copy_(saved)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.epoch = state["epoch"]
         for order in self.orders:
             for _ in range(self.epoch):
                 order.next_epoch()
+
+
+def _build_optimizers(program: Program, configs: Sequence[Optimizer]) -> list[torch.optim.Optimizer]:
+    """Return torch.optim's optimizers: one a kind, in it a group for each stretch of members with equal settings."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    start = 0
+    for config, stretch in itertools.groupby(configs):
+        end = start + len(list(stretch))
+        block = nn.Parameter(program.weights[start:end])
+        block.grad = program.gradients[start:end]
+        settings = {"lr": config.learning_rate, "initial_lr": config.learning_rate, "weight_decay": config.weight_decay}
+        if config.kind == "sgd":
+            settings["momentum"] = config.momentum
+        groups.setdefault(config.kind, []).append({"params": [block], **settings})
+        start = end
+    kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    return [kinds[kind](settings, fused=True) for kind, settings in groups.items()]
 
 
 class DataOrder:
@@ -130,11 +153,3 @@ class DataOrder:
 def learning_rate_factor(training: Training, epoch: int) -> float:
     """Return what the learning rate is multiplied by in the epoch that starts after ``epoch`` finished ones."""
     return training.decay ** sum(milestone <= epoch for milestone in training.milestones)
-
-
-def build_optimizer(network: nn.Module, config: Optimizer) -> torch.optim.Optimizer:
-    """Return torch.optim's optimizer for all parameters of a network."""
-    settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
-    if config.kind == "adam":
-        return torch.optim.Adam(network.parameters(), **settings)
-    return torch.optim.SGD(network.parameters(), momentum=config.momentum, **settings)

@@ -1,0 +1,1 @@
+"""Measurements of speed, and the straightforward program they compare with."""
