@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from rich.console import Console
 
 from equisep import schema
 from equisep.data import Data, load_data
@@ -30,7 +29,7 @@ def compose_config(overrides: Sequence[str]) -> Config:
 
 
 def run_one(config: Config) -> Outcome:
-    (outcome,) = execute([config], Console(quiet=True))
+    (outcome,) = execute([config])
     return outcome
 
 

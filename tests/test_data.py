@@ -45,8 +45,8 @@ def test_the_subset_is_what_a_loader_of_single_images_would_bring() -> None:
 
 def test_the_subset_seed_moves_the_subset_and_its_digest(fashion: Data) -> None:
     other = load_data(compose_config(["dataset.subset_seed=667"]).dataset)
-    assert other.train.digest() != fashion.train.digest()
-    assert other.test.digest() == fashion.test.digest()
+    assert other.train.digest != fashion.train.digest
+    assert other.test.digest == fashion.test.digest
 
 
 def test_a_class_that_is_too_small_is_named() -> None:
@@ -105,7 +105,7 @@ def test_files_already_there_serve_packed_or_not_and_damage_is_said(tmp_path: Pa
     config = compose_config([f"dataset.root={tmp_path}"]).dataset
     data = load_data(config)
     assert data.source == f"fashion_mnist: files under {tmp_path}"
-    assert data.train.digest() == fashion.train.digest()
+    assert data.train.digest == fashion.train.digest
     again = load_data(config)
     assert torch.equal(again.test.inputs, data.test.inputs)
     assert again.classes == data.classes

@@ -34,7 +34,7 @@ def test_a_run_leaves_all_its_records(configure: Configure, tmp_path: Path, fash
     outcome = run_one(config)
     run = only_run(tmp_path)
     assert (outcome.state, outcome.trained_epochs, outcome.run.id) == ("done", 12, run.id)
-    assert run.id == run_id(config, fashion.train.digest())
+    assert run.id == run_id(config, fashion.train.digest)
     assert run.snapshot_epochs() == [0, 10, 12]
     assert [epoch.epoch for epoch in run.epochs()] == list(range(1, 13))
     assert run.epochs()[1].loss == pytest.approx(1.2666, abs=1e-3)
@@ -123,8 +123,8 @@ def test_a_diverging_run_is_a_result(configure: Configure, tmp_path: Path) -> No
 
 def test_a_run_that_another_process_trains_is_left_alone(configure: Configure, fashion: Data, tmp_path: Path) -> None:
     config = configure()
-    run = Run(tmp_path, run_id(config, fashion.train.digest()))
-    run.create(config, {"digest": fashion.train.digest(), "test_digest": fashion.test.digest(), "source": ""})
+    run = Run(tmp_path, run_id(config, fashion.train.digest))
+    run.create(config, {"digest": fashion.train.digest, "test_digest": fashion.test.digest, "source": ""})
     with run.held(), pytest.raises(RunInUse, match=f"run {run.id} is in use by process {os.getpid()}"):
         run_one(config)
     assert run_one(config).state == "done"

@@ -23,22 +23,11 @@ def task(composed: DictConfig) -> dict[str, object]:
     config = schema.typed(composed)
     if config.experiment is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
         raise schema.ConfigError(f"experiment={config.experiment}: it is a sweep, put -m in front of it")
-    from equisep.run import execute
+    from equisep.sweep import describe, run_one
 
-    (outcome,) = execute([config])
-    summary: dict[str, object] = {"run": outcome.run.id, "state": outcome.state}
-    line = f"run {outcome.run.id}: {outcome.state}"
-    if outcome.final is not None:
-        summary["train_accuracy"] = outcome.final.accuracy
-        law = outcome.final.law()
-        if law is not None:
-            summary |= {"r": law.pearson_r, "decay_ratio": law.decay_ratio}
-            line += f", r = {law.pearson_r:.4f}, ρ = {law.decay_ratio:.4f}"
-        else:
-            line += ", no law (D of a layer is 0)"
-        line += f", training accuracy {outcome.final.accuracy:.4f}"
-    print(line + ("" if outcome.trained_epochs else " (nothing to train)"))
-    return summary
+    facts = run_one(config)
+    print(describe(facts))
+    return facts
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,13 @@ class Split:
     inputs: Tensor
     labels: Tensor
 
+    @cached_property
     def digest(self) -> str:
-        """Return a SHA-256 of shape and content; equal tensors give equal digests on every machine."""
+        """A SHA-256 of shape and content; equal tensors give equal digests on every machine."""
         content = hashlib.sha256(repr(tuple(self.inputs.shape)).encode())
         for tensor in (self.inputs, self.labels):
             content.update(tensor.cpu().contiguous().numpy().tobytes())
         return content.hexdigest()
-
-    def to(self, device: torch.device) -> Split:
-        """Return the split on a device."""
-        return Split(self.inputs.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)

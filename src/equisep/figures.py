@@ -7,7 +7,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -16,10 +15,15 @@ from equisep.law import Law, fit_law
 
 # Width of the text block of a two-column journal page, inches.
 FULL_WIDTH = 7.0
+# The first two of seaborn's colour-blind safe palette.
+BLUE, ORANGE = "#0173b2", "#de8f05"
 
 
 def use_style() -> None:
     """Set the project's look for the figures that follow: no window, colour-blind safe, readable in a column."""
+    # Imported here: a run draws its layer plot without it, and so starts a second sooner.
+    import seaborn as sns
+
     matplotlib.use("Agg")
     sns.set_theme(
         context="paper",
@@ -33,9 +37,8 @@ def draw_law(axes: Axes, fuzziness: Sequence[float]) -> Law:
     """Draw D per layer on a logarithmic axis with the fitted line and r; return the fit."""
     law = fit_law(fuzziness)
     layers = np.arange(len(fuzziness))
-    blue, orange = sns.color_palette("colorblind")[:2]
-    axes.plot(layers, np.exp(law.intercept + law.slope * layers), color=orange, linewidth=1.2, zorder=1)
-    axes.scatter(layers, fuzziness, s=14, color=blue, zorder=2, linewidths=0)
+    axes.plot(layers, np.exp(law.intercept + law.slope * layers), color=ORANGE, linewidth=1.2, zorder=1)
+    axes.scatter(layers, fuzziness, s=14, color=BLUE, zorder=2, linewidths=0)
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.annotate(

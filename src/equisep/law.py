@@ -46,9 +46,6 @@ def fit_law(fuzziness: ArrayLike) -> Law:
     fuzziness: (L,) D of layer 0 … L−1, L ≥ 2, positive and finite.
     Raises ValueError for fewer than two layers or a D that has no logarithm.
     """
-    # Imported here: it takes longer than everything else a short run does not need.
-    from scipy import stats
-
     values = np.asarray(fuzziness, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"the law needs D of at least two layers as a flat list, got shape {values.shape}")
@@ -58,21 +55,22 @@ def fit_law(fuzziness: ArrayLike) -> Law:
         raise ValueError(f"D of layer {layer} is {values[layer]}: log D needs positive, finite values")
     layers = np.arange(len(values), dtype=np.float64)
     log_fuzziness = np.log(values)
-    if np.ptp(log_fuzziness) == 0:
-        slope, intercept, r, error = 0.0, float(log_fuzziness[0]), math.nan, 0.0
-    else:
-        line = stats.linregress(layers, log_fuzziness)
-        slope, intercept, r, error = line.slope, line.intercept, line.rvalue, line.stderr
+    slope, intercept = np.polyfit(layers, log_fuzziness, 1)
     residuals = log_fuzziness - (intercept + slope * layers)
+    spread = np.ptp(log_fuzziness)
+    r = float(np.corrcoef(layers, log_fuzziness)[0, 1]) if spread > 0 else math.nan
+    slope = float(slope) if spread > 0 else 0.0
+    freedom = len(values) - 2
+    variance = residuals @ residuals / freedom if freedom else math.nan
     return Law(
         decay_ratio=math.exp(slope),
-        pearson_r=float(r),
-        r_squared=float(r) ** 2,
+        pearson_r=r,
+        r_squared=r**2,
         half_life=math.log(2) / -slope if slope < 0 else math.inf,
         layer_ratios=tuple((values[1:] / values[:-1]).tolist()),
-        slope=float(slope),
+        slope=slope,
         intercept=float(intercept),
-        slope_standard_error=float(error) if len(values) > 2 else math.nan,
+        slope_standard_error=math.sqrt(variance / np.sum((layers - layers.mean()) ** 2)),
         largest_residual=float(np.abs(residuals).max()),
         curvature=float(np.polyfit(layers, log_fuzziness, 2)[0]) if len(values) > 3 else math.nan,
     )

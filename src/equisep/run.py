@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from equisep.data import Data, load_data
+from equisep.data import Data, Split, load_data
 from equisep.measure import INPUT, evaluate, measure_separation
 from equisep.networks import build_network
+from equisep.observer import Observer
+from equisep.population import can_compile
 from equisep.runs import DamagedRun, LayerRecord, Run, machine_facts, measure_id, run_id
-from equisep.schema import Config, ConfigError, Dataset, Training, to_plain
+from equisep.schema import Config, ConfigError, Dataset, Training, from_plain, to_plain
 from equisep.separation import NotFinite
 from equisep.tracking import Mirror, run_title
 from equisep.training import Epoch, Member, Population
+
+# Compiling pays from about this many steps × layers × networks on; it takes 3 s, and 15 s the first time.
+COMPILE_FROM = 50_000
+
+
+class Stopped(Exception):
+    """Training was asked to stop; a checkpoint of the last finished epoch is written."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,18 @@ class Job:
     def network(self) -> nn.Module:
         """Return the freshly initialised network, on the device."""
         shape = tuple(self.data.train.inputs.shape[1:])
-        return build_network(self.config.architecture, shape, len(self.data.classes), self.config.seed).to(self.device)
+        network = build_network(self.config.architecture, shape, len(self.data.classes), self.config.seed)
+        return network.to(self.device, self.dtype)
+
+    def split(self, name: str) -> Split:
+        """Return the train or test split, on the device."""
+        split = self.data.train if name == "train" else self.data.test
+        return Split(split.inputs.to(self.device, self.dtype), split.labels.to(self.device))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of training and of the features."""
+        return torch.float64 if self.config.compute.dtype == "float64" else torch.float32
 
     def missing(self) -> list[tuple[int, str]]:
         """Return the (epoch, split) pairs that the config asks for, that have a snapshot and no record yet."""
@@ -71,43 +90,72 @@ class Job:
         records = self.run.load_measure(self.config.measure)
         for epoch, split in missing:
             network.load_state_dict(self.run.load_snapshot(epoch))
-            records.append(_measure_snapshot(network, self.data, self.config, epoch, split))
+            records.append(_measure_snapshot(network, self.split(split), self.config, epoch, split))
             self.run.save_measure(self.config.measure, records)
             if mirror:
                 mirror.log_measure(measure_id(self.config.measure), records[-1])
 
 
-def execute(configs: Sequence[Config], console: Console | None = None) -> list[Outcome]:
+def execute(configs: Sequence[Config], observer: Observer | None = None) -> list[Outcome]:
     """Train the runs that configs describe, as one population, as far as they are not; measure and mirror them.
 
     configs: of one shape: equal data set sizes, training schedule and compute. A finished run is not
-    trained again, an interrupted one goes on from its checkpoint. Raises ConfigError or DataUnavailable
-    before any work where one of them cannot be run, RunInUse where another process has it, DamagedRun
-    where its files cannot be read.
+    trained again; an interrupted one goes on from its checkpoint, together with the whole population it
+    was begun in. Raises ConfigError or DataUnavailable before any work where one of them cannot be run,
+    RunInUse where another process has it, DamagedRun where its files cannot be read, Stopped when the
+    observer wants that.
     """
-    console = console or Console(stderr=True)
-    device = choose_device(configs[0].compute.device)
-    torch.set_num_threads(configs[0].compute.threads)
-    jobs = [_prepare(config, device) for config in configs]
-    trained = 0
+    observer = observer or Observer()
+    asked = [prepare(config) for config in configs]
+    begun, fresh = split_into_populations([job for job in asked if not job.run.finished])
+    populations = [*begun, fresh] if fresh else begun
+    jobs = list({job.run.id: job for job in [*asked, *(job for group in populations for job in group)]}.values())
+    trained: dict[str, int] = {}
     with ExitStack() as stack:
         for job in jobs:
             if not job.run.finished or job.missing():
                 job.run.create(job.config, _data_facts(job.data))
                 stack.enter_context(job.run.held())
-        unfinished = [job for job in jobs if not job.run.finished]
-        if unfinished:
-            trained = _train(unfinished, console)
+        for population in populations:
+            # Another process may have finished it while this one waited for nothing but its turn.
+            if not all(job.run.finished for job in population):
+                epochs = _train(population, observer)
+                trained |= {job.run.id: epochs for job in population}
         for job in jobs:
             if job.missing():
                 with _mirrored(job) as mirror:
                     job.measure_missing(mirror)
-    return [
-        Outcome(
-            job.run, job.run.state()["state"], final_record(job.run, job.config), trained if job in unfinished else 0
-        )
-        for job in jobs
-    ]
+    return [outcome_of(job, trained.get(job.run.id, 0)) for job in asked]
+
+
+def outcome_of(job: Job, trained_epochs: int = 0) -> Outcome:
+    """Return what has become of a job's run."""
+    return Outcome(job.run, job.run.state()["state"], final_record(job.run, job.config), trained_epochs)
+
+
+def split_into_populations(jobs: Sequence[Job]) -> tuple[list[list[Job]], list[Job]]:
+    """Return the interrupted populations that the jobs belong to, whole and as they were, and the other jobs.
+
+    A member that nobody asked for is taken from the store, with the paths and means of the one asked for.
+    """
+    by_id = {job.run.id: job for job in jobs}
+    begun: dict[tuple[str, ...], list[Job]] = {}
+    fresh = []
+    for job in jobs:
+        members = job.run.population()
+        if not members:
+            fresh.append(job)
+        elif members not in begun:
+            begun[members] = [by_id.get(member) or _from_store(member, job) for member in members]
+    return list(begun.values()), fresh
+
+
+def _from_store(identity: str, asked: Job) -> Job:
+    results = Path(asked.config.results)
+    stored = from_plain(Run(results, identity).config())
+    dataset = replace(stored.dataset, root=asked.config.dataset.root, source=asked.config.dataset.source)
+    compute, tracking = asked.config.compute, asked.config.tracking
+    return prepare(replace(stored, dataset=dataset, compute=compute, tracking=tracking, results=asked.config.results))
 
 
 def final_record(run: Run, config: Config, split: str = "train") -> LayerRecord | None:
@@ -130,24 +178,25 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _prepare(config: Config, device: torch.device) -> Job:
+def prepare(config: Config) -> Job:
     """Return the job of a config; raises for whatever cannot be run."""
+    device = choose_device(config.compute.device)
     results = Path(config.results)
     try:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"results={results}: {error.strerror}; name a folder that can be written to") from None
     data = _load_cached(yaml.safe_dump(to_plain(config.dataset)))
-    job = Job(config, Run(results, run_id(config, data.train.digest())), data, device)
+    job = Job(config, Run(results, run_id(config, data.train.digest)), data, device)
     _refuse_lone_images(job)
     _refuse_epochs_not_kept(job.run, config)
-    if job.run.state()["state"] != "new" and job.run.config()["data"]["test_digest"] != data.test.digest():
+    if job.run.state()["state"] != "new" and job.run.config()["data"]["test_digest"] != data.test.digest:
         raise ConfigError(f"run {job.run.id} was measured on another test set: name another results folder")
     return job
 
 
 def _data_facts(data: Data) -> dict[str, str]:
-    return {"digest": data.train.digest(), "test_digest": data.test.digest(), "source": data.source}
+    return {"digest": data.train.digest, "test_digest": data.test.digest, "source": data.source}
 
 
 def _refuse_lone_images(job: Job) -> None:
@@ -201,38 +250,46 @@ class _Course:
         self.job.run.write_state("diverged" if self.diverged else "done", seconds=round(seconds, 3))
 
 
-def _train(jobs: Sequence[Job], console: Console) -> int:
+def _train(jobs: Sequence[Job], observer: Observer) -> int:
     """Train a population from its checkpoint, or from the start, to the end; return the epochs trained."""
-    training, device = jobs[0].config.training, jobs[0].device
-    members = [Member(job.network(), job.data.train.to(device), job.config.optimizer, job.config.seed) for job in jobs]
-    population = Population(members, training)
-    checkpoint = jobs[0].run.load_checkpoint(device)
-    if checkpoint is not None:
+    leader, training = jobs[0].run, jobs[0].config.training
+    checkpoint = leader.load_checkpoint(jobs[0].device)
+    engine = checkpoint["engine"] if checkpoint else _choose_engine(jobs, observer)
+    torch.set_num_threads(engine["threads"])
+    splits = _shared_splits(jobs)
+    members = [Member(job.network(), splits[job.run.id], job.config.optimizer, job.config.seed) for job in jobs]
+    population = Population(members, training, compiled=engine["compiled"])
+    if checkpoint:
         population.load_state(checkpoint["population"])
     started_at = population.epoch
     seconds: float = checkpoint["seconds"] if checkpoint else 0.0
     kept = training.kept_epochs()
     with ExitStack() as stack:
+        stack.push(lambda kind, error, trace: _record_failure(jobs, error))
         courses = []
         for index, job in enumerate(jobs):
             epochs = [Epoch(*values) for values in checkpoint["epochs"][index]] if checkpoint else []
             # What was recorded after the checkpoint is trained, and recorded, again.
             job.run.save_epochs(epochs)
-            job.run.write_state("running", machine=machine_facts(device))
+            job.run.write_state(
+                "running", machine=machine_facts(job.device) | engine, population=[member.run.id for member in jobs]
+            )
             diverged = bool(checkpoint["diverged"][index]) if checkpoint else False
             courses.append(_Course(job, stack.enter_context(_mirrored(job)), epochs, diverged))
-            facts = f"{run_title(to_plain(job.config))} ({job.data.source}; {device})"
-            console.print(f"run {job.run.id}: {facts}", highlight=False, soft_wrap=True)
-        advance = stack.enter_context(_progress(console, training.epochs, started_at))
-        stack.push(lambda kind, error, trace: _record_failure(jobs, error))
+            facts = f"{run_title(to_plain(job.config))} ({job.data.source}; {job.device})"
+            observer.say(f"run {job.run.id}: {facts}" + (f", goes on after epoch {started_at}" if started_at else ""))
+        observer.begin(len(jobs), training.epochs, started_at)
         while True:
             if population.epoch in kept:
                 for index, course in enumerate(courses):
                     course.keep_snapshot(population.epoch, population.weights(index))
-            if population.epoch > started_at and population.epoch % jobs[0].config.compute.checkpoint_every == 0:
-                jobs[0].run.save_checkpoint(
+            stopping = observer.wants_stop()
+            due = population.epoch % jobs[0].config.compute.checkpoint_every == 0 and population.epoch > started_at
+            if due or stopping:
+                leader.save_checkpoint(
                     {
                         "population": population.state(),
+                        "engine": engine,
                         "seconds": seconds,
                         "epochs": [[astuple(epoch) for epoch in course.epochs] for course in courses],
                         "diverged": [course.diverged for course in courses],
@@ -240,31 +297,50 @@ def _train(jobs: Sequence[Job], console: Console) -> int:
                 )
             if population.epoch == training.epochs or all(course.diverged for course in courses):
                 break
+            if stopping:
+                raise Stopped(f"after epoch {population.epoch}")
             clock = time.perf_counter()
-            epochs = population.run_epoch()
+            records = population.run_epoch()
             seconds += time.perf_counter() - clock
-            for course, epoch in zip(courses, epochs, strict=True):
+            for course, epoch in zip(courses, records, strict=True):
                 course.record(epoch)
-            advance(epochs)
+            observer.advance(records)
         for course in courses:
             course.end(seconds / len(courses))
-        jobs[0].run.remove_checkpoint()
+        leader.remove_checkpoint()
     return population.epoch - started_at
+
+
+def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
+    """Return how a fresh population is computed; stored with it, since bits depend on it."""
+    config, device = jobs[0].config, jobs[0].device
+    batches = -(-len(jobs[0].data.train.labels) // config.training.batch_size)
+    layers = len(jobs[0].network().layers)  # type: ignore[arg-type]
+    pays = config.training.epochs * batches * layers * len(jobs) >= COMPILE_FROM
+    wanted = config.compute.compile == "always" or (config.compute.compile == "auto" and pays)
+    possible = can_compile(device)
+    if wanted and not possible:
+        observer.say("no C++ compiler (g++, clang++): the kernels run uncompiled, about half as fast")
+    return {"compiled": wanted and possible, "threads": config.compute.threads, "dtype": config.compute.dtype}
+
+
+def _shared_splits(jobs: Sequence[Job]) -> dict[str, Split]:
+    """Return each job's training split on its device, one object for all that train on the same tensors."""
+    by_digest = {job.data.train.digest: job.split("train") for job in jobs}
+    return {job.run.id: by_digest[job.data.train.digest] for job in jobs}
 
 
 def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
     """Write into the state of every run that its training stopped, and why."""
     if error is None:
         return
-    state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    state = "interrupted" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed"
     for job in jobs:
         job.run.write_state(state, error=f"{type(error).__name__}: {error}")
 
 
-def _measure_snapshot(network: nn.Module, data: Data, config: Config, epoch: int, name: str) -> LayerRecord:
-    split = data.train if name == "train" else data.test
-    device = next(network.parameters()).device
-    inputs, labels = split.inputs.to(device), split.labels.to(device)
+def _measure_snapshot(network: nn.Module, split: Split, config: Config, epoch: int, name: str) -> LayerRecord:
+    inputs, labels = split.inputs, split.labels
     layers: Sequence[str] = network.layers  # type: ignore[assignment]
     separations = measure_separation(
         network,
@@ -326,37 +402,3 @@ def _mirrored(job: Job) -> Iterator[Mirror | None]:
         mirror.finish(failed=True)
         raise
     mirror.finish()
-
-
-@contextmanager
-def _progress(console: Console, epochs: int, done: int) -> Iterator[Callable[[Sequence[Epoch]], None]]:
-    """Show a bar with mean loss, mean accuracy and time left; the context value advances it by an epoch.
-
-    Where the output is no terminal, a line is printed every tenth of the way instead.
-    """
-    if not console.is_terminal:
-        step = max(1, epochs // 10)
-
-        def line(members: Sequence[Epoch]) -> None:
-            if members[0].epoch % step == 0:
-                text = f"epoch {members[0].epoch}/{epochs}  {_summary(members)}"
-                console.print(text, highlight=False, soft_wrap=True)
-
-        yield line
-        return
-    columns = (
-        TextColumn("epoch"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=epochs, completed=done)
-        yield lambda members: progress.update(bar, completed=members[0].epoch, description=_summary(members))
-
-
-def _summary(members: Sequence[Epoch]) -> str:
-    loss = sum(epoch.loss for epoch in members) / len(members)
-    accuracy = sum(epoch.accuracy for epoch in members) / len(members)
-    return f"loss {loss:.4f}  accuracy {accuracy:.3f}"

@@ -211,6 +211,14 @@ class Run:
         """Whether training has ended, by reaching the last epoch or by divergence."""
         return self.state()["state"] in FINISHED
 
+    def population(self) -> tuple[str, ...]:
+        """Return the runs that this one goes on with from a checkpoint, itself included, or none without one."""
+        state = self.state()
+        members = tuple(state.get("population", ()))
+        if state["state"] == "done" or not members:
+            return ()
+        return members if (self.path.parent / members[0] / "checkpoint.pt").exists() else ()
+
     def append_epoch(self, epoch: Epoch) -> None:
         """Add an epoch to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a") as file:

@@ -189,14 +189,22 @@ class Measure:
 class Compute:
     """Means: they change how fast a run is, not what it is."""
 
+    COMPILES: ClassVar[tuple[str, ...]] = ("auto", "always", "never")
+    DTYPES: ClassVar[tuple[str, ...]] = ("float32", "float64")
     device: str = MISSING
     """auto (a GPU where there is one), cpu, cuda, cuda:1, …"""
     threads: int = MISSING
-    """CPU threads of the training, ≥ 1."""
+    """CPU threads of a population, ≥ 1."""
+    compile: str = MISSING
+    """Kernels of feed-forward networks: auto (compiled where that pays), always or never."""
+    dtype: str = MISSING
+    """Of weights and activations: float32 or float64."""
     checkpoint_every: int = MISSING
     """Epochs between checkpoints, ≥ 1."""
 
     def __post_init__(self) -> None:
+        _one_of("compute.compile", self.compile, self.COMPILES)
+        _one_of("compute.dtype", self.dtype, self.DTYPES)
         _require(self.threads >= 1, "compute.threads", self.threads, "give at least 1")
         _require(self.checkpoint_every >= 1, "compute.checkpoint_every", self.checkpoint_every, "give at least 1")
 
@@ -302,6 +310,22 @@ def to_plain(config: object) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def from_plain(plain: dict[str, Any]) -> Config:
+    """Return the config that a run's config.yaml holds; keys that are no config are left out."""
+    families = {"fnn": FeedForward}
+    groups = {
+        "architecture": families[plain["architecture"]["family"]],
+        "dataset": Dataset,
+        "optimizer": Optimizer,
+        "training": Training,
+        "measure": Measure,
+        "compute": Compute,
+        "tracking": Tracking,
+    }
+    typed_groups = {name: kind(**plain[name]) for name, kind in groups.items()}
+    return Config(**typed_groups, **{name: plain[name] for name in ("seed", "experiment", "results")})
 
 
 def _refuse_unknown_keys(node: DictConfig, path: str) -> None:

@@ -1,0 +1,302 @@
+"""A sweep's jobs as populations: what is done is dropped, what shares a shape trains together, the cores are shared.
+
+The pieces of work are populations of at most ``max_members`` networks. A single one is trained in this
+process, several in worker processes side by side, the longest first. Each network's result depends on
+its population and on nothing else: not on which process had it, nor on what else ran.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from equisep import schema
+from equisep.observer import ConsoleObserver, Observer, Row, SweepTable, stopping_on_interrupt
+from equisep.run import Job, Outcome, Stopped, execute, outcome_of, prepare, split_into_populations
+from equisep.schema import Config, to_plain
+from equisep.tracking import run_title
+from equisep.training import Epoch
+
+# Members × parameters × epochs from which starting worker processes, 6 s each, pays: some 20 s of training.
+WORK_FOR_WORKERS = 150e6
+
+
+@dataclass(frozen=True)
+class Request:
+    """One job of a sweep: its overrides as typed, and its composed config."""
+
+    overrides: str
+    composed: DictConfig
+
+
+Result = Mapping[str, object] | Exception
+
+
+def run_sweep(
+    requests: Sequence[Request], *, max_members: int, processes: int | None, console: Console | None = None
+) -> list[Result]:
+    """Train, measure and mirror what is not done of the requests; return for each what became of it, or its exception.
+
+    A request that fails is reported at once and does not stop the others. Raises KeyboardInterrupt
+    after Ctrl-C, when every population has written its checkpoint.
+    """
+    console = console or Console(stderr=True)
+    jobs: dict[int, Job] = {}
+    results: dict[int, Result] = {}
+
+    def fail(numbers: Sequence[int], error: Exception) -> None:
+        for number in numbers:
+            text = f"failed: {requests[number].overrides}: {type(error).__name__}: {error}"
+            console.print(text, style="red", highlight=False, soft_wrap=True, markup=False)
+            results[number] = error
+
+    for number, request in enumerate(requests):
+        try:
+            jobs[number] = prepare(schema.typed(request.composed))
+        except Exception as error:
+            fail([number], error)
+    numbers_of: dict[str, list[int]] = {}
+    for number, job in jobs.items():
+        numbers_of.setdefault(job.run.id, []).append(number)
+    workers = _workers(list(jobs.values()), processes)
+    populations = plan(list(jobs.values()), max_members=max_members, processes=workers)
+    to_do = {job.run.id for population in populations for job in population}
+    done = [number for number, job in jobs.items() if job.run.id not in to_do]
+    results |= {number: summary(outcome_of(jobs[number])) for number in done}
+    if done:
+        console.print(f"{len(done)} of {len(requests)} runs are done already", highlight=False)
+
+    def end(index: int, ended: list[Result] | Exception) -> None:
+        for place, job in enumerate(populations[index]):
+            numbers = numbers_of.get(job.run.id, [])
+            if isinstance(ended, Exception):
+                fail(numbers, ended)
+            else:
+                results.update(dict.fromkeys(numbers, ended[place]))
+
+    _run_populations(populations, end, workers, console)
+    failed = [request.overrides for number, request in enumerate(requests) if isinstance(results[number], Exception)]
+    if failed:
+        text = f"{len(failed)} of {len(requests)} jobs failed: {'; '.join(failed)}"
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+    return [results[number] for number in range(len(requests))]
+
+
+def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[Job]]:
+    """Return the unfinished jobs as populations, the longest first.
+
+    Interrupted populations stay what they were. The others are grouped by what a population must share
+    and cut evenly into pieces of at most max_members, into more where processes would stand idle.
+    """
+    unfinished = list({job.run.id: job for job in jobs if not job.run.finished or job.missing()}.values())
+    populations, fresh = split_into_populations(unfinished)
+    groups: dict[str, list[Job]] = {}
+    for job in fresh:
+        groups.setdefault(population_key(job.config), []).append(job)
+    work = sum(_work([job]) for job in unfinished)
+    idle = len(populations) + len(groups) < processes and work > WORK_FOR_WORKERS
+    for group in groups.values():
+        # Members with equal optimizers stand side by side, so that one update serves them all.
+        group.sort(key=lambda job: json.dumps(to_plain(job.config.optimizer), sort_keys=True))
+        pieces = max(-(-len(group) // max_members), min(len(group), processes) if idle else 1)
+        bounds = [round(piece * len(group) / pieces) for piece in range(pieces + 1)]
+        populations += [group[start:end] for start, end in itertools.pairwise(bounds)]
+    return sorted(populations, key=_work, reverse=True)
+
+
+def population_key(config: Config) -> str:
+    """Return what the members of a population must share: shapes, schedule, means."""
+    plain = to_plain(config)
+    for name in ("subset_seed", "mean", "std"):
+        del plain["dataset"][name]
+    shared = ("architecture", "dataset", "training", "compute", "results")
+    return json.dumps({name: plain[name] for name in shared}, sort_keys=True)
+
+
+def summary(outcome: Outcome) -> dict[str, object]:
+    """Return what a sweep's caller wants to know of a run, as plain values."""
+    facts: dict[str, object] = {"run": outcome.run.id, "state": outcome.state, "trained_epochs": outcome.trained_epochs}
+    if outcome.final is not None:
+        facts["train_accuracy"] = outcome.final.accuracy
+        law = outcome.final.law()
+        if law is not None:
+            facts |= {"r": law.pearson_r, "decay_ratio": law.decay_ratio}
+    return facts
+
+
+def describe(facts: Mapping[str, object]) -> str:
+    """Return a run's summary as a line."""
+    line = f"run {facts['run']}: {facts['state']}"
+    if "r" in facts:
+        line += f", r = {facts['r']:.4f}, ρ = {facts['decay_ratio']:.4f}"
+    elif facts["state"] == "done":
+        line += ", no law (D of a layer is 0, or the last epoch is not measured)"
+    if "train_accuracy" in facts:
+        line += f", training accuracy {facts['train_accuracy']:.4f}"
+    return line + ("" if facts["trained_epochs"] else " (nothing to train)")
+
+
+def run_one(config: Config, console: Console | None = None) -> dict[str, object]:
+    """Run a single config in this process, with a bar on the console; return its summary."""
+    observer = ConsoleObserver(console or Console(stderr=True))
+    with observer.shown():
+        try:
+            (outcome,) = execute([config], observer)
+        except Stopped:
+            raise KeyboardInterrupt from None
+    return summary(outcome)
+
+
+def _workers(jobs: Sequence[Job], processes: int | None) -> int:
+    threads = max((job.config.compute.threads for job in jobs), default=1)
+    return processes or max(1, (os.cpu_count() or 1) // threads)
+
+
+def _work(population: Sequence[Job]) -> int:
+    """Return a measure of how long a population takes: members × parameters × epochs."""
+    parameters = sum(parameter.numel() for parameter in population[0].network().parameters())
+    return len(population) * parameters * population[0].config.training.epochs
+
+
+Ended = Callable[[int, list[Result] | Exception], None]
+
+
+def _run_populations(populations: Sequence[Sequence[Job]], end: Ended, workers: int, console: Console) -> None:
+    """Run the populations and tell ``end`` what became of each as it comes."""
+    if len(populations) > 1 and workers > 1 and sum(map(_work, populations)) > WORK_FOR_WORKERS:
+        _run_in_workers(populations, end, workers, console)
+        return
+    for index, population in enumerate(populations):
+        observer = ConsoleObserver(console)
+        with observer.shown():
+            try:
+                outcomes = execute([job.config for job in population], observer)
+            except Stopped:
+                raise KeyboardInterrupt from None
+            except Exception as error:
+                end(index, error)
+                continue
+        facts = [summary(outcome) for outcome in outcomes]
+        for member in facts:
+            observer.say(describe(member))
+        end(index, list(facts))
+
+
+def _run_in_workers(populations: Sequence[Sequence[Job]], end: Ended, workers: int, console: Console) -> None:
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.Queue()
+    stop = context.Event()
+    rows = [Row(_shape(population[0].config), len(population)) for population in populations]
+    table = SweepTable(rows, console)
+    pool = ProcessPoolExecutor(min(workers, len(populations)), context, _initialise_worker, (messages, stop))
+    with pool, table.shown(), stopping_on_interrupt(stop.set):
+        futures: dict[Future[list[dict[str, object]]], int] = {
+            pool.submit(_run_in_worker, index, [job.config for job in population]): index
+            for index, population in enumerate(populations)
+        }
+        waiting = set(futures)
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            _take_messages(messages, table)
+            for future in finished:
+                index, error = futures[future], future.exception()
+                if error is None:
+                    table.end(index, "done")
+                    for facts in future.result():
+                        table.say(describe(facts))
+                    end(index, list(future.result()))
+                elif isinstance(error, Stopped):
+                    table.end(index, "interrupted")
+                else:
+                    table.end(index, "failed")
+                    end(index, error if isinstance(error, Exception) else RuntimeError(str(error)))
+    if stop.is_set():
+        raise KeyboardInterrupt
+
+
+def _take_messages(messages: Any, table: SweepTable) -> None:
+    while True:
+        try:
+            kind, index, *values = messages.get_nowait()
+        except queue.Empty:
+            return
+        if kind == "say":
+            table.say(*values)
+        elif kind == "begin":
+            table.begin(index, *values)
+        else:
+            table.advance(index, *values)
+
+
+def _shape(config: Config) -> str:
+    """Return what a population's members have in common, for a person."""
+    return run_title(to_plain(config)).rsplit(",", 2)[0]
+
+
+class _WorkerObserver(Observer):
+    """Passes on to the sweep's process what one of its populations does."""
+
+    def __init__(self, index: int, messages: Any, stop: Any) -> None:
+        self.index, self.messages, self.stop = index, messages, stop
+        self.told = 0.0
+
+    def say(self, line: str) -> None:
+        if not line.startswith("run "):
+            self.messages.put(("say", self.index, line))
+
+    def begin(self, members: int, epochs: int, done: int) -> None:
+        self.messages.put(("begin", self.index, epochs, done))
+
+    def advance(self, members: Sequence[Epoch]) -> None:
+        if time.monotonic() - self.told > 0.3:
+            self.told = time.monotonic()
+            self.messages.put(("advance", self.index, members[0].epoch))
+
+    def wants_stop(self) -> bool:
+        return bool(self.stop.is_set())
+
+
+@dataclass
+class _Worker:
+    """What a worker process is given when it starts."""
+
+    messages: Any = None
+    stop: Any = None
+
+
+_worker = _Worker()
+
+
+def _initialise_worker(messages: Any, stop: Any) -> None:
+    import signal
+
+    # Ctrl-C reaches the whole process group; the sweep's process tells the workers to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker.messages, _worker.stop = messages, stop
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this worker when the sweep's process was killed; the checkpoint is what a kill leaves."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _run_in_worker(index: int, configs: Sequence[Config]) -> list[dict[str, object]]:
+    if _worker.stop.is_set():
+        raise Stopped
+    outcomes = execute(configs, _WorkerObserver(index, _worker.messages, _worker.stop))
+    return [summary(outcome) for outcome in outcomes]

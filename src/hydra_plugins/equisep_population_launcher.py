@@ -1,0 +1,52 @@
+"""Hydra's door to equisep.sweep: a launcher that trains a sweep's jobs as populations (hydra/launcher=population)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+
+class PopulationLauncher(Launcher):
+    """Composes the jobs, hands them to run_sweep, and gives back one JobReturn a job, in the order asked."""
+
+    def __init__(self, max_members: int, processes: int | None) -> None:
+        self.max_members = max_members
+        self.processes = processes
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what launch needs, as Hydra asks."""
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; a failed one holds its exception, which Hydra raises after the last."""
+        from equisep.sweep import Request, run_sweep
+
+        returns, requests = [], []
+        for number, overrides in enumerate(job_overrides, start=initial_job_idx):
+            composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(composed):
+                composed.hydra.job.id = str(number)
+                composed.hydra.job.num = number
+            task = copy.deepcopy(composed)
+            with open_dict(task):
+                hydra_config = task.pop("hydra")
+            job = JobReturn(overrides=list(overrides), cfg=task, hydra_cfg=hydra_config, task_name="equisep")
+            returns.append(job)
+            requests.append(Request(" ".join(filter_overrides(overrides)), task))
+        results = run_sweep(requests, max_members=self.max_members, processes=self.processes)
+        for job, result in zip(returns, results, strict=True):
+            self._fill(job, result)
+        return returns
+
+    @staticmethod
+    def _fill(job: JobReturn, result: Any) -> None:
+        job.status = JobStatus.FAILED if isinstance(result, Exception) else JobStatus.COMPLETED
+        job.return_value = result
