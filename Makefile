@@ -5,7 +5,7 @@ RUN    := $(VENV)/bin/python
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow lint format dashboard clean
+.PHONY: help setup reproduce test test-slow bench lint format dashboard clean
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ test: $(VENV)/.development  ## run the fast tests
 
 test-slow: $(VENV)/.development  ## run the slow tests too
 	$(RUN) -m pytest -m "slow or not slow"
+
+bench: $(VENV)/.runtime  ## measure speed on this machine: steps, populations, D; results/bench/
+	$(RUN) -m benchmarks.steps
+	$(RUN) -m benchmarks.fuzziness
 
 lint: $(VENV)/.development  ## check format, lint and types
 	$(VENV)/bin/ruff format --check .

@@ -18,7 +18,7 @@ TITLES = {"sgd": "SGD", "momentum": "Momentum", "adam": "Adam"}
 
 
 def draw(tables: Tables) -> Figure:
-    """Return the figure: a row per optimizer, a column per depth; a panel without runs says so."""
+    """Return the figure: a row per optimizer, a column per depth, all seeds in a panel; one without runs says so."""
     use_style()
     depths = sorted(set(tables.runs["depth"]), key=int)
     figure = Figure(figsize=(FULL_WIDTH, 6.2), layout="constrained")
@@ -32,9 +32,9 @@ def draw(tables: Tables) -> Figure:
             runs = tables.runs.loc[chosen, "run"]
             if runs.empty:
                 axes.annotate("not run", xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
-            for run in runs:
-                draw_law(axes, tables.fuzziness(run))
-            axes.set_title(f"{title}, depth {depth}")
+            else:
+                draw_law(axes, [tables.fuzziness(run) for run in runs])
+            axes.set_title(f"{title}, depth {depth}" + (f", n = {len(runs)}" if len(runs) > 1 else ""))
             if column == 0:
                 axes.set_ylabel("separation fuzziness D")
             if row == len(TITLES) - 1:
@@ -58,7 +58,9 @@ def main(overrides: list[str]) -> int:
         return 1
     results = Path(points[0].config.results)
     written = [*save_figure(draw(tables), results, NAME), *tables.save(results, NAME)]
-    print(tables.runs.round(4).to_string(index=False))
+    numbers = ["r", "decay_ratio", "D_first", "D_last", "train_accuracy", "test_accuracy"]
+    spread = tables.runs.groupby(["depth", "optimizer"], sort=False)[numbers].agg(["median", "min", "max"])
+    print(spread.stack(0, future_stack=True).round(4).to_string())
     print("written: " + ", ".join(map(str, written)))
     return 1 if tables.missing else 0
 

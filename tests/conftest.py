@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from equisep import schema
 from equisep.data import Data, load_data
@@ -22,10 +23,14 @@ os.environ.setdefault("EQUISEP_DATA", str(ROOT / "data"))
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 
-def compose_config(overrides: Sequence[str]) -> Config:
+def compose_untyped(overrides: Sequence[str]) -> DictConfig:
     schema.register()
     with initialize_config_dir(str(schema.conf_folder()), version_base="1.3"):
-        return schema.typed(compose("config", list(overrides)))
+        return compose("config", list(overrides))
+
+
+def compose_config(overrides: Sequence[str]) -> Config:
+    return schema.typed(compose_untyped(overrides))
 
 
 def run_one(config: Config) -> Outcome:

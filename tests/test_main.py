@@ -17,14 +17,14 @@ def equisep(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_a_sweep_then_status_from_any_folder(tmp_path: Path) -> None:
     sweep = equisep("-m", "training=smoke", "optimizer=sgd,adam", "seed=1,2", "tracking=off", folder=tmp_path)
     assert sweep.returncode == 0, sweep.stderr
-    assert sum("done" in line for line in sweep.stdout.splitlines()) == 4
+    assert sum(": done, r = " in line for line in sweep.stderr.splitlines()) == 4
     assert len(list(all_runs(tmp_path / "results"))) == 4
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
     status = equisep("status", folder=tmp_path)
     assert len(status.stdout.splitlines()) == 5
     assert "sgd 0.03" in status.stdout
     again = equisep("-m", "training=smoke", "optimizer=sgd,adam", "seed=1,2", "tracking=off", folder=tmp_path)
-    assert again.stdout.count("nothing to train") == 4
+    assert "4 of 4 runs are done already" in again.stderr
 
 
 def test_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
@@ -47,11 +47,11 @@ def test_an_empty_store_has_no_runs(tmp_path: Path) -> None:
 
 
 def test_reproduce_scripts_draw_what_is_there_and_name_what_is_missing(tmp_path: Path) -> None:
-    overrides = ["training=smoke", "tracking=off", f"results={tmp_path}"]
+    overrides = ["training=smoke", "tracking=off", "seed=1,2", f"results={tmp_path}"]
     draw = [sys.executable, str(ROOT / "reproduce/optimizers.py"), *overrides]
     empty = subprocess.run(draw, cwd=tmp_path, capture_output=True, text=True)
     assert empty.returncode == 1
-    assert "9 of 9 runs are missing: python -m equisep -m experiment=optimizers training=smoke" in empty.stderr
+    assert "18 of 18 runs are missing: python -m equisep -m experiment=optimizers training=smoke" in empty.stderr
     sweep = equisep("-m", "experiment=optimizers", *overrides, folder=tmp_path)
     assert sweep.returncode == 0, sweep.stderr
     drawn = subprocess.run(draw, cwd=tmp_path, capture_output=True, text=True)
@@ -62,7 +62,7 @@ def test_reproduce_scripts_draw_what_is_there_and_name_what_is_missing(tmp_path:
     assert lines[0] == (
         "depth,optimizer,run,seed,r,decay_ratio,half_life,D_first,D_last,train_accuracy,test_accuracy,seconds"
     )
-    assert len(lines) == 10
+    assert len(lines) == 19
     layers = (tmp_path / "tables/optimizers_layers.csv").read_text().splitlines()
     assert layers[0] == "run,layer,D"
-    assert len(layers) == 1 + 3 * (4 + 8 + 20)
+    assert len(layers) == 1 + 2 * 3 * (4 + 8 + 20)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from benchmarks.baseline import Baseline
 from equisep.data import Data, Split
+from equisep.law import fit_law
+from equisep.measure import evaluate, measure_separation
 from equisep.networks import build_network
 from equisep.networks.fnn import FeedForwardNetwork
 from equisep.population import FeedForwardProgram, ModuleProgram, can_compile
@@ -148,3 +152,34 @@ def test_members_come_out_as_plain_modules_that_can_go_in_again(fashion: Data) -
     assert int(out.blocks[0][1].num_batches_tracked) == 9
     again = Population([Member(out, fashion.train, OPTIMIZERS["adam"], 2)], TEN_STEPS)
     assert relative_error(again.weights(0), population.weights(1)) == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
+def test_sixteen_seeds_are_distributed_alike_in_float32(fashion: Data) -> None:
+    """r, ρ, training and test accuracy after 60 epochs: Kolmogorov–Smirnov and means."""
+    training = Training(epochs=60, batch_size=128, milestones=[20, 40], decay=0.1, snapshots=[])
+    members = members_of_depth_8(fashion, range(16))
+    alone = [
+        Baseline(copy.deepcopy(member.network), member.split, member.optimizer, training, member.seed)
+        for member in members
+    ]
+    population = Population(members, training, compiled=True)
+    for _ in range(training.epochs):
+        population.run_epoch()
+        for single in alone:
+            single.run_epoch()
+    together = [statistics_of(population.program.module(index), fashion) for index in range(16)]
+    apart = [statistics_of(single.network, fashion) for single in alone]
+    for one, other in zip(np.transpose(together), np.transpose(apart), strict=True):
+        assert stats.ks_2samp(one, other).pvalue > 0.05
+        spread = np.std(other, ddof=1)
+        assert abs(np.mean(one) - np.mean(other)) <= 3 * spread * (2 / 16) ** 0.5 + 1e-12
+
+
+def statistics_of(network: nn.Module, fashion: Data) -> tuple[float, ...]:
+    train, test = fashion.train, fashion.test
+    measured = measure_separation(network, train.inputs, train.labels, [f"blocks.{layer}" for layer in range(7)])
+    law = fit_law([value.fuzziness for value in measured.values()])
+    accuracies = [evaluate(network, split.inputs, split.labels).accuracy for split in (train, test)]
+    return law.pearson_r, law.decay_ratio, *accuracies

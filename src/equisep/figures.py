@@ -33,29 +33,42 @@ def use_style() -> None:
     )
 
 
-def draw_law(axes: Axes, fuzziness: Sequence[float]) -> Law:
-    """Draw D per layer on a logarithmic axis with the fitted line and r; return the fit."""
-    law = fit_law(fuzziness)
-    layers = np.arange(len(fuzziness))
-    axes.plot(layers, np.exp(law.intercept + law.slope * layers), color=ORANGE, linewidth=1.2, zorder=1)
-    axes.scatter(layers, fuzziness, s=14, color=BLUE, zorder=2, linewidths=0)
+def draw_law(axes: Axes, runs: Sequence[Sequence[float]]) -> list[Law]:
+    """Draw D per layer of runs that differ in their seed alone; return the law fitted to each.
+
+    runs: D of each layer, the input first, a sequence a run; equally many layers. Points are medians, bars
+    the range over runs, the line is fitted to the medians. The text gives the median of r and ρ over runs
+    and, of more than one, their range.
+    """
+    laws = [fit_law(fuzziness) for fuzziness in runs]
+    values = np.asarray(runs, dtype=float)
+    median = np.median(values, axis=0)
+    line, layers = fit_law(median), np.arange(values.shape[1])
+    axes.plot(layers, np.exp(line.intercept + line.slope * layers), color=ORANGE, linewidth=1.2, zorder=1)
+    axes.vlines(layers, values.min(axis=0), values.max(axis=0), color=BLUE, linewidth=1.5, alpha=0.5, zorder=2)
+    axes.scatter(layers, median, s=12, color=BLUE, zorder=3, linewidths=0)
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.annotate(
-        f"r = {law.pearson_r:.4f}\nρ = {law.decay_ratio:.3f}".replace("-", "−"),
-        xy=(0.96, 0.95),
-        xycoords="axes fraction",
-        ha="right",
-        va="top",
-    )
-    return law
+    told = [
+        _median_and_range("r", [law.pearson_r for law in laws], 4),
+        _median_and_range("ρ", [law.decay_ratio for law in laws], 3),
+    ]
+    axes.annotate("\n".join(told), xy=(0.98, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize="small")
+    return laws
+
+
+def _median_and_range(name: str, values: Sequence[float], digits: int) -> str:
+    text = f"{name} = {np.median(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+    return text.replace("-", "−")
 
 
 def layer_plot(fuzziness: Sequence[float], title: str) -> Figure:
     """Return a small figure of one network: D per layer, the fitted law, r and ρ."""
     figure = Figure(figsize=(3.4, 2.6), layout="constrained", dpi=150)
     axes = figure.subplots()
-    draw_law(axes, fuzziness)
+    draw_law(axes, [fuzziness])
     axes.set(xlabel="layer", ylabel="separation fuzziness D", title=title)
     return figure
 

@@ -12,6 +12,7 @@ network goes in as, and comes out as, its plain module. Two programs:
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -245,6 +246,8 @@ Kernel = Callable[..., Any]
 @lru_cache(maxsize=1)
 def _compiled_kernels() -> tuple[Kernel, Kernel, Kernel]:
     """Return the kernels through torch.compile; one compilation serves layers, depths and epochs of a shape."""
+    # On machines with a CUDA toolkit and no GPU torch warns at each first compilation, for the CPU too.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # Widths, members and the two batch sizes make a handful of shapes; more than the default limit of 8.
     torch._dynamo.config.recompile_limit = 64
     forward, backward, loss = (

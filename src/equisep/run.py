@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass, replace
@@ -247,7 +248,9 @@ class _Course:
 
     def end(self, seconds: float) -> None:
         self.job.run.save_epochs(self.epochs)
-        self.job.run.write_state("diverged" if self.diverged else "done", seconds=round(seconds, 3))
+        state = "diverged" if self.diverged else "done"
+        self.job.run.write_state(state, seconds=round(seconds, 3))
+        self.job.run.log(f"{state} after epoch {len(self.epochs)}")
 
 
 def _train(jobs: Sequence[Job], observer: Observer) -> int:
@@ -255,7 +258,9 @@ def _train(jobs: Sequence[Job], observer: Observer) -> int:
     leader, training = jobs[0].run, jobs[0].config.training
     checkpoint = leader.load_checkpoint(jobs[0].device)
     engine = checkpoint["engine"] if checkpoint else _choose_engine(jobs, observer)
-    torch.set_num_threads(engine["threads"])
+    compute = replace(jobs[0].config.compute, **{name: engine[name] for name in ("threads", "dtype")})
+    jobs = [replace(job, config=replace(job.config, compute=compute)) for job in jobs]
+    torch.set_num_threads(compute.threads)
     splits = _shared_splits(jobs)
     members = [Member(job.network(), splits[job.run.id], job.config.optimizer, job.config.seed) for job in jobs]
     population = Population(members, training, compiled=engine["compiled"])
@@ -277,7 +282,9 @@ def _train(jobs: Sequence[Job], observer: Observer) -> int:
             diverged = bool(checkpoint["diverged"][index]) if checkpoint else False
             courses.append(_Course(job, stack.enter_context(_mirrored(job)), epochs, diverged))
             facts = f"{run_title(to_plain(job.config))} ({job.data.source}; {job.device})"
-            observer.say(f"run {job.run.id}: {facts}" + (f", goes on after epoch {started_at}" if started_at else ""))
+            start = f"goes on after epoch {started_at}" if started_at else "starts"
+            job.run.log(f"{start}, {index + 1} of {len(jobs)} in its population, {engine}: {facts}")
+            observer.say(f"run {job.run.id}: {facts}" + (f", {start}" if started_at else ""))
         observer.begin(len(jobs), training.epochs, started_at)
         while True:
             if population.epoch in kept:
@@ -337,6 +344,7 @@ def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
     state = "interrupted" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed"
     for job in jobs:
         job.run.write_state(state, error=f"{type(error).__name__}: {error}")
+        job.run.log(f"{state}: {''.join(traceback.format_exception(error)).rstrip()}")
 
 
 def _measure_snapshot(network: nn.Module, split: Split, config: Config, epoch: int, name: str) -> LayerRecord:

@@ -5,13 +5,14 @@ results/runs/<id>/ holds
     config.yaml               the configuration, all values filled in, and the digests of the data
     state.json                running, done, diverged or failed; machine and versions
     owner.json                the process that trains or measures the run now; removed when it is through
+    run.log                   what happened and when: starts, resumptions, failures with their traceback
     metrics.jsonl             a line an epoch: loss, accuracy, learning rate
     snapshots/epoch_E.safetensors   weights and buffers after E epochs
     measures/<id>.json        a measure's config and its records, one per snapshot and split
     checkpoint.pt             all that an interrupted training goes on from; removed when it ends
 
 Every file is replaced whole, so that a reader or a crash meets the old content or the new; only
-metrics.jsonl also grows by lines while a run trains, and is written anew from the checkpoint, which
+run.log and metrics.jsonl grow by lines; metrics.jsonl is written anew from the checkpoint, which
 holds the epochs too, when a run is taken up again and when it ends.
 """
 
@@ -210,6 +211,11 @@ class Run:
     def finished(self) -> bool:
         """Whether training has ended, by reaching the last epoch or by divergence."""
         return self.state()["state"] in FINISHED
+
+    def log(self, text: str) -> None:
+        """Add a dated line to run.log, which tells a person what happened to the run and when."""
+        with (self.path / "run.log").open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {socket.gethostname()} {os.getpid()} {text}\n")
 
     def population(self) -> tuple[str, ...]:
         """Return the runs that this one goes on with from a checkpoint, itself included, or none without one."""

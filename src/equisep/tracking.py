@@ -5,11 +5,14 @@ The run folder is the truth; a mirror can be made again from it at any time (``p
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import PIL.Image
 
 from equisep.runs import LayerRecord, Run, all_runs, measure_id
 from equisep.schema import ConfigError, Measure, Tracking
@@ -83,16 +86,21 @@ class Mirror:
         if law is not None:
             values |= {f"{prefix}/r": law.pearson_r, f"{prefix}/decay_ratio": law.decay_ratio}
             if record.epoch == self._last:
-                from equisep.figures import layer_plot
-
-                values[f"{prefix}/layers"] = self._image(
-                    layer_plot(record.fuzziness, f"{prefix}, epoch {record.epoch}")
-                )
+                values[f"{prefix}/layers"] = self._image(_plot(record, f"{prefix}, epoch {record.epoch}"))
         self._run.log(values)
 
     def finish(self, *, failed: bool = False) -> None:
         """Close the wandb run."""
         self._run.finish(exit_code=1 if failed else 0)
+
+
+def _plot(record: LayerRecord, title: str) -> PIL.Image.Image:
+    # Drawn here, not by wandb, which would go through pyplot and its one figure for the whole process.
+    from equisep.figures import layer_plot
+
+    content = io.BytesIO()
+    layer_plot(record.fuzziness, title).savefig(content, format="png")
+    return PIL.Image.open(content)
 
 
 def run_title(config: Mapping[str, Any]) -> str:

@@ -1,0 +1,191 @@
+"""Sweeps as populations: what is grouped, what is dropped, what a failure, a Ctrl-C or a kill leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from equisep import sweep
+from equisep.observer import Observer
+from equisep.run import Job, Stopped, execute, prepare
+from equisep.runs import Run, all_runs, status_table
+from equisep.schema import Config
+from equisep.sweep import Request, plan, run_sweep
+from tests.conftest import compose_untyped
+
+Configure = Callable[..., Config]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def jobs_of(configure: Configure, *sweeps: list[str]) -> list[Job]:
+    return [prepare(configure(*overrides)) for overrides in sweeps]
+
+
+def test_jobs_of_one_shape_and_schedule_are_grouped_and_cut_evenly(configure: Configure) -> None:
+    seeds = [[f"seed={seed}"] for seed in range(7)]
+    shallow = [["architecture.depth=4", f"seed={seed}", "optimizer=sgd"] for seed in range(3)]
+    longer = [["training.epochs=3"]]
+    populations = plan(jobs_of(configure, *seeds, *shallow, *longer), max_members=4, processes=2)
+    assert sorted(len(population) for population in populations) == [1, 3, 3, 4]
+    for population in populations:
+        assert len({job.config.architecture.depth for job in population}) == 1  # type: ignore[attr-defined]
+        assert len({job.config.training.epochs for job in population}) == 1
+    work = [sweep._work(population) for population in populations]
+    assert work == sorted(work, reverse=True)
+
+
+def test_members_may_differ_in_optimizer_seed_and_subset_and_stand_by_optimizer(configure: Configure) -> None:
+    asked = [["optimizer=adam", "seed=1"], ["optimizer=sgd"], ["optimizer=adam", "seed=2", "dataset.subset_seed=1"]]
+    (population,) = plan(jobs_of(configure, *asked), max_members=10, processes=2)
+    assert [job.config.optimizer.kind for job in population] == ["adam", "adam", "sgd"]
+
+
+def test_one_large_group_is_shared_by_idle_processes(configure: Configure) -> None:
+    asked = [["training.epochs=6000", f"seed={seed}"] for seed in range(6)]
+    assert [len(population) for population in plan(jobs_of(configure, *asked), max_members=10, processes=2)] == [3, 3]
+
+
+def test_what_is_done_is_dropped(configure: Configure) -> None:
+    execute([configure("seed=1")])
+    populations = plan(jobs_of(configure, ["seed=1"], ["seed=2"]), max_members=10, processes=1)
+    assert [[job.config.seed for job in population] for population in populations] == [[2]]
+
+
+def requests_of(tmp_path: Path, *sweeps: str) -> list[Request]:
+    fixed = [f"results={tmp_path}", "tracking=off", "training=smoke"]
+    return [Request(overrides, compose_untyped([*fixed, *overrides.split()])) for overrides in sweeps]
+
+
+def test_failures_are_told_at_once_and_do_not_stop_the_others(tmp_path: Path) -> None:
+    text = StringIO()
+    requests = requests_of(tmp_path, "seed=1", "architecture.depth=12", "seed=2", "seed=1")
+    broken = OmegaConf.merge(requests[2].composed, {"dataset": {"per_class": 10**6, "root": str(tmp_path / "none")}})
+    requests.append(Request("per_class=1000000", broken))  # type: ignore[arg-type]
+    results = run_sweep(requests, max_members=10, processes=1, console=Console(file=text, width=200))
+    assert [isinstance(result, Exception) for result in results] == [False, True, False, False, True]
+    assert results[0] == results[3]
+    assert results[0]["state"] == results[2]["state"] == "done"  # type: ignore[index]
+    lines = text.getvalue().splitlines()
+    assert lines[0].startswith("failed: architecture.depth=12: ConfigError: architecture.depth=12: no rate")
+    assert lines[-1] == "2 of 5 jobs failed: architecture.depth=12; per_class=1000000"
+
+
+def test_workers_give_what_one_process_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [f"architecture.depth={depth} seed={seed}" for depth in (4, 8) for seed in (1, 2)]
+    here, there = tmp_path / "here", tmp_path / "there"
+    results = run_sweep(requests_of(here, *asked), max_members=2, processes=1, console=Console(quiet=True))
+    monkeypatch.setattr(sweep, "WORK_FOR_WORKERS", 0)
+    others = run_sweep(requests_of(there, *asked), max_members=2, processes=2, console=Console(quiet=True))
+    assert results == others
+    for run in all_runs(here):
+        assert all(
+            torch.equal(value, Run(there, run.id).load_snapshot(2)[name])
+            for name, value in run.load_snapshot(2).items()
+        )
+
+
+class StopAfter(Observer):
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def wants_stop(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_stopped_population_goes_on_whole_and_bit_for_bit(configure: Configure, tmp_path: Path) -> None:
+    asked = [
+        configure("training.epochs=12", "optimizer=adam", "seed=1"),
+        configure("training.epochs=12", "optimizer=sgd", "seed=2"),
+        configure("training.epochs=12", "optimizer=sgd", "optimizer.learning_rate=1e30", "seed=3"),
+    ]
+    whole = {outcome.run.id: outcome.state for outcome in execute(asked)}
+    assert sorted(whole.values()) == ["diverged", "done", "done"]
+    snapshots = {identity: Run(tmp_path, identity).load_snapshot(12) for identity in whole if whole[identity] == "done"}
+    metrics = {identity: (tmp_path / "runs" / identity / "metrics.jsonl").read_bytes() for identity in whole}
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(Stopped, match="after epoch 7"):
+        execute(asked, StopAfter(7))
+    assert set(status_table(tmp_path)["state"]) == {"interrupted"}
+    # Asking for one member goes on with the population it belongs to.
+    (outcome,) = execute([asked[1]])
+    assert outcome.trained_epochs == 5
+    for identity, state in whole.items():
+        run = Run(tmp_path, identity)
+        assert run.state()["state"] == state
+        assert (run.path / "metrics.jsonl").read_bytes() == metrics[identity]
+    for identity, weights in snapshots.items():
+        assert all(
+            torch.equal(value, weights[name]) for name, value in Run(tmp_path, identity).load_snapshot(12).items()
+        )
+    (population,) = plan([prepare(config) for config in asked], max_members=1, processes=1) or [[]]
+    assert population == []
+
+
+def sweep_command(results: Path) -> list[str]:
+    overrides = ["-m", "training=smoke", "training.epochs=2000", "training.snapshots=[0]", "architecture.depth=4,8"]
+    fixed = ["tracking=off", f"results={results}", "compute.compile=never", "compute.checkpoint_every=2"]
+    return [sys.executable, "-m", "equisep", *overrides, "seed=1,2,3", *fixed]
+
+
+def wait_for_training(results: Path, process: subprocess.Popen[str], runs: int) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        trained = [len(run.epochs()) for run in all_runs(results)]
+        if len(trained) == runs and min(trained) >= 3:
+            return
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, trained
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_goes_on_later(tmp_path: Path, how: signal.Signals) -> None:
+    process = subprocess.Popen(sweep_command(tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_training(tmp_path, process, 6)
+    if how is signal.SIGINT:
+        os.killpg(process.pid, how)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "goes on from the last checkpoint" in errors
+        assert "Traceback" not in errors
+    else:
+        process.kill()
+        process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while any(run.owner() is not None for run in all_runs(tmp_path)):
+        assert time.monotonic() < deadline, "a worker outlives its sweep"
+        time.sleep(0.1)
+    assert set(status_table(tmp_path)["state"]) == {"interrupted"}
+    reached = {run.id: len(run.epochs()) for run in all_runs(tmp_path)}
+    again = subprocess.Popen(sweep_command(tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not all(len(run.epochs()) > reached[run.id] + 3 for run in all_runs(tmp_path)):
+        assert again.poll() is None, again.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(again.pid, signal.SIGINT)
+    again.communicate(timeout=60)
+    assert len(list(all_runs(tmp_path))) == 6
+
+
+def test_hydras_own_launcher_runs_the_same_task(tmp_path: Path) -> None:
+    overrides = ["-m", "hydra/launcher=basic", "training=smoke", "seed=1,2", "tracking=off", f"results={tmp_path}"]
+    done = subprocess.run([sys.executable, "-m", "equisep", *overrides], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(status_table(tmp_path)["state"]) == {"done"}
