@@ -220,12 +220,16 @@ def _normalise_backward(
     beta_derivative: Tensor,
 ) -> None:
     """Take a derivative (E, C, b) back through ReLU and batch normalisation, into the last three."""
-    normalised = (linear - mean) * scale
+    # Written in terms of z − mean, with what is constant along a row taken together first: a quarter
+    # less arithmetic per value than the textbook's order.
+    centred = linear - mean
     passed = torch.where(outputs > 0, outputs_derivative, 0.0)
     beta_sum = passed.sum(dim=2, keepdim=True)
-    gamma_sum = (passed * normalised).sum(dim=2, keepdim=True)
-    correction = (beta_sum + normalised * gamma_sum) * (1 / linear.shape[2])
-    linear_derivative.copy_((gamma.unsqueeze(2) * scale) * (passed - correction))
+    gamma_sum = (passed * centred).sum(dim=2, keepdim=True) * scale
+    factor = gamma.unsqueeze(2) * scale
+    constant = factor * beta_sum * (-1 / linear.shape[2])
+    slope = factor * scale * gamma_sum * (-1 / linear.shape[2])
+    linear_derivative.copy_(factor * passed + (slope * centred + constant))
     gamma_derivative.copy_(gamma_sum.squeeze(2))
     beta_derivative.copy_(beta_sum.squeeze(2))
 
