@@ -69,20 +69,22 @@ def gemm_rate(threads: int, repeats: int = 5) -> float:
 
 @dataclass
 class Case:
-    """Something that trains epochs: run() trains one epoch of all members."""
+    """Something that trains: run(n) trains all members n epochs."""
 
     engine: str
     members: int
     depth: int
     width: int
     cores: int
-    run: Callable[[], None]
+    run: Callable[[int], None]
 
-    def milliseconds(self, epochs: int) -> float:
-        """Return wall milliseconds per network and step over so many epochs."""
+    def milliseconds(self, seconds: float) -> float:
+        """Return wall milliseconds per network and step, over as many epochs as fit about so many seconds."""
         clock = time.perf_counter()
-        for _ in range(epochs):
-            self.run()
+        self.run(1)
+        epochs = max(1, round(seconds / (time.perf_counter() - clock)))
+        clock = time.perf_counter()
+        self.run(epochs)
         return (time.perf_counter() - clock) / (epochs * STEPS_PER_EPOCH * self.members) * 1e3
 
 
@@ -99,9 +101,10 @@ def baseline_case(config: Config, data: Data, depth: int, threads: int) -> Case:
     (member,) = members_of(config, data, 1)
     baseline = Baseline(member.network, data.train, config.optimizer, config.training, 0)
 
-    def run() -> None:
+    def run(epochs: int) -> None:
         torch.set_num_threads(threads)
-        baseline.run_epoch()
+        for _ in range(epochs):
+            baseline.run_epoch()
 
     return Case("baseline", 1, depth, 100, threads, run)
 
@@ -110,15 +113,16 @@ def single_case(config: Config, data: Data, depth: int) -> Case:
     """Return this engine for one network on one thread."""
     population = Population(members_of(config, data, 1), config.training, compiled=True)
 
-    def run() -> None:
+    def run(epochs: int) -> None:
         torch.set_num_threads(1)
-        population.run_epoch()
+        for _ in range(epochs):
+            population.run_epoch()
 
     return Case("single", 1, depth, 100, 1, run)
 
 
 class Workers:
-    """Worker processes that each train a part of a population, an epoch at a time and in step."""
+    """Worker processes that each train a part of a population."""
 
     def __init__(self, overrides: list[str], members: int, width: int, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -131,10 +135,10 @@ class Workers:
             self.pipes.append(here)
         self.wait()
 
-    def run(self) -> None:
-        """Train one epoch in every process."""
+    def run(self, epochs: int) -> None:
+        """Train so many epochs in every process, and wait for the last to be through."""
         for pipe in self.pipes:
-            pipe.send("epoch")
+            pipe.send(epochs)
         self.wait()
 
     def wait(self) -> None:
@@ -145,11 +149,11 @@ class Workers:
     def close(self) -> None:
         """End the processes."""
         for pipe in self.pipes:
-            pipe.send("end")
+            pipe.send(0)
 
 
 def train_on_demand(pipe: Any, overrides: list[str], first: int, count: int, width: int) -> None:
-    """Train an epoch each time the pipe says so; the first two, which compile, before the first answer."""
+    """Train as many epochs as the pipe says, none to end; two, which compile, before the first answer."""
     torch.set_num_threads(1)
     config = compose(overrides)
     members = members_of(config, load_data(config.dataset), count, width, first)
@@ -157,32 +161,33 @@ def train_on_demand(pipe: Any, overrides: list[str], first: int, count: int, wid
     for _ in range(2):
         population.run_epoch()
     pipe.send("ready")
-    while pipe.recv() == "epoch":
-        population.run_epoch()
+    while epochs := pipe.recv():
+        for _ in range(epochs):
+            population.run_epoch()
         pipe.send("done")
 
 
-def measure_depth(depth: int, cores: int, members: int, repeats: int, epochs: int) -> list[dict[str, object]]:
+def measure_depth(depth: int, cores: int, members: int, repeats: int, seconds: float) -> list[dict[str, object]]:
     """Return the rows of one depth: every repeat times every engine in turn."""
     overrides = [f"architecture.depth={depth}", "optimizer=adam"]
     config = compose(overrides)
     data = load_data(config.dataset)
     clock = time.perf_counter()
     single = single_case(config, data, depth)
-    single.run()
+    single.run(1)
     print(f"depth {depth}: compilation for one network {time.perf_counter() - clock:.1f} s")
     clock = time.perf_counter()
     workers = Workers(overrides, members, 100, cores)
     print(f"depth {depth}: start and compilation of {cores} processes {time.perf_counter() - clock:.1f} s")
     candidates = [baseline_case(config, data, depth, threads) for threads in range(1, cores + 1)]
-    best = min(candidates, key=lambda case: (case.milliseconds(1), case.milliseconds(3))[1])
+    best = min(candidates, key=lambda case: case.milliseconds(seconds / 2))
     rows = []
     for repeat in range(repeats):
         # The rate is taken next to what it is compared with: the machine's speed drifts.
         rates = {used: gemm_rate(used) for used in {1, best.cores, cores}}
         work = floating_point_operations(depth) / STEPS_PER_EPOCH
         cases = [best, single, Case("population", members, depth, 100, cores, workers.run)]
-        times = [case.milliseconds(max(1, epochs // case.members)) for case in cases]
+        times = [case.milliseconds(seconds) for case in cases]
         for case, milliseconds in zip(cases, times, strict=True):
             rows.append(
                 {
@@ -208,7 +213,12 @@ def measure_growth(cores: int) -> pd.DataFrame:
         workers = Workers(overrides, members, width, cores)
         case = Case("population", members, 8, width, cores, workers.run)
         rows.append(
-            {"members": members, "depth": 8, "width": width, "ms_per_step": min(case.milliseconds(3) for _ in range(3))}
+            {
+                "members": members,
+                "depth": 8,
+                "width": width,
+                "ms_per_step": min(case.milliseconds(1.0) for _ in range(3)),
+            }
         )
         workers.close()
         print(f"members {members}, width {width}: {rows[-1]['ms_per_step']:.3f} ms per network and step")
@@ -236,7 +246,7 @@ def main() -> None:
     """Measure, print medians with their spread, and write results/bench."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--epochs", type=int, default=40, help="epochs × networks a repeat and engine")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of training a repeat and engine")
     parser.add_argument("--members", type=int, default=20)
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--results", type=Path, default=Path(os.environ.get("EQUISEP_RESULTS", "results")))
@@ -245,7 +255,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for depth in DEPTHS:
-        rows += measure_depth(depth, options.cores, options.members, options.repeats, options.epochs)
+        rows += measure_depth(depth, options.cores, options.members, options.repeats, options.seconds)
     table = pd.DataFrame(rows)
     table.to_csv(folder / "steps.csv", index=False)
     draw(table, folder / "steps.png")

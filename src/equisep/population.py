@@ -1,8 +1,8 @@
 """Many networks of one shape as one batched program: a step's losses and gradients for all of them at once.
 
-A program holds the parameters of E networks as one (E, P) matrix, a row a network in the order of
-``module.parameters()``, and the gradients as another. Optimizers then update blocks of rows, and a
-network goes in as, and comes out as, its plain module. Two programs:
+A program holds each parameter of E networks as one stacked tensor (E, *shape), in the order of
+``module.parameters()``, and the gradients likewise. Optimizers update slices of the first axis, and
+a network goes in as, and comes out as, its plain module. Two programs:
 
 - :class:`FeedForwardProgram`, for the paper's feed-forward networks: forward and backward written out,
   activations laid out (network, channel, image), so that matrix products batch over networks and
@@ -22,16 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from equisep.networks.fnn import FeedForwardNetwork
 
 
 class Program(Protocol):
-    """E networks of one shape. weights, gradients: (E, P), a row a network; step() fills the gradients."""
+    """E networks of one shape. weights, gradients: a tensor (E, *shape) a parameter; step() fills the gradients."""
 
-    weights: Tensor
-    gradients: Tensor
+    weights: list[Tensor]
+    gradients: list[Tensor]
 
     def step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Run forward and backward in training mode on a batch of its own for each network.
@@ -74,16 +73,14 @@ class FeedForwardProgram:
 
     def __init__(self, networks: Sequence[FeedForwardNetwork], *, compiled: bool) -> None:
         self.networks = list(networks)
-        self.weights = torch.stack([parameters_to_vector(network.parameters()) for network in networks]).detach()
-        self.gradients = torch.zeros_like(self.weights)
+        self.weights = _stack_parameters(networks)
+        self.gradients = [torch.zeros_like(weight) for weight in self.weights]
         self.norms = [cast(nn.BatchNorm1d, block[1]) for block in networks[0].blocks]  # type: ignore[index]
         self.running = [
             (self._stack_buffer(layer, "running_mean"), self._stack_buffer(layer, "running_var"))
             for layer in range(len(self.norms))
         ]
         self.steps = cast(Tensor, self.norms[0].num_batches_tracked).clone()
-        self.parameters = self._views(self.weights)
-        self.derivatives = self._views(self.gradients)
         self.kernels = (
             _compiled_kernels() if compiled else (_normalise_forward, _normalise_backward, _loss_and_derivative)
         )
@@ -103,11 +100,11 @@ class FeedForwardProgram:
                 torch.bmm(layer.weight, outputs, out=layer.linear)
                 forward(*layer.forward, layer.epsilon, layer.momentum)
                 outputs = layer.outputs
-            weight, bias = self.parameters[-2:]
+            weight, bias = self.weights[-2:]
             torch.baddbmm(bias.unsqueeze(2), weight, outputs, out=plan.logits)
             loss, correct = loss_and_derivative(plan.logits, labels, plan.logits_derivative)
-            torch.bmm(plan.logits_derivative, outputs.transpose(1, 2), out=self.derivatives[-2])
-            torch.sum(plan.logits_derivative, dim=2, out=self.derivatives[-1])
+            torch.bmm(plan.logits_derivative, outputs.transpose(1, 2), out=self.gradients[-2])
+            torch.sum(plan.logits_derivative, dim=2, out=self.gradients[-1])
             torch.bmm(weight.transpose(1, 2), plan.logits_derivative, out=plan.layers[-1].outputs_derivative)
             for below, layer in zip([None, *plan.layers[:-1]][::-1], plan.layers[::-1], strict=True):
                 backward(*layer.backward)
@@ -122,7 +119,7 @@ class FeedForwardProgram:
     def module(self, index: int) -> FeedForwardNetwork:
         """See :meth:`Program.module`."""
         network = self.networks[index]
-        vector_to_parameters(self.weights[index].clone(), network.parameters())
+        _set_parameters(network, self.weights, index)
         for block, (mean, variance) in zip(network.blocks, self.running, strict=True):
             norm = cast(nn.BatchNorm1d, block[1])  # type: ignore[index]
             cast(Tensor, norm.running_mean).copy_(mean[index])
@@ -138,12 +135,6 @@ class FeedForwardProgram:
         blocks = [cast(nn.Sequential, network.blocks[layer]) for network in self.networks]
         return torch.stack([cast(Tensor, getattr(block[1], name)) for block in blocks]).clone()
 
-    def _views(self, rows: Tensor) -> list[Tensor]:
-        """Return the (E, P) matrix as a stacked view (E, *shape) of each parameter, in the module's order."""
-        shapes = [parameter.shape for parameter in self.networks[0].parameters()]
-        parts = torch.split(rows, [shape.numel() for shape in shapes], dim=1)
-        return [part.view(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
-
 
 class _Layer:
     """One hidden layer of all networks, for batches of one size: its memory and the arguments of its kernels."""
@@ -151,9 +142,9 @@ class _Layer:
     def __init__(self, program: FeedForwardProgram, index: int, images: int, shared: dict[str, Tensor]) -> None:
         self.epsilon = program.norms[index].eps
         self.momentum = cast(float, program.norms[index].momentum)
-        self.weight, bias, gamma, beta = program.parameters[4 * index : 4 * index + 4]
+        self.weight, bias, gamma, beta = program.weights[4 * index : 4 * index + 4]
         self.weight_transposed = self.weight.transpose(1, 2)
-        self.weight_derivative, _, gamma_derivative, beta_derivative = program.derivatives[4 * index : 4 * index + 4]
+        self.weight_derivative, _, gamma_derivative, beta_derivative = program.gradients[4 * index : 4 * index + 4]
         networks, channels, _ = self.weight.shape
         self.linear = self.weight.new_empty(networks, channels, images)
         self.outputs = torch.empty_like(self.linear)
@@ -178,8 +169,8 @@ class _Plan:
     def __init__(self, program: FeedForwardProgram, images: int) -> None:
         shared: dict[str, Tensor] = {}
         self.layers = [_Layer(program, index, images, shared) for index in range(len(program.norms))]
-        networks, classes = program.parameters[-1].shape
-        self.logits = program.weights.new_empty(networks, classes, images)
+        networks, classes = program.weights[-1].shape
+        self.logits = program.weights[-1].new_empty(networks, classes, images)
         self.logits_derivative = torch.empty_like(self.logits)
 
 
@@ -266,16 +257,9 @@ class ModuleProgram:
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         self.networks = list(networks)
-        names = [name for name, _ in networks[0].named_parameters()]
-        shapes = [parameter.shape for parameter in networks[0].parameters()]
-        sizes = [shape.numel() for shape in shapes]
-        self.weights = torch.stack([parameters_to_vector(network.parameters()) for network in networks]).detach()
-        self.gradients = torch.zeros_like(self.weights)
-        parts = zip(shapes, torch.split(self.weights, sizes, 1), strict=True)
-        stacked = [part.view(len(part), *shape).detach().requires_grad_() for shape, part in parts]
-        self.parameters = dict(zip(names, stacked, strict=True))
-        parts = zip(shapes, torch.split(self.gradients, sizes, 1), strict=True)
-        self.derivatives = [part.view(len(part), *shape) for shape, part in parts]
+        self.names = [name for name, _ in networks[0].named_parameters()]
+        self.weights = _stack_parameters(networks)
+        self.gradients = [torch.zeros_like(weight) for weight in self.weights]
         _, self.stacked_buffers = stack_module_state(self.networks)
         self.template = networks[0]
 
@@ -286,18 +270,19 @@ class ModuleProgram:
         def logits_of_one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Tensor) -> Tensor:
             return cast(Tensor, functional_call(self.template, (parameters, buffers), (batch,)))
 
-        logits = torch.vmap(logits_of_one, randomness="different")(self.parameters, self.stacked_buffers, inputs)
+        weights = [weight.detach().requires_grad_() for weight in self.weights]
+        named = dict(zip(self.names, weights, strict=True))
+        logits = torch.vmap(logits_of_one, randomness="different")(named, self.stacked_buffers, inputs)
         loss = torch.vmap(cross_entropy)(logits, labels)
         # The networks share nothing: the gradient of the sum is each one's own.
-        derivatives = torch.autograd.grad(loss.sum(), list(self.parameters.values()))
-        for view, derivative in zip(self.derivatives, derivatives, strict=True):
-            view.copy_(derivative)
+        for gradient, derivative in zip(self.gradients, torch.autograd.grad(loss.sum(), weights), strict=True):
+            gradient.copy_(derivative)
         return loss.detach(), (logits.detach().argmax(dim=2) == labels).sum(dim=1)
 
     def module(self, index: int) -> nn.Module:
         """See :meth:`Program.module`."""
         network = self.networks[index]
-        vector_to_parameters(self.weights[index].clone(), network.parameters())
+        _set_parameters(network, self.weights, index)
         for name, buffer in network.named_buffers():
             buffer.copy_(self.stacked_buffers[name][index])
         return network
@@ -305,3 +290,14 @@ class ModuleProgram:
     def buffers(self) -> list[Tensor]:
         """See :meth:`Program.buffers`."""
         return list(self.stacked_buffers.values())
+
+
+def _stack_parameters(networks: Sequence[nn.Module]) -> list[Tensor]:
+    """Return each parameter of networks of one shape as one contiguous tensor (E, *shape)."""
+    return [torch.stack(parameters).detach() for parameters in zip(*(n.parameters() for n in networks), strict=True)]
+
+
+def _set_parameters(network: nn.Module, weights: Sequence[Tensor], index: int) -> None:
+    with torch.no_grad():
+        for parameter, weight in zip(network.parameters(), weights, strict=True):
+            parameter.copy_(weight[index])

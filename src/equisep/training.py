@@ -108,9 +108,9 @@ class Population:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that :meth:`state` returned; only valid on a fresh population of the same members."""
-        self.program.weights.copy_(state["weights"])
-        for buffer, saved in zip(self.program.buffers(), state["buffers"], strict=True):
-            buffer.copy_(saved)
+        for tensors, name in ((self.program.weights, "weights"), (self.program.buffers(), "buffers")):
+            for tensor, saved in zip(tensors, state[name], strict=True):
+                tensor.copy_(saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.epoch = state["epoch"]
@@ -125,12 +125,13 @@ def _build_optimizers(program: Program, configs: Sequence[Optimizer]) -> list[to
     start = 0
     for config, stretch in itertools.groupby(configs):
         end = start + len(list(stretch))
-        block = nn.Parameter(program.weights[start:end])
-        block.grad = program.gradients[start:end]
+        blocks = [nn.Parameter(weight[start:end]) for weight in program.weights]
+        for block, gradient in zip(blocks, program.gradients, strict=True):
+            block.grad = gradient[start:end]
         settings = {"lr": config.learning_rate, "initial_lr": config.learning_rate, "weight_decay": config.weight_decay}
         if config.kind == "sgd":
             settings["momentum"] = config.momentum
-        groups.setdefault(config.kind, []).append({"params": [block], **settings})
+        groups.setdefault(config.kind, []).append({"params": blocks, **settings})
         start = end
     kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     return [kinds[kind](settings, fused=True) for kind, settings in groups.items()]

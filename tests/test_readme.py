@@ -1,0 +1,71 @@
+"""Every command of the README, run as it stands there, only shorter and into a folder of the test's own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+SHORT = ["training=smoke", "tracking=off"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith(".venv/bin/python")])
+def test_python_commands(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command)[1:]
+    if words[0].startswith("reproduce/"):
+        name = Path(words[0]).stem
+        sweep = [sys.executable, "-m", "equisep", "-m", f"experiment={name}", *SHORT, f"results={tmp_path}"]
+        subprocess.run(sweep, check=True, cwd=ROOT)
+        words[0] = str(ROOT / words[0])
+    looks_after_store = len(words) > 2 and words[2] in ("status", "mirror")
+    overrides = [] if looks_after_store else SHORT
+    run = subprocess.run(
+        [sys.executable, *words, *overrides, f"results={tmp_path}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_python_block() -> None:
+    (block,) = blocks("python")
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_make_commands_are_targets() -> None:
+    for command in commands():
+        if command.startswith("make "):
+            assert re.search(rf"^{shlex.split(command)[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE), (
+                command
+            )
+
+
+def test_other_commands_are_wandbs_own() -> None:
+    others = [line for line in commands() if not line.startswith((".venv/bin/python", "make "))]
+    for command in others:
+        words = shlex.split(command)
+        assert words[0] == ".venv/bin/wandb"
+        shown = subprocess.run(
+            [Path(sys.executable).with_name("wandb"), words[1], "--help"], capture_output=True, text=True
+        )
+        assert shown.returncode == 0, command
+
+
+def test_links_lead_to_files() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
