@@ -127,11 +127,14 @@ class Workers:
     def __init__(self, overrides: list[str], members: int, width: int, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipes: list[Any] = []
+        processes = min(processes, members)
         bounds = [round(part * members / processes) for part in range(processes + 1)]
         for start, end in itertools.pairwise(bounds):
             here, there = context.Pipe()
             arguments = (there, overrides, start, end - start, width)
             context.Process(target=train_on_demand, args=arguments, daemon=True).start()
+            # Ours closed, a worker that dies ends the wait for its answer.
+            there.close()
             self.pipes.append(here)
         self.wait()
 
@@ -238,7 +241,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     sns.stripplot(table, x="depth", y="ms_per_step", hue="engine", ax=axes, size=3.5, dodge=True, jitter=False)
     axes.set_yscale("log")
     axes.set(xlabel="depth", ylabel="ms per network and step")
-    axes.get_legend().set_title(None)
+    sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, title=None, frameon=False)
     figure.savefig(path, dpi=200)
 
 

@@ -36,6 +36,13 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+def test_a_sweep_with_a_failing_job_does_the_others_and_exits_non_zero(tmp_path: Path) -> None:
+    sweep = equisep("-m", "training=smoke", "architecture.depth=12,8", "tracking=off", folder=tmp_path)
+    assert sweep.returncode != 0
+    assert "1 of 2 jobs failed: training=smoke architecture.depth=12" in sweep.stderr
+    assert [run.state()["state"] for run in all_runs(tmp_path / "results")] == ["done"]
+
+
 def test_an_experiment_without_m_says_so(tmp_path: Path) -> None:
     failed = equisep("experiment=optimizers", folder=tmp_path)
     assert failed.returncode == 2

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from io import StringIO
@@ -20,7 +21,7 @@ from rich.console import Console
 from equisep import sweep
 from equisep.observer import Observer
 from equisep.run import Job, Stopped, execute, prepare
-from equisep.runs import Run, all_runs, status_table
+from equisep.runs import DamagedRun, Run, all_runs, status_table
 from equisep.schema import Config
 from equisep.sweep import Request, plan, run_sweep
 from tests.conftest import compose_untyped
@@ -97,6 +98,79 @@ def test_workers_give_what_one_process_gives(tmp_path: Path, monkeypatch: pytest
             torch.equal(value, Run(there, run.id).load_snapshot(2)[name])
             for name, value in run.load_snapshot(2).items()
         )
+
+
+def test_one_run_under_two_measures_gives_two_results(tmp_path: Path) -> None:
+    requests = requests_of(tmp_path, "measure.batch_norm=batch", "measure.batch_norm=running", "seed=1")
+    first, second, other = run_sweep(requests, max_members=10, processes=1, console=Console(quiet=True))
+    assert first["run"] == second["run"] != other["run"]  # type: ignore[index]
+    assert first["r"] != second["r"]  # type: ignore[index]
+    assert run_sweep(requests, max_members=10, processes=1, console=Console(quiet=True))[1]["r"] == second["r"]  # type: ignore[index]
+
+
+def test_two_stores_in_one_sweep_are_both_filled(tmp_path: Path) -> None:
+    requests = [*requests_of(tmp_path / "a", "seed=1"), *requests_of(tmp_path / "b", "seed=1")]
+    run_sweep(requests, max_members=10, processes=1, console=Console(quiet=True))
+    assert [len(list(all_runs(tmp_path / name))) for name in "ab"] == [1, 1]
+
+
+def test_a_checkpoint_of_others_is_not_taken_for_ones_own(configure: Configure, tmp_path: Path) -> None:
+    """Three start and die before a checkpoint; one of them is then trained alone and stopped."""
+    asked = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2, 3)]
+    with pytest.raises(Stopped):
+        execute(asked, StopAfter(3))
+    (tmp_path / "runs" / prepare(asked[0]).run.id / "checkpoint.pt").unlink()
+    with pytest.raises(Stopped):
+        execute(asked[:1], StopAfter(5))
+    outcomes = execute(asked)
+    assert [outcome.trained_epochs for outcome in outcomes] == [7, 12, 12]
+    assert [outcome.state for outcome in outcomes] == ["done"] * 3
+
+
+def test_a_removed_member_is_named_with_a_remedy(configure: Configure, tmp_path: Path) -> None:
+    asked = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2)]
+    with pytest.raises(Stopped):
+        execute(asked, StopAfter(3))
+    leader, member = (prepare(config).run for config in asked)
+    shutil.rmtree(member.path)
+    with pytest.raises(
+        DamagedRun, match=f"run {member.id} of this population is gone: remove .*{leader.id}/checkpoint.pt"
+    ):
+        execute(asked)
+    (leader.path / "checkpoint.pt").unlink()
+    assert [outcome.trained_epochs for outcome in execute(asked)] == [12, 12]
+
+
+def test_a_resumed_run_keeps_the_snapshots_it_was_begun_with(configure: Configure) -> None:
+    with pytest.raises(Stopped):
+        execute([configure("training.epochs=12", "training.snapshots=[0,5,9]")], StopAfter(3))
+    (outcome,) = execute([configure("training.epochs=12", "training.snapshots=[0]", "measure.epochs=[9,12]")])
+    assert outcome.run.snapshot_epochs() == [0, 5, 9, 12]
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first population's worker is killed in mid-training; both populations are done in the end."""
+    monkeypatch.setattr(sweep, "WORK_FOR_WORKERS", 0)
+    fixed = "training.epochs=400 training.snapshots=[0] compute.compile=never compute.checkpoint_every=10"
+    requests = requests_of(tmp_path, *(f"{fixed} architecture.depth={depth}" for depth in (4, 8)))
+    killed = []
+
+    def kill_one() -> None:
+        while not killed:
+            for run in all_runs(tmp_path):
+                owner = run.owner()
+                if owner is not None and (run.path / "metrics.jsonl").exists() and len(run.epochs()) > 20:
+                    os.kill(int(owner["process"]), signal.SIGKILL)
+                    killed.append(run.id)
+                    return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    results = run_sweep(requests, max_members=10, processes=2, console=Console(quiet=True))
+    killer.join(timeout=10)
+    assert killed
+    assert [result["state"] for result in results] == ["done", "done"]  # type: ignore[index]
 
 
 class StopAfter(Observer):
@@ -182,6 +256,7 @@ def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_goes_on_later(tmp_path
     os.killpg(again.pid, signal.SIGINT)
     again.communicate(timeout=60)
     assert len(list(all_runs(tmp_path))) == 6
+    assert all("goes on after epoch" in (run.path / "run.log").read_text() for run in all_runs(tmp_path))
 
 
 def test_hydras_own_launcher_runs_the_same_task(tmp_path: Path) -> None:

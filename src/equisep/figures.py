@@ -53,14 +53,14 @@ def draw_law(axes: Axes, runs: Sequence[Sequence[float]]) -> list[Law]:
         _median_and_range("r", [law.pearson_r for law in laws], 4),
         _median_and_range("ρ", [law.decay_ratio for law in laws], 3),
     ]
-    axes.annotate("\n".join(told), xy=(0.98, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize="small")
+    axes.annotate("\n".join(told), xy=(0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize="small")
     return laws
 
 
 def _median_and_range(name: str, values: Sequence[float], digits: int) -> str:
     text = f"{name} = {np.median(values):.{digits}f}"
     if len(values) > 1:
-        text += f" [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+        text += f"\n[{min(values):.{digits}f}, {max(values):.{digits}f}]"
     return text.replace("-", "−")
 
 

@@ -13,9 +13,12 @@ a network goes in as, and comes out as, its plain module. Two programs:
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -55,8 +58,10 @@ def build_program(networks: Sequence[nn.Module], *, compiled: bool) -> Program:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds what it needs: on a CPU a C++ compiler."""
-    return device.type == "cuda" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    """Whether torch.compile finds what it needs: on a CPU a C++ compiler and Python's headers."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return device.type == "cuda" or (compiler is not None and headers.is_file())
 
 
 class FeedForwardProgram:

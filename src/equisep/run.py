@@ -21,7 +21,7 @@ from equisep.networks import build_network
 from equisep.observer import Observer
 from equisep.population import can_compile
 from equisep.runs import DamagedRun, LayerRecord, Run, machine_facts, measure_id, run_id
-from equisep.schema import Config, ConfigError, Dataset, Training, from_plain, to_plain
+from equisep.schema import Config, ConfigError, Dataset, from_plain, to_plain
 from equisep.separation import NotFinite
 from equisep.tracking import Mirror, run_title
 from equisep.training import Epoch, Member, Population
@@ -110,23 +110,23 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
     asked = [prepare(config) for config in configs]
     begun, fresh = split_into_populations([job for job in asked if not job.run.finished])
     populations = [*begun, fresh] if fresh else begun
-    jobs = list({job.run.id: job for job in [*asked, *(job for group in populations for job in group)]}.values())
-    trained: dict[str, int] = {}
+    jobs = [*asked, *(job for population in populations for job in population)]
+    trained: dict[Path, int] = {}
     with ExitStack() as stack:
-        for job in jobs:
-            if not job.run.finished or job.missing():
-                job.run.create(job.config, _data_facts(job.data))
-                stack.enter_context(job.run.held())
+        for run in {job.run.path: job for job in jobs if not job.run.finished or job.missing()}.values():
+            run.run.create(run.config, _data_facts(run.data))
+            stack.enter_context(run.run.held())
         for population in populations:
-            # Another process may have finished it while this one waited for nothing but its turn.
+            # Another process may have finished it between the look and the hold.
             if not all(job.run.finished for job in population):
-                epochs = _train(population, observer)
-                trained |= {job.run.id: epochs for job in population}
+                epochs = _train(population, observer, resumed=population is not fresh)
+                trained |= {job.run.path: epochs for job in population}
+        # One run may be asked for under several measures: each is taken.
         for job in jobs:
             if job.missing():
                 with _mirrored(job) as mirror:
                     job.measure_missing(mirror)
-    return [outcome_of(job, trained.get(job.run.id, 0)) for job in asked]
+    return [outcome_of(job, trained.get(job.run.path, 0)) for job in asked]
 
 
 def outcome_of(job: Job, trained_epochs: int = 0) -> Outcome:
@@ -139,15 +139,15 @@ def split_into_populations(jobs: Sequence[Job]) -> tuple[list[list[Job]], list[J
 
     A member that nobody asked for is taken from the store, with the paths and means of the one asked for.
     """
-    by_id = {job.run.id: job for job in jobs}
-    begun: dict[tuple[str, ...], list[Job]] = {}
+    by_path = {job.run.path: job for job in jobs}
+    begun: dict[tuple[Path, ...], list[Job]] = {}
     fresh = []
-    for job in jobs:
-        members = job.run.population()
-        if not members:
+    for job in by_path.values():
+        paths = tuple(job.run.path.with_name(member) for member in job.run.population())
+        if not paths:
             fresh.append(job)
-        elif members not in begun:
-            begun[members] = [by_id.get(member) or _from_store(member, job) for member in members]
+        elif paths not in begun:
+            begun[paths] = [by_path.get(path) or _from_store(path.name, job) for path in paths]
     return list(begun.values()), fresh
 
 
@@ -189,8 +189,12 @@ def prepare(config: Config) -> Job:
         raise ConfigError(f"results={results}: {error.strerror}; name a folder that can be written to") from None
     data = _load_cached(yaml.safe_dump(to_plain(config.dataset)))
     job = Job(config, Run(results, run_id(config, data.train.digest)), data, device)
+    if job.run.state()["state"] != "new":
+        # A run goes on with the snapshots it was begun with.
+        training = replace(config.training, snapshots=job.run.config()["training"]["snapshots"])
+        job = replace(job, config=replace(config, training=training))
     _refuse_lone_images(job)
-    _refuse_epochs_not_kept(job.run, config)
+    _refuse_epochs_not_kept(job.run, job.config)
     if job.run.state()["state"] != "new" and job.run.config()["data"]["test_digest"] != data.test.digest:
         raise ConfigError(f"run {job.run.id} was measured on another test set: name another results folder")
     return job
@@ -253,10 +257,11 @@ class _Course:
         self.job.run.log(f"{state} after epoch {len(self.epochs)}")
 
 
-def _train(jobs: Sequence[Job], observer: Observer) -> int:
+def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
     """Train a population from its checkpoint, or from the start, to the end; return the epochs trained."""
     leader, training = jobs[0].run, jobs[0].config.training
-    checkpoint = leader.load_checkpoint(jobs[0].device)
+    names = [job.run.id for job in jobs]
+    checkpoint = _load_checkpoint(leader, names, jobs[0].device) if resumed else None
     engine = checkpoint["engine"] if checkpoint else _choose_engine(jobs, observer)
     compute = replace(jobs[0].config.compute, **{name: engine[name] for name in ("threads", "dtype")})
     jobs = [replace(job, config=replace(job.config, compute=compute)) for job in jobs]
@@ -276,9 +281,7 @@ def _train(jobs: Sequence[Job], observer: Observer) -> int:
             epochs = [Epoch(*values) for values in checkpoint["epochs"][index]] if checkpoint else []
             # What was recorded after the checkpoint is trained, and recorded, again.
             job.run.save_epochs(epochs)
-            job.run.write_state(
-                "running", machine=machine_facts(job.device) | engine, population=[member.run.id for member in jobs]
-            )
+            job.run.write_state("running", machine=machine_facts(job.device) | engine, population=names)
             diverged = bool(checkpoint["diverged"][index]) if checkpoint else False
             courses.append(_Course(job, stack.enter_context(_mirrored(job)), epochs, diverged))
             facts = f"{run_title(to_plain(job.config))} ({job.data.source}; {job.device})"
@@ -295,6 +298,7 @@ def _train(jobs: Sequence[Job], observer: Observer) -> int:
             if due or stopping:
                 leader.save_checkpoint(
                     {
+                        "members": names,
                         "population": population.state(),
                         "engine": engine,
                         "seconds": seconds,
@@ -318,6 +322,16 @@ def _train(jobs: Sequence[Job], observer: Observer) -> int:
     return population.epoch - started_at
 
 
+def _load_checkpoint(leader: Run, members: list[str], device: torch.device) -> dict[str, Any] | None:
+    """Return the checkpoint of a population; raises where it is another's, or cannot be gone on with here."""
+    checkpoint = leader.load_checkpoint(device)
+    if checkpoint and checkpoint["members"] != members:
+        raise DamagedRun(f"{leader.path}/checkpoint.pt is another population's: remove it, and the runs start anew")
+    if checkpoint and checkpoint["engine"]["compiled"] and not can_compile(device):
+        raise ConfigError(f"run {leader.id} was begun with compiled kernels: install g++ and Python's headers to go on")
+    return checkpoint
+
+
 def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
     """Return how a fresh population is computed; stored with it, since bits depend on it."""
     config, device = jobs[0].config, jobs[0].device
@@ -327,7 +341,9 @@ def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
     wanted = config.compute.compile == "always" or (config.compute.compile == "auto" and pays)
     possible = can_compile(device)
     if wanted and not possible:
-        observer.say("no C++ compiler (g++, clang++): the kernels run uncompiled, about half as fast")
+        observer.say(
+            "no C++ compiler with Python headers (g++, python3-dev): the kernels run uncompiled, about half as fast"
+        )
     return {"compiled": wanted and possible, "threads": config.compute.threads, "dtype": config.compute.dtype}
 
 
@@ -342,7 +358,7 @@ def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
     if error is None:
         return
     state = "interrupted" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed"
-    for job in jobs:
+    for job in (job for job in jobs if not job.run.finished):
         job.run.write_state(state, error=f"{type(error).__name__}: {error}")
         job.run.log(f"{state}: {''.join(traceback.format_exception(error)).rstrip()}")
 
@@ -378,9 +394,7 @@ def _refuse_epochs_not_kept(run: Run, config: Config) -> None:
     state = run.state()["state"]
     if state == "diverged":
         return
-    # A run goes on with the snapshots it was begun with.
-    training = config.training if state == "new" else Training(**run.config()["training"])
-    kept = run.snapshot_epochs() if state == "done" else training.kept_epochs()
+    kept = run.snapshot_epochs() if state == "done" else config.training.kept_epochs()
     if state == "done" and config.training.epochs not in kept:
         raise DamagedRun(f"run {run.id} has lost its last snapshot: remove {run.path}, and it is trained again")
     for name, epochs in (("epochs", config.measure.epochs), ("test_epochs", config.measure.test_epochs)):

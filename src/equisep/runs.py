@@ -3,13 +3,13 @@
 results/runs/<id>/ holds
 
     config.yaml               the configuration, all values filled in, and the digests of the data
-    state.json                running, done, diverged or failed; machine and versions
+    state.json                running, interrupted, failed, done or diverged; machine, population
     owner.json                the process that trains or measures the run now; removed when it is through
     run.log                   what happened and when: starts, resumptions, failures with their traceback
     metrics.jsonl             a line an epoch: loss, accuracy, learning rate
     snapshots/epoch_E.safetensors   weights and buffers after E epochs
     measures/<id>.json        a measure's config and its records, one per snapshot and split
-    checkpoint.pt             all that an interrupted training goes on from; removed when it ends
+    checkpoint.pt             all that an interrupted population goes on from, in its first member's folder
 
 Every file is replaced whole, so that a reader or a crash meets the old content or the new; only
 run.log and metrics.jsonl grow by lines; metrics.jsonl is written anew from the checkpoint, which
@@ -153,11 +153,7 @@ class Run:
                     raise RunInUse(
                         f"run {self.id} is in use by process {owner['process']} on {owner['host']}"
                     ) from None
-                # Only one of several that find the owner dead gets to move its file away.
-                with suppress(FileNotFoundError):
-                    stale = path.with_name(f".owner.{os.getpid()}.part")
-                    path.replace(stale)
-                    stale.unlink()
+                self._clear_away(path)
             else:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
@@ -167,7 +163,18 @@ class Run:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            if path.exists() and path.read_bytes() == content:
+                path.unlink()
+
+    def _clear_away(self, path: Path) -> None:
+        """Move a dead owner's file away; only one of several that find it gets to, and a living one's is put back."""
+        stale = path.with_name(f".owner.{os.getpid()}.part")
+        with suppress(FileNotFoundError):
+            path.replace(stale)
+            if self._living(json.loads(stale.read_text() or "null"), 0.0) is not None:
+                with suppress(FileExistsError):
+                    os.link(stale, path)
+            stale.unlink()
 
     def beat(self) -> None:
         """Tell other hosts that the owner lives; cheap enough for every epoch."""
@@ -185,11 +192,15 @@ class Run:
             return None
         except ValueError:
             # Just being written, or left half written by a crash.
-            owner = {"host": "an unknown host", "process": 0}
-            return owner if age < BEAT else None
-        if owner["host"] == socket.gethostname():
-            return owner if owner == _describe_process(owner["process"]) else None
-        return owner if age < LEASE else None
+            return {"host": "an unknown host", "process": 0} if age < BEAT else None
+        return self._living(owner, age)
+
+    @staticmethod
+    def _living(owner: dict[str, Any] | None, age: float) -> dict[str, Any] | None:
+        """Return an owner whose file was touched ``age`` seconds ago if its process lives, else None."""
+        if owner is None or owner["host"] != socket.gethostname():
+            return owner if age < LEASE else None
+        return owner if owner == _describe_process(owner["process"]) else None
 
     def state(self) -> dict[str, Any]:
         """Return state.json, {"state": "new"} where there is none; a running run that nobody holds is interrupted."""
@@ -218,12 +229,25 @@ class Run:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {socket.gethostname()} {os.getpid()} {text}\n")
 
     def population(self) -> tuple[str, ...]:
-        """Return the runs that this one goes on with from a checkpoint, itself included, or none without one."""
+        """Return the runs that this one goes on with from a checkpoint, itself included, or none without one.
+
+        Raises DamagedRun where one of them has been removed meanwhile.
+        """
         state = self.state()
         members = tuple(state.get("population", ()))
         if state["state"] == "done" or not members:
             return ()
-        return members if (self.path.parent / members[0] / "checkpoint.pt").exists() else ()
+        leader = self._sibling(members[0])
+        if not (leader.path / "checkpoint.pt").exists() or tuple(leader.state().get("population", ())) != members:
+            return ()
+        for member in map(self._sibling, members):
+            if tuple(member.state().get("population", ())) != members:
+                checkpoint = leader.path / "checkpoint.pt"
+                raise DamagedRun(f"run {member.id} of this population is gone: remove {checkpoint} to train it anew")
+        return members
+
+    def _sibling(self, identity: str) -> Run:
+        return Run(self.path.parents[1], identity)
 
     def append_epoch(self, epoch: Epoch) -> None:
         """Add an epoch to metrics.jsonl."""
@@ -272,7 +296,8 @@ class Run:
 
     def load_measure(self, measure: Measure) -> list[LayerRecord]:
         """Return the records of a measure so far, ordered by epoch and split."""
-        return self.load_measures().get(measure_id(measure), [])
+        name = f"{measure_id(measure)}.json"
+        return self._load_measure(name) if (self.path / "measures" / name).exists() else []
 
     def load_measures(self) -> dict[str, list[LayerRecord]]:
         """Return the records of every measure of the run, by measure id."""

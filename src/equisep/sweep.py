@@ -10,12 +10,15 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +28,8 @@ from rich.console import Console
 from equisep import schema
 from equisep.observer import ConsoleObserver, Observer, Row, SweepTable, stopping_on_interrupt
 from equisep.run import Job, Outcome, Stopped, execute, outcome_of, prepare, split_into_populations
-from equisep.schema import Config, to_plain
+from equisep.runs import RunInUse
+from equisep.schema import Config, ConfigError, to_plain
 from equisep.tracking import run_title
 from equisep.training import Epoch
 
@@ -52,6 +56,8 @@ def run_sweep(
     A request that fails is reported at once and does not stop the others. Raises KeyboardInterrupt
     after Ctrl-C, when every population has written its checkpoint.
     """
+    if max_members < 1 or (processes is not None and processes < 1):
+        raise ConfigError(f"hydra.launcher: max_members={max_members}, processes={processes}: give at least 1")
     console = console or Console(stderr=True)
     jobs: dict[int, Job] = {}
     results: dict[int, Result] = {}
@@ -64,27 +70,27 @@ def run_sweep(
 
     for number, request in enumerate(requests):
         try:
-            jobs[number] = prepare(schema.typed(request.composed))
+            jobs[number] = _prepare(request)
         except Exception as error:
             fail([number], error)
-    numbers_of: dict[str, list[int]] = {}
-    for number, job in jobs.items():
-        numbers_of.setdefault(job.run.id, []).append(number)
     workers = _workers(list(jobs.values()), processes)
     populations = plan(list(jobs.values()), max_members=max_members, processes=workers)
-    to_do = {job.run.id for population in populations for job in population}
-    done = [number for number, job in jobs.items() if job.run.id not in to_do]
+    number_of = {id(job): number for number, job in jobs.items()}
+    to_do = {id(job) for population in populations for job in population}
+    done = [number for number, job in jobs.items() if id(job) not in to_do]
     results |= {number: summary(outcome_of(jobs[number])) for number in done}
     if done:
         console.print(f"{len(done)} of {len(requests)} runs are done already", highlight=False)
 
     def end(index: int, ended: list[Result] | Exception) -> None:
         for place, job in enumerate(populations[index]):
-            numbers = numbers_of.get(job.run.id, [])
+            number = number_of.get(id(job))
+            if number is None:
+                continue
             if isinstance(ended, Exception):
-                fail(numbers, ended)
+                fail([number], ended)
             else:
-                results.update(dict.fromkeys(numbers, ended[place]))
+                results[number] = ended[place]
 
     _run_populations(populations, end, workers, console)
     failed = [request.overrides for number, request in enumerate(requests) if isinstance(results[number], Exception)]
@@ -98,9 +104,12 @@ def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[
     """Return the unfinished jobs as populations, the longest first.
 
     Interrupted populations stay what they were. The others are grouped by what a population must share
-    and cut evenly into pieces of at most max_members, into more where processes would stand idle.
+    and cut evenly into pieces of at most max_members, into more where processes would stand idle. Behind
+    the members of a population stand other jobs for the same runs, which want another measure.
     """
-    unfinished = list({job.run.id: job for job in jobs if not job.run.finished or job.missing()}.values())
+    to_do = [job for job in jobs if not job.run.finished or job.missing()]
+    unfinished = list({job.run.path: job for job in reversed(to_do)}.values())[::-1]
+    first = {id(job) for job in unfinished}
     populations, fresh = split_into_populations(unfinished)
     groups: dict[str, list[Job]] = {}
     for job in fresh:
@@ -113,14 +122,20 @@ def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[
         pieces = max(-(-len(group) // max_members), min(len(group), processes) if idle else 1)
         bounds = [round(piece * len(group) / pieces) for piece in range(pieces + 1)]
         populations += [group[start:end] for start, end in itertools.pairwise(bounds)]
-    return sorted(populations, key=_work, reverse=True)
+    populations.sort(key=_work, reverse=True)
+    others = [job for job in to_do if id(job) not in first]
+    for population in populations:
+        paths = {job.run.path for job in population}
+        population += [job for job in others if job.run.path in paths]
+    return populations
 
 
 def population_key(config: Config) -> str:
     """Return what the members of a population must share: shapes, schedule, means."""
     plain = to_plain(config)
-    for name in ("subset_seed", "mean", "std"):
-        del plain["dataset"][name]
+    del plain["dataset"]["subset_seed"]
+    for name in ("mean", "std"):
+        plain["dataset"][name] = len(plain["dataset"][name])
     shared = ("architecture", "dataset", "training", "compute", "results")
     return json.dumps({name: plain[name] for name in shared}, sort_keys=True)
 
@@ -159,6 +174,18 @@ def run_one(config: Config, console: Console | None = None) -> dict[str, object]
     return summary(outcome)
 
 
+def _prepare(request: Request) -> Job:
+    """Return a request's job; raises for whatever keeps it from being run or looked up."""
+    job = prepare(schema.typed(request.composed))
+    if job.missing() or not job.run.finished:
+        owner = job.run.owner()
+        if owner is not None:
+            raise RunInUse(f"run {job.run.id} is in use by process {owner['process']} on {owner['host']}")
+    split_into_populations([job])
+    outcome_of(job)
+    return job
+
+
 def _workers(jobs: Sequence[Job], processes: int | None) -> int:
     threads = max((job.config.compute.threads for job in jobs), default=1)
     return processes or max(1, (os.cpu_count() or 1) // threads)
@@ -187,11 +214,13 @@ def _run_populations(populations: Sequence[Sequence[Job]], end: Ended, workers: 
                 raise KeyboardInterrupt from None
             except Exception as error:
                 end(index, error)
-                continue
-        facts = [summary(outcome) for outcome in outcomes]
-        for member in facts:
-            observer.say(describe(member))
-        end(index, list(facts))
+            else:
+                facts = [summary(outcome) for outcome in outcomes]
+                for member in facts:
+                    observer.say(describe(member))
+                end(index, list(facts))
+        if observer.wants_stop():
+            raise KeyboardInterrupt
 
 
 def _run_in_workers(populations: Sequence[Sequence[Job]], end: Ended, workers: int, console: Console) -> None:
@@ -200,30 +229,54 @@ def _run_in_workers(populations: Sequence[Sequence[Job]], end: Ended, workers: i
     stop = context.Event()
     rows = [Row(_shape(population[0].config), len(population)) for population in populations]
     table = SweepTable(rows, console)
-    pool = ProcessPoolExecutor(min(workers, len(populations)), context, _initialise_worker, (messages, stop))
-    with pool, table.shown(), stopping_on_interrupt(stop.set):
-        futures: dict[Future[list[dict[str, object]]], int] = {
-            pool.submit(_run_in_worker, index, [job.config for job in population]): index
-            for index, population in enumerate(populations)
-        }
-        waiting = set(futures)
-        while waiting:
-            finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            _take_messages(messages, table)
-            for future in finished:
-                index, error = futures[future], future.exception()
-                if error is None:
-                    table.end(index, "done")
-                    for facts in future.result():
-                        table.say(describe(facts))
-                    end(index, list(future.result()))
-                elif isinstance(error, Stopped):
-                    table.end(index, "interrupted")
-                else:
-                    table.end(index, "failed")
-                    end(index, error if isinstance(error, Exception) else RuntimeError(str(error)))
+    left = dict.fromkeys(range(len(populations)), 2)
+    with table.shown(), stopping_on_interrupt(stop.set):
+        # A worker that dies, of lack of memory say, breaks its pool: the others' work is taken up in a new one.
+        while left and not stop.is_set():
+            pool = ProcessPoolExecutor(min(workers, len(left)), context, _initialise_worker, (messages, stop))
+            with pool:
+                through = _run_pool(pool, {index: populations[index] for index in left}, messages, table, end)
+            broken = {index: tries - 1 for index, tries in left.items() if index not in through}
+            left = {index: tries for index, tries in broken.items() if tries}
+            for index in [] if stop.is_set() else broken.keys() - left.keys():
+                end(index, RuntimeError("its worker process died twice; out of memory? try hydra.launcher.processes=1"))
     if stop.is_set():
         raise KeyboardInterrupt
+
+
+def _run_pool(
+    pool: ProcessPoolExecutor, populations: Mapping[int, Sequence[Job]], messages: Any, table: SweepTable, end: Ended
+) -> list[int]:
+    """Run populations in a pool and return those that came to an end, whichever; the others met a broken pool."""
+    # Ignored while the processes start, which inherit that: Ctrl-C is this process's to deal with.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    futures: dict[Future[list[dict[str, object]]], int] = {
+        pool.submit(_run_in_worker, index, [job.config for job in population]): index
+        for index, population in populations.items()
+    }
+    signal.signal(signal.SIGINT, before)
+    waiting = set(futures)
+    through = []
+    while waiting:
+        finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+        _take_messages(messages, table)
+        for future in finished:
+            index, error = futures[future], future.exception()
+            if isinstance(error, BrokenProcessPool):
+                table.end(index, "its worker died")
+                continue
+            through.append(index)
+            if error is None:
+                table.end(index, "done")
+                for facts in future.result():
+                    table.say(describe(facts))
+                end(index, list(future.result()))
+            elif isinstance(error, Stopped):
+                table.end(index, "interrupted")
+            else:
+                table.end(index, "failed")
+                end(index, error if isinstance(error, Exception) else RuntimeError(str(error)))
+    return through
 
 
 def _take_messages(messages: Any, table: SweepTable) -> None:
@@ -280,18 +333,17 @@ _worker = _Worker()
 
 
 def _initialise_worker(messages: Any, stop: Any) -> None:
-    import signal
-
     # Ctrl-C reaches the whole process group; the sweep's process tells the workers to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker.messages, _worker.stop = messages, stop
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with_parent(parent: int) -> None:
+def _end_with_parent() -> None:
     """End this worker when the sweep's process was killed; the checkpoint is what a kill leaves."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Mirror:
         except wandb.errors.UsageError as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"tracking.mode=online: {reason}; run `wandb login`, or take offline") from None
+        self._broken = False
         self._image = wandb.Image
         self._last = int(config["training"]["epochs"])
         self._first_measure = measure_id(Measure(**config["measure"]))
@@ -74,7 +76,7 @@ class Mirror:
         """Mirror an epoch of training."""
         if epoch.epoch > self._known:
             values = {"loss": epoch.loss, "accuracy": epoch.accuracy, "learning_rate": epoch.learning_rate}
-            self._run.log({"epoch": epoch.epoch} | {f"training/{name}": value for name, value in values.items()})
+            self._log({"epoch": epoch.epoch} | {f"training/{name}": value for name, value in values.items()})
 
     def log_measure(self, measure: str, record: LayerRecord) -> None:
         """Mirror a measure of a snapshot: D of each layer, r and ρ where D has a logarithm, in the end the plot."""
@@ -87,11 +89,27 @@ class Mirror:
             values |= {f"{prefix}/r": law.pearson_r, f"{prefix}/decay_ratio": law.decay_ratio}
             if record.epoch == self._last:
                 values[f"{prefix}/layers"] = self._image(_plot(record, f"{prefix}, epoch {record.epoch}"))
-        self._run.log(values)
+        self._log(values)
 
     def finish(self, *, failed: bool = False) -> None:
         """Close the wandb run."""
-        self._run.finish(exit_code=1 if failed else 0)
+        self._guard(lambda: self._run.finish(exit_code=1 if failed else 0))
+
+    def _log(self, values: dict[str, Any]) -> None:
+        self._guard(lambda: self._run.log(values))
+
+    def _guard(self, act: Callable[[], None]) -> None:
+        """Act, unless wandb failed before: training goes on without its mirror, which can be made again."""
+        if self._broken:
+            return
+        try:
+            act()
+        except Exception as error:
+            self._broken = True
+            remedy = "`python -m equisep mirror` writes it again"
+            warnings.warn(
+                f"run {self._run.id}: wandb stopped ({type(error).__name__}: {error}); {remedy}", stacklevel=2
+            )
 
 
 def _plot(record: LayerRecord, title: str) -> PIL.Image.Image:
