@@ -84,7 +84,7 @@ def command(results: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "equisep", *fixed, *overrides]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("momentum", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_and_ends_bit_for_bit_where_it_would_have(tmp_path: Path, optimizer: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole, f"optimizer={optimizer}"), check=True, capture_output=True)

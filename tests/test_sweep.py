@@ -148,6 +148,7 @@ def test_a_resumed_run_keeps_the_snapshots_it_was_begun_with(configure: Configur
     assert outcome.run.snapshot_epochs() == [0, 5, 9, 12]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first population's worker is killed in mid-training; both populations are done in the end."""
     monkeypatch.setattr(sweep, "WORK_FOR_WORKERS", 0)
@@ -228,7 +229,7 @@ def wait_for_training(results: Path, process: subprocess.Popen[str], runs: int) 
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_goes_on_later(tmp_path: Path, how: signal.Signals) -> None:
     process = subprocess.Popen(sweep_command(tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_training(tmp_path, process, 6)

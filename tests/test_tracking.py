@@ -21,7 +21,7 @@ from tests.conftest import run_one
 def read_wandb(results: Path, run: str) -> list[dict[str, object]]:
     """Return the history rows of every segment of a wandb run, in order."""
     rows: list[dict[str, object]] = []
-    for file in sorted(results.glob(f"wandb/offline-run-*-{run}/*.wandb")):
+    for file in sorted(results.glob(f"wandb/offline-run-*-{run}*/*.wandb")):
         listed = subprocess.run(
             [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", file],
             check=True,

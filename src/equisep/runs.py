@@ -171,7 +171,7 @@ class Run:
         stale = path.with_name(f".owner.{os.getpid()}.part")
         with suppress(FileNotFoundError):
             path.replace(stale)
-            if self._living(json.loads(stale.read_text() or "null"), 0.0) is not None:
+            if _living_owner(stale) is not None:
                 with suppress(FileExistsError):
                     os.link(stale, path)
             stale.unlink()
@@ -184,23 +184,7 @@ class Run:
 
     def owner(self) -> dict[str, Any] | None:
         """Return the living process that holds the run, or None."""
-        path = self.path / "owner.json"
-        try:
-            age = time.time() - path.stat().st_mtime
-            owner = json.loads(path.read_text())
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            # Just being written, or left half written by a crash.
-            return {"host": "an unknown host", "process": 0} if age < BEAT else None
-        return self._living(owner, age)
-
-    @staticmethod
-    def _living(owner: dict[str, Any] | None, age: float) -> dict[str, Any] | None:
-        """Return an owner whose file was touched ``age`` seconds ago if its process lives, else None."""
-        if owner is None or owner["host"] != socket.gethostname():
-            return owner if age < LEASE else None
-        return owner if owner == _describe_process(owner["process"]) else None
+        return _living_owner(self.path / "owner.json")
 
     def state(self) -> dict[str, Any]:
         """Return state.json, {"state": "new"} where there is none; a running run that nobody holds is interrupted."""
@@ -405,6 +389,21 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "equisep": version("equisep"),
         "commit": commit.stdout.strip(),
     }
+
+
+def _living_owner(path: Path) -> dict[str, Any] | None:
+    """Return the process that an owner.json names, if it lives; of another host, if the file was touched of late."""
+    try:
+        age = time.time() - path.stat().st_mtime
+        owner: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        # Just being written, or left half written by a crash.
+        return {"host": "an unknown host", "process": 0} if age < BEAT else None
+    if owner["host"] == socket.gethostname():
+        return owner if owner == _describe_process(owner["process"]) else None
+    return owner if age < LEASE else None
 
 
 def _this_process() -> dict[str, str | int]:

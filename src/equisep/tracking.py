@@ -140,7 +140,7 @@ def mirror_store(results: Path, tracking: Tracking) -> int:
     """
     runs = list(all_runs(results))
     for run in runs:
-        earlier = list(results.glob(f"wandb/offline-run-*-{run.id}")) if tracking.mode == "offline" else []
+        earlier = list(results.glob(f"wandb/offline-run-*-{run.id}*")) if tracking.mode == "offline" else []
         mirror = Mirror(run, tracking, results)
         mirror.replay(run.epochs(), run.load_measures())
         mirror.finish()
