@@ -31,23 +31,13 @@ import pandas as pd
 import torch
 
 from benchmarks.baseline import Baseline
-from equisep import schema
 from equisep.data import Data, load_data
 from equisep.networks import build_network
-from equisep.schema import Config, FeedForward
+from equisep.schema import Config, FeedForward, compose_config
 from equisep.training import Member, Population
 
 DEPTHS = (4, 8, 20)
 STEPS_PER_EPOCH = 8
-
-
-def compose(overrides: list[str]) -> Config:
-    """Return the config of a feed-forward run on Fashion-MNIST."""
-    import hydra
-
-    schema.register()
-    with hydra.initialize_config_dir(str(schema.conf_folder()), version_base="1.3"):
-        return schema.typed(hydra.compose("config", overrides))
 
 
 def floating_point_operations(depth: int, width: int = 100, inputs: int = 100, images: int = 1000) -> float:
@@ -158,7 +148,7 @@ class Workers:
 def train_on_demand(pipe: Any, overrides: list[str], first: int, count: int, width: int) -> None:
     """Train as many epochs as the pipe says, none to end; two, which compile, before the first answer."""
     torch.set_num_threads(1)
-    config = compose(overrides)
+    config = compose_config(overrides)
     members = members_of(config, load_data(config.dataset), count, width, first)
     population = Population(members, config.training, compiled=True)
     for _ in range(2):
@@ -173,7 +163,7 @@ def train_on_demand(pipe: Any, overrides: list[str], first: int, count: int, wid
 def measure_depth(depth: int, cores: int, members: int, repeats: int, seconds: float) -> list[dict[str, object]]:
     """Return the rows of one depth: every repeat times every engine in turn."""
     overrides = [f"architecture.depth={depth}", "optimizer=adam"]
-    config = compose(overrides)
+    config = compose_config(overrides)
     data = load_data(config.dataset)
     clock = time.perf_counter()
     single = single_case(config, data, depth)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from equisep import schema
 from equisep.data import Data, load_data
 from equisep.run import Outcome, execute
-from equisep.schema import Config
+from equisep.schema import Config, compose_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,10 +27,6 @@ def compose_untyped(overrides: Sequence[str]) -> DictConfig:
     schema.register()
     with initialize_config_dir(str(schema.conf_folder()), version_base="1.3"):
         return compose("config", list(overrides))
-
-
-def compose_config(overrides: Sequence[str]) -> Config:
-    return schema.typed(compose_untyped(overrides))
 
 
 def run_one(config: Config) -> Outcome:

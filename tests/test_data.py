@@ -10,9 +10,8 @@ from PIL import Image
 from torchvision import datasets
 
 from equisep.data import Data, DataUnavailable, draw_subset, load_data
-from equisep.schema import ConfigError
+from equisep.schema import ConfigError, compose_config
 from equisep.separation import separation_fuzziness
-from tests.conftest import compose_config
 
 DEVELOPMENT_DATA = os.environ.get("EQUISEP_TEST_DATA", "")
 needs_development_data = pytest.mark.skipif(

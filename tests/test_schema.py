@@ -9,8 +9,16 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from equisep import schema
-from equisep.schema import NOT_MEASURE, NOT_SCIENCE, Config, ConfigError, conf_folder, identity_of_science, to_plain
-from tests.conftest import compose_config
+from equisep.schema import (
+    NOT_MEASURE,
+    NOT_SCIENCE,
+    Config,
+    ConfigError,
+    compose_config,
+    conf_folder,
+    identity_of_science,
+    to_plain,
+)
 
 GROUPS = [
     f"{file.parent.name}={file.stem}"

@@ -75,7 +75,7 @@ def status(overrides: list[str]) -> None:
     """List the runs of the store and their states: ``python -m equisep status [results=FOLDER]``."""
     from equisep.runs import status_table
 
-    results = Path(_compose(overrides).results)
+    results = Path(schema.compose_config(overrides).results)
     table = status_table(results)
     print(table.to_string(index=False) if len(table) else f"no runs under {results}/runs")
 
@@ -84,14 +84,9 @@ def mirror(overrides: list[str]) -> None:
     """Write every run of the store to wandb again: ``python -m equisep mirror [tracking=online …]``."""
     from equisep.tracking import mirror_store
 
-    config = _compose(overrides)
+    config = schema.compose_config(overrides)
     count = mirror_store(Path(config.results), config.tracking)
     print(f"mirrored {count} runs of {config.results}")
-
-
-def _compose(overrides: list[str]) -> schema.Config:
-    with hydra.initialize_config_dir(str(schema.conf_folder()), version_base="1.3"):
-        return schema.typed(hydra.compose("config", overrides))
 
 
 COMMANDS = {"status": status, "mirror": mirror}

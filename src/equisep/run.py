@@ -113,9 +113,9 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
     jobs = [*asked, *(job for population in populations for job in population)]
     trained: dict[Path, int] = {}
     with ExitStack() as stack:
-        for run in {job.run.path: job for job in jobs if not job.run.finished or job.missing()}.values():
-            run.run.create(run.config, _data_facts(run.data))
-            stack.enter_context(run.run.held())
+        for job in {job.run.path: job for job in jobs if not job.run.finished or job.missing()}.values():
+            job.run.create(job.config, _data_facts(job.data))
+            stack.enter_context(job.run.held())
         for population in populations:
             # Another process may have finished it between the look and the hold.
             if not all(job.run.finished for job in population):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -266,6 +268,13 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(group="architecture", name="schema_feed_forward", node=FeedForward)
+
+
+def compose_config(overrides: Sequence[str]) -> Config:
+    """Return the config that ``python -m equisep OVERRIDES…`` composes; raises as :func:`typed`, or Hydra's error."""
+    register()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return typed(compose("config", list(overrides)))
 
 
 def typed(composed: DictConfig) -> Config:

@@ -1,8 +1,8 @@
 """A sweep's jobs as populations: what is done is dropped, what shares a shape trains together, the cores are shared.
 
 The pieces of work are populations of at most ``max_members`` networks. A single one is trained in this
-process, several in worker processes side by side, the longest first. Each network's result depends on
-its population and on nothing else: not on which process had it, nor on what else ran.
+process, several in worker processes side by side, the longest first. On one machine and with the same
+versions a network's result depends on its population alone, not on which process had it or what else ran.
 """
 
 from __future__ import annotations
