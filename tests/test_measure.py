@@ -14,24 +14,24 @@ from equisep.separation import separation_fuzziness
 
 @pytest.fixture
 def network() -> FeedForwardNetwork:
-    return FeedForwardNetwork(inputs=100, classes=10, depth=4, width=30)
+    return FeedForwardNetwork(inputs=100, classes=10, widths=[30] * 3)
 
 
 def test_layers_are_measured_with_batch_statistics_of_stored_order(network: FeedForwardNetwork, fashion: Data) -> None:
     inputs, labels = fashion.train.inputs, fashion.train.labels
     measured = measure_separation(network, inputs, labels, network.layers)
-    assert list(measured) == ["input", "blocks.0", "blocks.1", "blocks.2"]
+    assert list(measured) == ["input", "hidden.0", "hidden.1", "hidden.2"]
     twin = copy.deepcopy(network).train()
-    first = torch.cat([twin.blocks[0](batch.flatten(1)) for batch in inputs.split(100)])
+    first = torch.cat([twin.hidden[0](batch.flatten(1)) for batch in inputs.split(100)])
     assert measured["input"].fuzziness == pytest.approx(36.8143, rel=1e-5)
-    assert measured["blocks.0"].fuzziness == pytest.approx(separation_fuzziness(first, labels), rel=1e-9)
+    assert measured["hidden.0"].fuzziness == pytest.approx(separation_fuzziness(first, labels), rel=1e-9)
 
 
 def test_running_statistics_on_request(network: FeedForwardNetwork, fashion: Data) -> None:
     inputs, labels = fashion.train.inputs, fashion.train.labels
-    measured = measure_separation(network, inputs, labels, ["blocks.1"], batch_norm="running")
+    measured = measure_separation(network, inputs, labels, ["hidden.1"], batch_norm="running")
     expected = network.eval().blocks[:2](inputs.flatten(1))
-    assert measured["blocks.1"].fuzziness == pytest.approx(separation_fuzziness(expected, labels), rel=1e-6)
+    assert measured["hidden.1"].fuzziness == pytest.approx(separation_fuzziness(expected, labels), rel=1e-6)
 
 
 def test_two_passes_give_what_one_gives(network: FeedForwardNetwork, fashion: Data) -> None:
@@ -44,7 +44,7 @@ def test_two_passes_give_what_one_gives(network: FeedForwardNetwork, fashion: Da
 
 
 def test_the_network_is_left_as_found(network: FeedForwardNetwork, fashion: Data) -> None:
-    network.blocks[1].eval()
+    network.hidden[1].eval()
     modes = [module.training for module in network.modules()]
     state = copy.deepcopy(network.state_dict())
     random = torch.random.get_rng_state()

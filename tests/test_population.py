@@ -149,7 +149,7 @@ def test_members_come_out_as_plain_modules_that_can_go_in_again(fashion: Data) -
     population.run_epoch()
     out = copy.deepcopy(population.program.module(1))
     assert type(out) is FeedForwardNetwork
-    assert int(out.blocks[0][1].num_batches_tracked) == 9
+    assert int(out.hidden[0][1].num_batches_tracked) == 9
     again = Population([Member(out, fashion.train, OPTIMIZERS["adam"], 2)], TEN_STEPS)
     assert relative_error(again.weights(0), population.weights(1)) == 0.0
 
@@ -179,7 +179,7 @@ def test_sixteen_seeds_are_distributed_alike_in_float32(fashion: Data) -> None:
 
 def statistics_of(network: nn.Module, fashion: Data) -> tuple[float, ...]:
     train, test = fashion.train, fashion.test
-    measured = measure_separation(network, train.inputs, train.labels, [f"blocks.{layer}" for layer in range(7)])
+    measured = measure_separation(network, train.inputs, train.labels, [f"hidden.{layer}" for layer in range(7)])
     law = fit_law([value.fuzziness for value in measured.values()])
     accuracies = [evaluate(network, split.inputs, split.labels).accuracy for split in (train, test)]
     return law.pearson_r, law.decay_ratio, *accuracies

@@ -104,13 +104,25 @@ def _prepare(config: Dataset, train: Any, test: Any, source: str) -> Data:
         ]
     )
     targets = torch.as_tensor(train.targets)
-    chosen = draw_subset(targets, [config.per_class] * len(train.classes), config.subset_seed)
+    chosen = draw_subset(targets, _class_sizes(config, train.classes), config.subset_seed)
     return Data(
         train=_as_tensors(train, chosen.tolist(), prepare, config.channel),
         test=_as_tensors(test, range(len(test)), prepare, config.channel),
         classes=tuple(train.classes),
         source=source,
     )
+
+
+def _class_sizes(config: Dataset, classes: Sequence[str]) -> list[int]:
+    if config.sizes is None:
+        assert config.per_class is not None
+        return [config.per_class] * len(classes)
+    if len(config.sizes) != len(classes):
+        raise ConfigError(
+            f"dataset.sizes={list(config.sizes)}: {len(config.sizes)} sizes for the {len(classes)} classes of "
+            f"{config.name} ({', '.join(classes)}), give one for each"
+        )
+    return list(config.sizes)
 
 
 def _keep(path: Path, data: Data) -> None:
@@ -146,7 +158,8 @@ def draw_subset(labels: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
     for label, (size, count) in enumerate(zip(sizes, available, strict=True)):
         if size > count:
             raise ConfigError(
-                f"dataset.per_class={size}: class {label} has {count} training images, ask for at most that"
+                f"dataset: {size} images asked of class {label}, which has {count} training images, "
+                "give at most that in dataset.per_class or dataset.sizes"
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from equisep.separation import ClassSums, Separation, Weighting, as_class_labels, as_feature_matrix, separation_of
+from equisep.separation import (
+    ClassSums,
+    PrincipalComponents,
+    Separation,
+    Weighting,
+    as_class_labels,
+    as_feature_matrix,
+    separation_of,
+)
 
 INPUT = "input"
 BATCH_NORMS = ("batch", "running")
@@ -38,6 +46,8 @@ def measure_separation(
     batch_norm: Literal["batch", "running"] = "batch",
     batch_size: int = 100,
     weighting: Weighting = "class_size",
+    components: int | None = None,
+    principal_inputs: Tensor | None = None,
     memory_limit: float = 4.0,
 ) -> dict[str, Separation]:
     """Return the separation of the input and of each named layer of a network.
@@ -47,8 +57,10 @@ def measure_separation(
     (b, …) is a layer; each must run once in a forward pass.
     batch_norm: ``batch`` normalises with the statistics of each measured batch (the released code's
     way), ``running`` with the running ones; everything else (dropout, …) is in evaluation mode.
-    batch_size: images a forward pass; the paper's is 100. memory_limit: GB; where the features of all layers
-    need no more, one pass is made over the data, else two.
+    batch_size: images a forward pass; the paper's is 100.
+    components: project the features of a layer that has more on their first so many principal components
+    (of ``principal_inputs``, or of the inputs themselves) before D is taken; None leaves them whole.
+    memory_limit: GB; where the features of all layers need no more, one pass is made over the data, else two.
     The result maps ``input`` and then the layers, in order. Mode, buffers and random state of the
     network are as before. Raises ValueError for an unknown layer, one that runs more than once or not
     at all, a batch normalisation that cannot do as asked, and whatever
@@ -56,34 +68,57 @@ def measure_separation(
     """
     named = dict(network.named_modules(remove_duplicate=False))
     _refuse(named, inputs, layers, batch_norm, batch_size)
+    if components is not None and components < 1:
+        raise ValueError(f"components={components}: give at least 1, or None for whole features")
     classes = as_class_labels(labels, len(inputs))
 
-    def passes() -> Iterator[dict[str, Tensor]]:
-        with _mode(network, batch_norm), _recording(named, layers) as recorded:
-            for batch in torch.split(inputs, batch_size):
+    def passes(over: Tensor, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        with _mode(network, batch_norm), _recording(named, [name for name in names if name != INPUT]) as recorded:
+            for batch in torch.split(over, batch_size):
                 recorded.clear()
                 network(batch)
-                missing = [name for name in layers if name not in recorded]
+                recorded[INPUT] = batch
+                missing = [name for name in names if name not in recorded]
                 if missing:
                     raise ValueError(f"layer {missing[0]!r} does not run in a forward pass of the network")
-                yield {INPUT: as_feature_matrix(batch)} | {name: as_feature_matrix(recorded[name]) for name in layers}
+                yield {name: as_feature_matrix(recorded[name]) for name in names}
 
-    width = sum(features[0].nbytes for features in next(passes()).values())
+    names = (INPUT, *layers)
+    first = next(passes(inputs, names))
+    projections: dict[str, PrincipalComponents] = {}
+    if components is not None:
+        # A layer at a time: its features are all that is held.
+        for name in (name for name in names if first[name].shape[1] > components):
+            features = torch.cat([batch[name] for batch in passes(_or(principal_inputs, inputs), [name])])
+            projections[name] = PrincipalComponents(features, components)
+
+    def projected() -> Iterator[dict[str, Tensor]]:
+        for batch in passes(inputs, names):
+            yield {
+                name: projections[name].project(features) if name in projections else features
+                for name, features in batch.items()
+            }
+
+    width = sum(features[0].nbytes for features in next(projected()).values())
     results = {}
     if width * len(inputs) <= memory_limit * 1e9:
-        batches = list(passes())
-        for name in (INPUT, *layers):
+        batches = list(projected())
+        for name in names:
             results[name] = separation_of(torch.cat([batch[name] for batch in batches]), classes, weighting=weighting)
         return results
-    sums = {name: ClassSums(classes, weighting) for name in (INPUT, *layers)}
-    for batch in passes():
+    sums = {name: ClassSums(classes, weighting) for name in names}
+    for batch in projected():
         for name, features in batch.items():
             sums[name].add(features)
     scatters = {name: total.scatter() for name, total in sums.items()}
-    for batch in passes():
+    for batch in projected():
         for name, features in batch.items():
             scatters[name].add(features)
     return {name: scatter.separation() for name, scatter in scatters.items()}
+
+
+def _or(tensor: Tensor | None, default: Tensor) -> Tensor:
+    return default if tensor is None else tensor
 
 
 def _refuse(

@@ -2,12 +2,14 @@
 
 A program holds each parameter of E networks as one stacked tensor (E, *shape), in the order of
 ``module.parameters()``, and the gradients likewise. Optimizers update slices of the first axis, and
-a network goes in as, and comes out as, its plain module. Two programs:
+a network goes in as, and comes out as, its plain module. Three programs:
 
 - :class:`FeedForwardProgram`, for the paper's feed-forward networks: forward and backward written out,
   activations laid out (network, channel, image), so that matrix products batch over networks and
   batch normalisation runs along contiguous memory; its two elementwise kernels can be compiled.
-- :class:`ModuleProgram`, for any module, by torch.func.
+- :class:`ConvolutionalProgram`, for networks with convolutions: one after another, since a convolution
+  gains nothing from being batched over networks, and the activations of one are enough to hold.
+- :class:`ModuleProgram`, for any other module, by torch.func.
 """
 
 from __future__ import annotations
@@ -51,10 +53,17 @@ class Program(Protocol):
 
 def build_program(networks: Sequence[nn.Module], *, compiled: bool) -> Program:
     """Return the fastest program for networks of one shape, which goes on from their present weights and buffers."""
-    feed_forward = [network for network in networks if isinstance(network, FeedForwardNetwork)]
+    feed_forward = [network for network in networks if has_kernels(network)]
     if len(feed_forward) == len(networks):
-        return FeedForwardProgram(feed_forward, compiled=compiled)
+        return FeedForwardProgram(cast(list[FeedForwardNetwork], feed_forward), compiled=compiled)
+    if any(isinstance(module, nn.Conv2d) for module in networks[0].modules()):
+        return ConvolutionalProgram(networks)
     return ModuleProgram(networks)
+
+
+def has_kernels(network: nn.Module) -> bool:
+    """Whether a network is one that :class:`FeedForwardProgram` has kernels for."""
+    return isinstance(network, FeedForwardNetwork) and network.normalised_and_rectified
 
 
 def can_compile(device: torch.device) -> bool:
@@ -80,7 +89,7 @@ class FeedForwardProgram:
         self.networks = list(networks)
         self.weights = _stack_parameters(networks)
         self.gradients = [torch.zeros_like(weight) for weight in self.weights]
-        self.norms = [cast(nn.BatchNorm1d, block[1]) for block in networks[0].blocks]  # type: ignore[index]
+        self.norms = [cast(nn.BatchNorm1d, block[1]) for block in networks[0].hidden]  # type: ignore[index]
         self.running = [
             (self._stack_buffer(layer, "running_mean"), self._stack_buffer(layer, "running_var"))
             for layer in range(len(self.norms))
@@ -125,7 +134,7 @@ class FeedForwardProgram:
         """See :meth:`Program.module`."""
         network = self.networks[index]
         _set_parameters(network, self.weights, index)
-        for block, (mean, variance) in zip(network.blocks, self.running, strict=True):
+        for block, (mean, variance) in zip(network.hidden, self.running, strict=True):
             norm = cast(nn.BatchNorm1d, block[1])  # type: ignore[index]
             cast(Tensor, norm.running_mean).copy_(mean[index])
             cast(Tensor, norm.running_var).copy_(variance[index])
@@ -137,7 +146,7 @@ class FeedForwardProgram:
         return [self.steps, *(tensor for pair in self.running for tensor in pair)]
 
     def _stack_buffer(self, layer: int, name: str) -> Tensor:
-        blocks = [cast(nn.Sequential, network.blocks[layer]) for network in self.networks]
+        blocks = [cast(nn.Sequential, network.hidden[layer]) for network in self.networks]
         return torch.stack([cast(Tensor, getattr(block[1], name)) for block in blocks]).clone()
 
 
@@ -295,6 +304,40 @@ class ModuleProgram:
     def buffers(self) -> list[Tensor]:
         """See :meth:`Program.buffers`."""
         return list(self.stacked_buffers.values())
+
+
+class ConvolutionalProgram:
+    """Networks one after another, each by its plain module and autograd; parameters are views of the stacked ones."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks = list(networks)
+        self.weights = _stack_parameters(networks)
+        self.gradients = [torch.zeros_like(weight) for weight in self.weights]
+        for index, network in enumerate(self.networks):
+            for parameter, weight in zip(network.parameters(), self.weights, strict=True):
+                parameter.data = weight[index]
+
+    def step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Program.step`."""
+        losses, correct = [], []
+        for index, network in enumerate(self.networks):
+            network.train()
+            logits = network(inputs[index])
+            loss = cross_entropy(logits, labels[index])
+            derivatives = torch.autograd.grad(loss, list(network.parameters()))
+            for gradient, derivative in zip(self.gradients, derivatives, strict=True):
+                gradient[index] = derivative
+            losses.append(loss.detach())
+            correct.append((logits.detach().argmax(dim=1) == labels[index]).sum())
+        return torch.stack(losses), torch.stack(correct)
+
+    def module(self, index: int) -> nn.Module:
+        """See :meth:`Program.module`."""
+        return self.networks[index]
+
+    def buffers(self) -> list[Tensor]:
+        """See :meth:`Program.buffers`."""
+        return [buffer for network in self.networks for buffer in network.buffers()]
 
 
 def _stack_parameters(networks: Sequence[nn.Module]) -> list[Tensor]:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from equisep.data import Data, Split, load_data
 from equisep.measure import INPUT, evaluate, measure_separation
-from equisep.networks import build_network
+from equisep.networks import Network, build_network, outline_network
 from equisep.observer import Observer
-from equisep.population import can_compile
+from equisep.population import can_compile, has_kernels
 from equisep.runs import DamagedRun, LayerRecord, Run, machine_facts, measure_id, run_id
 from equisep.schema import Config, ConfigError, Dataset, from_plain, to_plain
 from equisep.separation import NotFinite
@@ -53,11 +53,24 @@ class Job:
     data: Data
     device: torch.device
 
-    def network(self) -> nn.Module:
+    def network(self) -> Network:
         """Return the freshly initialised network, on the device."""
-        shape = tuple(self.data.train.inputs.shape[1:])
-        network = build_network(self.config.architecture, shape, len(self.data.classes), self.config.seed)
+        network = build_network(self.config.architecture, *self._shape, self.config.seed)
         return network.to(self.device, self.dtype)
+
+    @cached_property
+    def outline(self) -> Network:
+        """The network without its values: names and shapes."""
+        return outline_network(self.config.architecture, *self._shape)
+
+    @property
+    def _shape(self) -> tuple[tuple[int, ...], int]:
+        return tuple(self.data.train.inputs.shape[1:]), len(self.data.classes)
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """The modules whose outputs are the points of the law behind the input, as the measure's view has them."""
+        return self.outline.blocks if self.config.measure.view == "block" else self.outline.layers
 
     def split(self, name: str) -> Split:
         """Return the train or test split, on the device."""
@@ -91,10 +104,36 @@ class Job:
         records = self.run.load_measure(self.config.measure)
         for epoch, split in missing:
             network.load_state_dict(self.run.load_snapshot(epoch))
-            records.append(_measure_snapshot(network, self.split(split), self.config, epoch, split))
+            records.append(self._measure_snapshot(network, epoch, split))
             self.run.save_measure(self.config.measure, records)
             if mirror:
                 mirror.log_measure(measure_id(self.config.measure), records[-1])
+
+    def _measure_snapshot(self, network: nn.Module, epoch: int, name: str) -> LayerRecord:
+        split, measure = self.split(name), self.config.measure
+        separations = measure_separation(
+            network,
+            split.inputs,
+            split.labels,
+            self.points,
+            batch_norm=measure.batch_norm,  # type: ignore[arg-type]
+            batch_size=measure.batch_size,
+            weighting=measure.weighting,  # type: ignore[arg-type]
+            components=measure.components,
+            principal_inputs=self.split("train").inputs,
+            memory_limit=measure.memory_limit,
+        )
+        evaluation = evaluate(network, split.inputs, split.labels)
+        return LayerRecord(
+            epoch=epoch,
+            split=name,
+            layers=tuple(separations),
+            fuzziness=tuple(value.fuzziness for value in separations.values()),
+            rank=tuple(value.rank for value in separations.values()),
+            classes=separations[INPUT].classes,
+            loss=evaluation.loss,
+            accuracy=evaluation.accuracy,
+        )
 
 
 def execute(configs: Sequence[Config], observer: Observer | None = None) -> list[Outcome]:
@@ -193,6 +232,7 @@ def prepare(config: Config) -> Job:
         # A run goes on with the snapshots it was begun with.
         training = replace(config.training, snapshots=job.run.config()["training"]["snapshots"])
         job = replace(job, config=replace(config, training=training))
+    _refuse_what_the_network_cannot(job)
     _refuse_lone_images(job)
     _refuse_epochs_not_kept(job.run, job.config)
     if job.run.state()["state"] != "new" and job.run.config()["data"]["test_digest"] != data.test.digest:
@@ -200,13 +240,32 @@ def prepare(config: Config) -> Job:
     return job
 
 
-def _data_facts(data: Data) -> dict[str, str]:
-    return {"digest": data.train.digest, "test_digest": data.test.digest, "source": data.source}
+def _data_facts(data: Data) -> dict[str, str | int]:
+    return {
+        "digest": data.train.digest,
+        "test_digest": data.test.digest,
+        "source": data.source,
+        "train_images": len(data.train.labels),
+        "test_images": len(data.test.labels),
+    }
+
+
+def _refuse_what_the_network_cannot(job: Job) -> None:
+    """Raise ConfigError for images too small, a view or layers that the network does not have."""
+    family = job.config.architecture.family
+    if not job.points:
+        raise ConfigError(f"measure.view=block: architecture.family={family} has no blocks, take measure.view=layer")
+    layers = max(job.outline.parameter_layers())
+    beyond = [phase.last for phase in job.config.training.phases if phase.last > layers]
+    if beyond:
+        raise ConfigError(
+            f"training.phases: layer {beyond[0]} of a network with {layers} layers with weights; give 1 … {layers}"
+        )
 
 
 def _refuse_lone_images(job: Job) -> None:
     """Raise ConfigError where a last batch of one image would meet batch normalisation over the batch alone."""
-    if not any(isinstance(module, nn.BatchNorm1d) for module in job.network().modules()):
+    if not any(isinstance(module, nn.BatchNorm1d) for module in job.outline.modules()):
         return
     train, test = len(job.data.train.labels), len(job.data.test.labels)
     measured_in_batches = job.config.measure.batch_norm == "batch"
@@ -336,9 +395,10 @@ def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
     """Return how a fresh population is computed; stored with it, since bits depend on it."""
     config, device = jobs[0].config, jobs[0].device
     batches = -(-len(jobs[0].data.train.labels) // config.training.batch_size)
-    layers = len(jobs[0].network().layers)  # type: ignore[arg-type]
+    layers = len(jobs[0].outline.layers)
     pays = config.training.epochs * batches * layers * len(jobs) >= COMPILE_FROM
-    wanted = config.compute.compile == "always" or (config.compute.compile == "auto" and pays)
+    chosen = config.compute.compile == "always" or (config.compute.compile == "auto" and pays)
+    wanted = chosen and has_kernels(jobs[0].outline)
     possible = can_compile(device)
     if wanted and not possible:
         observer.say(
@@ -361,32 +421,6 @@ def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
     for job in (job for job in jobs if not job.run.finished):
         job.run.write_state(state, error=f"{type(error).__name__}: {error}")
         job.run.log(f"{state}: {''.join(traceback.format_exception(error)).rstrip()}")
-
-
-def _measure_snapshot(network: nn.Module, split: Split, config: Config, epoch: int, name: str) -> LayerRecord:
-    inputs, labels = split.inputs, split.labels
-    layers: Sequence[str] = network.layers  # type: ignore[assignment]
-    separations = measure_separation(
-        network,
-        inputs,
-        labels,
-        layers,
-        batch_norm=config.measure.batch_norm,  # type: ignore[arg-type]
-        batch_size=config.measure.batch_size,
-        weighting=config.measure.weighting,  # type: ignore[arg-type]
-        memory_limit=config.measure.memory_limit,
-    )
-    evaluation = evaluate(network, inputs, labels)
-    return LayerRecord(
-        epoch=epoch,
-        split=name,
-        layers=(INPUT, *layers),
-        fuzziness=tuple(value.fuzziness for value in separations.values()),
-        rank=tuple(value.rank for value in separations.values()),
-        classes=separations[INPUT].classes,
-        loss=evaluation.loss,
-        accuracy=evaluation.accuracy,
-    )
 
 
 def _refuse_epochs_not_kept(run: Run, config: Config) -> None:

@@ -118,8 +118,8 @@ class Run:
         self.path = results / "runs" / identity
         self._beaten = 0.0
 
-    def create(self, config: Config, data: Mapping[str, str]) -> None:
-        """Make the folder with its config.yaml; an existing one keeps what it has. data: digests and source."""
+    def create(self, config: Config, data: Mapping[str, str | int]) -> None:
+        """Make the folder with its config.yaml; an existing one keeps what it has. data: digests, source, sizes."""
         (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
         (self.path / "measures").mkdir(exist_ok=True)
         if not (self.path / "config.yaml").exists():

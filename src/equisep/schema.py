@@ -54,17 +54,145 @@ class Architecture:
 
 @dataclass
 class FeedForward(Architecture):
-    """Blocks Linear → BatchNorm → ReLU of one width, then a linear classifier."""
+    """Linear → BatchNorm → ReLU, some times, then a linear classifier."""
 
-    depth: int = MISSING
-    """Number of linear layers, the classifier included (the paper's H), ≥ 2."""
-    width: int = MISSING
-    """Units of each hidden layer, ≥ 1."""
+    ACTIVATIONS: ClassVar[tuple[str, ...]] = ("relu", "identity")
+    depth: int | None = MISSING
+    """Number of linear layers, the classifier included (the paper's H), ≥ 2; null where widths is given."""
+    width: int | None = MISSING
+    """Units of each hidden layer, ≥ 1; null where widths is given."""
+    widths: list[int] | None = None
+    """Units of each hidden layer, one by one, in place of depth and width."""
+    batch_norm: bool = True
+    """Whether each hidden layer is batch-normalised."""
+    activation: str = "relu"
+    """relu, or identity for a linear network."""
 
     def __post_init__(self) -> None:
         _one_of("architecture.family", self.family, ("fnn",))
-        _require(self.depth >= 2, "architecture.depth", self.depth, "a feed-forward network needs at least 2 layers")
-        _require(self.width >= 1, "architecture.width", self.width, "a layer needs at least 1 unit")
+        _one_of("architecture.activation", self.activation, self.ACTIVATIONS)
+        if self.widths is not None:
+            remedy = "it stands in place of depth and width: take architecture=fnn_widths"
+            _require(self.depth is None and self.width is None, "architecture.widths", self.widths, remedy)
+            usable = len(self.widths) > 0 and min(self.widths) >= 1
+            _require(usable, "architecture.widths", self.widths, "give at least one layer, of at least 1 unit")
+            return
+        depth, width = self.depth, self.width
+        _require(
+            depth is not None and depth >= 2,
+            "architecture.depth",
+            depth,
+            "a feed-forward network needs at least 2 layers",
+        )
+        _require(width is not None and width >= 1, "architecture.width", width, "a layer needs at least 1 unit")
+
+    def hidden_widths(self) -> list[int]:
+        """Return the units of each hidden layer."""
+        if self.widths is not None:
+            return list(self.widths)
+        assert self.depth is not None
+        assert self.width is not None
+        return [self.width] * (self.depth - 1)
+
+
+@dataclass
+class Convolutional(Architecture):
+    """What the convolutional families share: kernel size, repeated input channels, a factor on all widths."""
+
+    kernel: int = MISSING
+    """Height and width of the convolutions' kernels, odd, ≥ 1."""
+    input_repeats: int = MISSING
+    """How often the image's channels are repeated, ≥ 1."""
+    width_multiplier: float = MISSING
+    """Factor on the channels and hidden units, 1/8 … 1; below 1 it is not the paper's network."""
+
+    def __post_init__(self) -> None:
+        _require(self.kernel >= 1 and self.kernel % 2 == 1, "architecture.kernel", self.kernel, "give an odd size")
+        _require(self.input_repeats >= 1, "architecture.input_repeats", self.input_repeats, "give at least 1")
+        in_range = 1 / 8 <= self.width_multiplier <= 1
+        _require(in_range, "architecture.width_multiplier", self.width_multiplier, "give a factor in 0.125 … 1")
+
+
+@dataclass
+class Vgg(Convolutional):
+    """VGG with batch normalisation: Conv → BatchNorm → ReLU in five stages, then a classifier of three layers."""
+
+    DEPTHS: ClassVar[tuple[int, ...]] = (11, 13, 16, 19)
+    depth: int = MISSING
+    """Layers with weights: 11, 13, 16 or 19."""
+    classifier_width: int = MISSING
+    """Units of the two hidden layers of the classifier, ≥ 1."""
+
+    def __post_init__(self) -> None:
+        _one_of("architecture.family", self.family, ("vgg",))
+        _require(self.depth in self.DEPTHS, "architecture.depth", self.depth, "VGG has 11, 13, 16 or 19 layers")
+        _require(self.classifier_width >= 1, "architecture.classifier_width", self.classifier_width, "give at least 1")
+        super().__post_init__()
+
+
+@dataclass
+class AlexNet(Convolutional):
+    """AlexNet as the paper changes it: five convolutions of one kernel size, two hidden linear layers, BatchNorm."""
+
+    classifier_width: int = MISSING
+    """Units of the two hidden layers of the classifier, ≥ 1."""
+
+    def __post_init__(self) -> None:
+        _one_of("architecture.family", self.family, ("alexnet",))
+        _require(self.classifier_width >= 1, "architecture.classifier_width", self.classifier_width, "give at least 1")
+        super().__post_init__()
+
+
+@dataclass
+class ResNet(Architecture):
+    """Residual blocks of one width, without stem and downsampling: its channels are the image's, repeated."""
+
+    blocks: list[int] = MISSING
+    """Convolutions of each block, ≥ 1."""
+    kernels: list[int] = MISSING
+    """Kernel size of each block, odd."""
+    input_repeats: int = MISSING
+    """How often the image's channels are repeated, ≥ 1: 8 makes 8 channels of a grey image."""
+
+    def __post_init__(self) -> None:
+        _one_of("architecture.family", self.family, ("resnet",))
+        usable = len(self.blocks) > 0 and min(self.blocks) >= 1
+        _require(usable, "architecture.blocks", self.blocks, "give at least one block, of at least one convolution")
+        fits = len(self.kernels) == len(self.blocks) and all(size >= 1 and size % 2 == 1 for size in self.kernels)
+        _require(fits, "architecture.kernels", self.kernels, "give an odd size for each of architecture.blocks")
+        _require(self.input_repeats >= 1, "architecture.input_repeats", self.input_repeats, "give at least 1")
+
+
+@dataclass
+class DenseNet(Architecture):
+    """Dense blocks, between them transitions that halve channels and image; our choice, the paper's is not known."""
+
+    blocks: list[int] = MISSING
+    """Convolutions of each dense block, ≥ 1."""
+    growth: int = MISSING
+    """Channels that each convolution adds, ≥ 1; the stem has twice as many."""
+    kernel: int = MISSING
+    """Height and width of the convolutions' kernels, odd, ≥ 1."""
+    width_multiplier: float = MISSING
+    """Factor on growth, 1/8 … 1."""
+
+    def __post_init__(self) -> None:
+        _one_of("architecture.family", self.family, ("densenet",))
+        usable = len(self.blocks) > 0 and min(self.blocks) >= 1
+        _require(usable, "architecture.blocks", self.blocks, "give at least one block, of at least one convolution")
+        _require(self.growth >= 1, "architecture.growth", self.growth, "give at least 1")
+        _require(self.kernel >= 1 and self.kernel % 2 == 1, "architecture.kernel", self.kernel, "give an odd size")
+        in_range = 1 / 8 <= self.width_multiplier <= 1
+        _require(in_range, "architecture.width_multiplier", self.width_multiplier, "give a factor in 0.125 … 1")
+
+
+FAMILIES: dict[str, type[Architecture]] = {
+    "fnn": FeedForward,
+    "vgg": Vgg,
+    "alexnet": AlexNet,
+    "resnet": ResNet,
+    "densenet": DenseNet,
+}
 
 
 @dataclass
@@ -82,8 +210,10 @@ class Dataset:
     """Per channel, divided by, > 0."""
     channel: int | None = None
     """The one channel kept (0 red, 1 green, 2 blue); null keeps all."""
-    per_class: int = MISSING
-    """Training images per class, ≥ 1."""
+    per_class: int | None = MISSING
+    """Training images of each class, ≥ 1; null where sizes is given."""
+    sizes: list[int] | None = None
+    """Training images of each class, class by class, in place of per_class."""
     subset_seed: int = MISSING
     """Seed of the draw of the training subset."""
     source: str = MISSING
@@ -100,7 +230,14 @@ class Dataset:
         _require(fits, "dataset.std", self.std, "give as many positive values as dataset.mean has")
         in_range = self.channel is None or 0 <= self.channel < len(self.mean)
         _require(in_range, "dataset.channel", self.channel, f"choose 0 … {len(self.mean) - 1}, or null for all")
-        _require(self.per_class >= 1, "dataset.per_class", self.per_class, "draw at least 1 image per class")
+        if self.sizes is not None:
+            remedy = "it stands in place of dataset.per_class: add dataset.per_class=null"
+            _require(self.per_class is None, "dataset.sizes", self.sizes, remedy)
+            usable = len(self.sizes) > 1 and min(self.sizes) >= 1
+            _require(usable, "dataset.sizes", self.sizes, "give at least 1 image for each of two or more classes")
+            return
+        drawn = self.per_class is not None and self.per_class >= 1
+        _require(drawn, "dataset.per_class", self.per_class, "draw at least 1 image per class, or give dataset.sizes")
 
 
 @dataclass
@@ -134,6 +271,23 @@ class Optimizer:
 
 
 @dataclass
+class Phase:
+    """A stretch of the training in which some layers learn and the others are held."""
+
+    start: int = MISSING
+    """Epoch at whose start the phase begins; it lasts until the next one's, or to the end."""
+    first: int = MISSING
+    """First layer that learns, counted from 1: layers with weights, in order, the classifier the last."""
+    last: int = MISSING
+    """Last layer that learns, ≥ first."""
+
+    def __post_init__(self) -> None:
+        _require(self.start >= 0, "training.phases: start", self.start, "give an epoch of 0 or more")
+        in_order = 1 <= self.first <= self.last
+        _require(in_order, "training.phases: first, last", f"{self.first}, {self.last}", "give 1 ≤ first ≤ last")
+
+
+@dataclass
 class Training:
     """Length and schedule of the training."""
 
@@ -145,6 +299,10 @@ class Training:
     """Epochs at whose start the learning rate is multiplied by decay, ascending."""
     decay: float = MISSING
     """Factor on the learning rate at each milestone, > 0."""
+    phases: list[Phase] = field(default_factory=list)
+    """Which layers learn when, by ascending start, from 0 on; empty: all of them throughout."""
+    frozen_decay: bool = False
+    """Whether weight decay moves held layers, as in the released code: they get zero gradients, not none."""
     snapshots: list[int] = MISSING
     """Epochs whose weights are kept (0: before training); those past the end are left out, the last is always kept."""
 
@@ -154,6 +312,17 @@ class Training:
         ascending = sorted(set(self.milestones)) == list(self.milestones) and all(m > 0 for m in self.milestones)
         _require(ascending, "training.milestones", self.milestones, "give positive epochs in ascending order")
         _require(_is_positive(self.decay), "training.decay", self.decay, "give a positive factor")
+        starts = [phase.start for phase in self.phases]
+        ordered = not starts or (starts[0] == 0 and sorted(set(starts)) == starts)
+        _require(ordered, "training.phases", f"starts {starts}", "give ascending starts, the first at epoch 0")
+        _require(
+            not starts or starts[-1] < max(self.epochs, 1),
+            "training.phases",
+            f"starts {starts}",
+            f"the last lies behind training.epochs={self.epochs}",
+        )
+        needless = self.frozen_decay and not self.phases
+        _require(not needless, "training.frozen_decay", True, "nothing is held without training.phases")
         _require(all(s >= 0 for s in self.snapshots), "training.snapshots", self.snapshots, "give epochs of 0 or more")
 
     def kept_epochs(self) -> tuple[int, ...]:
@@ -167,6 +336,11 @@ class Measure:
 
     BATCH_NORMS: ClassVar[tuple[str, ...]] = ("batch", "running")
     WEIGHTINGS: ClassVar[tuple[str, ...]] = ("class_size", "equal")
+    VIEWS: ClassVar[tuple[str, ...]] = ("layer", "block")
+    view: str = MISSING
+    """Points of the law: layer (after each layer), or block (after each block, for networks that have blocks)."""
+    components: int | None = None
+    """Principal components of the training features that features are projected on where they have more; null: all."""
     batch_norm: str = MISSING
     """Statistics that batch normalisation uses: batch (of the measured batch) or running (as in evaluation)."""
     batch_size: int = MISSING
@@ -183,6 +357,9 @@ class Measure:
     def __post_init__(self) -> None:
         _one_of("measure.batch_norm", self.batch_norm, self.BATCH_NORMS)
         _one_of("measure.weighting", self.weighting, self.WEIGHTINGS)
+        _one_of("measure.view", self.view, self.VIEWS)
+        projected = self.components is None or self.components >= 1
+        _require(projected, "measure.components", self.components, "give at least 1, or null for no projection")
         _require(self.batch_size >= 2, "measure.batch_size", self.batch_size, "batch normalisation needs at least 2")
         _require(self.memory_limit >= 0, "measure.memory_limit", self.memory_limit, "give GB, 0 or more")
 
@@ -267,7 +444,8 @@ def register() -> None:
     """Make the schema known to Hydra; the files in conf/ name its nodes in their defaults."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    store.store(group="architecture", name="schema_feed_forward", node=FeedForward)
+    for family, node in FAMILIES.items():
+        store.store(group="architecture", name=f"schema_{family}", node=node)
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
@@ -323,9 +501,8 @@ def to_plain(config: object) -> dict[str, Any]:
 
 def from_plain(plain: dict[str, Any]) -> Config:
     """Return the config that a run's config.yaml holds; keys that are no config are left out."""
-    families = {"fnn": FeedForward}
-    groups = {
-        "architecture": families[plain["architecture"]["family"]],
+    kinds: dict[str, type] = {
+        "architecture": FAMILIES[plain["architecture"]["family"]],
         "dataset": Dataset,
         "optimizer": Optimizer,
         "training": Training,
@@ -333,8 +510,11 @@ def from_plain(plain: dict[str, Any]) -> Config:
         "compute": Compute,
         "tracking": Tracking,
     }
-    typed_groups = {name: kind(**plain[name]) for name, kind in groups.items()}
-    return Config(**typed_groups, **{name: plain[name] for name in ("seed", "experiment", "results")})
+    groups: dict[str, Any] = {
+        name: OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), plain[name]))
+        for name, kind in kinds.items()
+    }
+    return Config(**groups, **{name: plain[name] for name in ("seed", "experiment", "results")})
 
 
 def _refuse_unknown_keys(node: DictConfig, path: str) -> None:

@@ -172,6 +172,40 @@ class ClassSums:
         return WithinClassScatter(self.labels, weights / self.counts, means, projection)
 
 
+class PrincipalComponents:
+    """The first principal components of features, to project other rows of the same features on.
+
+    The axes are the leading right singular vectors of the centred (n, p) features, found by the n×n
+    Gram matrix, in float64: the p×p covariance is never made. Where the features have fewer directions
+    than asked for, all of them are kept.
+    """
+
+    def __init__(self, features: Tensor, components: int) -> None:
+        """features: (n, p), n up to some thousands; components: ≥ 1. Raises NotFinite."""
+        count, width = features.shape
+        total = torch.zeros(width, dtype=torch.float64)
+        for rows in _row_chunks(features):
+            total += rows.sum(dim=0)
+        self.mean = total / count
+        centred = torch.cat([rows - self.mean for rows in _row_chunks(features)])
+        if not torch.isfinite(centred).all():
+            raise NotFinite("features hold NaN or infinite values (or overflow): the network diverged or data are bad")
+        variances, vectors = torch.linalg.eigh(centred @ centred.T)
+        leading = variances.argsort(descending=True)[:components]
+        kept = leading[variances[leading] > count * torch.finfo(torch.float64).eps * variances.max()]
+        self.axes = centred.T @ (vectors[:, kept] / variances[kept].sqrt())
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return (b, p) features as (b, components) float64 coordinates on the CPU."""
+        return torch.cat([(rows - self.mean) @ self.axes for rows in _row_chunks(features)])
+
+
+def _row_chunks(features: Tensor) -> Iterator[Tensor]:
+    """Yield float64 copies on the CPU of a few rows at a time."""
+    for rows in torch.split(features, max(1, CHUNK_VALUES // features.shape[1])):
+        yield rows.to(device="cpu", dtype=torch.float64, copy=True)
+
+
 def _power_of_two(bound: Tensor) -> Tensor:
     """Return a power of two that is at least the bound."""
     return torch.ldexp(torch.ones_like(bound), torch.frexp(bound).exponent)
@@ -232,7 +266,7 @@ class WithinClassScatter:
 
 def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield float64 copies on the CPU of a few rows at a time, with their labels."""
-    rows = max(1, CHUNK_VALUES // features.shape[1])
-    for start in range(0, len(features), rows):
-        chunk = features[start : start + rows].to(device="cpu", dtype=torch.float64, copy=True)
-        yield chunk, labels[start : start + rows]
+    start = 0
+    for rows in _row_chunks(features):
+        yield rows, labels[start : start + len(rows)]
+        start += len(rows)

@@ -193,7 +193,7 @@ def _workers(jobs: Sequence[Job], processes: int | None) -> int:
 
 def _work(population: Sequence[Job]) -> int:
     """Return a measure of how long a population takes: members × parameters × epochs."""
-    parameters = sum(parameter.numel() for parameter in population[0].network().parameters())
+    parameters = sum(parameter.numel() for parameter in population[0].outline.parameters())
     return len(population) * parameters * population[0].config.training.epochs
 
 

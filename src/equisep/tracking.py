@@ -124,7 +124,8 @@ def _plot(record: LayerRecord, title: str) -> PIL.Image.Image:
 def run_title(config: Mapping[str, Any]) -> str:
     """Return what a reader calls a run: architecture, data set, optimizer, seed."""
     architecture = config["architecture"]
-    shape = " ".join(f"{key} {value}" for key, value in architecture.items() if key != "family")
+    usual = (None, True, "relu", 1.0)
+    shape = " ".join(f"{key} {value}" for key, value in architecture.items() if key != "family" and value not in usual)
     optimizer, dataset = config["optimizer"], config["dataset"]
     momentum = f" momentum {optimizer['momentum']:g}" if optimizer["momentum"] else ""
     return (

@@ -2,7 +2,9 @@
 
 The protocol is the released code's: the data order of an epoch is ``numpy.random.shuffle`` of
 arange(n) from a stream seeded once per run, the last partial batch is kept, the learning rate is
-multiplied by a constant at milestones, weight decay is L2 on every parameter.
+multiplied by a constant at milestones, weight decay is L2 on every parameter. Where the schedule has
+phases, the layers that do not learn in one are held: their weights do not move (unless frozen_decay
+is set), their batch normalisation goes on with batch statistics and goes on updating the running ones.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from equisep.data import Split
+from equisep.networks import Network
 from equisep.population import Program, build_program
-from equisep.schema import Optimizer, Training
+from equisep.schema import ConfigError, Optimizer, Training
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Population:
         self.training = training
         self.program = build_program([member.network for member in members], compiled=compiled)
         self.optimizers = _build_optimizers(self.program, [member.optimizer for member in members])
+        self.parameter_layers = _parameter_layers(members[0].network, training)
         self.orders = [DataOrder(len(member.split.labels), member.seed) for member in members]
         splits = list({id(member.split): member.split for member in members}.values())
         self.inputs = torch.stack([split.inputs for split in splits])
@@ -71,6 +75,7 @@ class Population:
 
     def run_epoch(self) -> list[Epoch]:
         """Train every member one epoch and return what its steps saw, member by member."""
+        self._hold_layers()
         factor = learning_rate_factor(self.training, self.epoch)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -92,6 +97,22 @@ class Population:
             Epoch(self.epoch, loss, accuracy, cast(float, member.optimizer.learning_rate) * factor)
             for member, loss, accuracy in zip(self.members, losses.tolist(), accuracies.tolist(), strict=True)
         ]
+
+    def _hold_layers(self) -> None:
+        """Give the optimizers the gradients of the layers that learn now, and of the others none, or zeros."""
+        learning = learning_layers(self.training, self.epoch)
+        if learning is None:
+            return
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                stretch = slice(group["start"], group["end"])
+                for parameter, gradient, layer in zip(
+                    group["params"], self.program.gradients, self.parameter_layers, strict=True
+                ):
+                    if layer in learning:
+                        parameter.grad = gradient[stretch]
+                    else:
+                        parameter.grad = torch.zeros_like(parameter) if self.training.frozen_decay else None
 
     def weights(self, index: int) -> dict[str, Tensor]:
         """Return the weights and buffers of a member, by the names of its plain module."""
@@ -128,13 +149,22 @@ def _build_optimizers(program: Program, configs: Sequence[Optimizer]) -> list[to
         blocks = [nn.Parameter(weight[start:end]) for weight in program.weights]
         for block, gradient in zip(blocks, program.gradients, strict=True):
             block.grad = gradient[start:end]
-        settings = {"lr": config.learning_rate, "initial_lr": config.learning_rate, "weight_decay": config.weight_decay}
+        settings: dict[str, Any] = {"weight_decay": config.weight_decay, "start": start, "end": end}
+        settings |= {"lr": config.learning_rate, "initial_lr": config.learning_rate}
         if config.kind == "sgd":
             settings["momentum"] = config.momentum
         groups.setdefault(config.kind, []).append({"params": blocks, **settings})
         start = end
     kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     return [kinds[kind](settings, fused=True) for kind, settings in groups.items()]
+
+
+def _parameter_layers(network: nn.Module, training: Training) -> list[int]:
+    if not training.phases:
+        return []
+    if not isinstance(network, Network):
+        raise ConfigError("training.phases: the network does not say which parameter belongs to which layer")
+    return network.parameter_layers()
 
 
 class DataOrder:
@@ -154,3 +184,9 @@ class DataOrder:
 def learning_rate_factor(training: Training, epoch: int) -> float:
     """Return what the learning rate is multiplied by in the epoch that starts after ``epoch`` finished ones."""
     return training.decay ** sum(milestone <= epoch for milestone in training.milestones)
+
+
+def learning_layers(training: Training, epoch: int) -> range | None:
+    """Return the layers, counted from 1, that learn in the epoch after ``epoch`` finished ones; None for all."""
+    begun = [phase for phase in training.phases if phase.start <= epoch]
+    return range(begun[-1].first, begun[-1].last + 1) if begun else None

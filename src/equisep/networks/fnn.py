@@ -1,37 +1,39 @@
-"""Feed-forward networks: H−1 blocks Linear → BatchNorm → ReLU, then a linear classifier.
+"""Feed-forward networks: hidden layers Linear → BatchNorm → ReLU, then a linear classifier.
 
 At 100 inputs, width 100 and 10 classes a network of depth H has 10,300·(H−1) + 1,010 parameters
-and H measured layers: the input and the output of each block; the logits are not a layer.
+and H measured layers: the input and the output of each hidden layer; the logits are not a layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
+from equisep.networks.network import Network
 
-class FeedForwardNetwork(nn.Module):
-    """The paper's feed-forward network, initialised as PyTorch does.
 
-    Inputs (n, …) are flattened to (n, inputs); the output is (n, classes) logits. ``layers`` names
-    the modules whose outputs are the hidden layers 1 … depth−1, in order.
-    """
+class FeedForwardNetwork(Network):
+    """The paper's feed-forward network, initialised as PyTorch does; inputs (n, …) are flattened."""
 
-    def __init__(self, inputs: int, classes: int, depth: int, width: int) -> None:
-        """inputs, width, classes: units ≥ 1. depth: linear layers with the classifier, ≥ 2."""
+    def __init__(
+        self, inputs: int, classes: int, widths: Sequence[int], *, batch_norm: bool = True, relu: bool = True
+    ) -> None:
+        """inputs, classes: units ≥ 1. widths: of the hidden layers. batch_norm, relu: whether a hidden layer has it."""
         super().__init__()
-        self.blocks = nn.Sequential()
-        for hidden in range(depth - 1):
-            self.blocks.append(
-                nn.Sequential(
-                    nn.Linear(inputs if hidden == 0 else width, width),
-                    nn.BatchNorm1d(width),
-                    nn.ReLU(),
-                )
-            )
-        self.classifier = nn.Linear(width, classes)
-        self.layers = tuple(f"blocks.{hidden}" for hidden in range(depth - 1))
+        self.hidden = nn.Sequential()
+        for below, width in zip([inputs, *widths], widths, strict=False):
+            layer = nn.Sequential(nn.Linear(below, width))
+            if batch_norm:
+                layer.append(nn.BatchNorm1d(width))
+            if relu:
+                layer.append(nn.ReLU())
+            self.hidden.append(layer)
+        self.classifier = nn.Linear(widths[-1], classes)
+        self.layers = tuple(f"hidden.{number}" for number in range(len(widths)))
+        self.normalised_and_rectified = batch_norm and relu
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (n, classes) logits for inputs (n, …)."""
-        logits: Tensor = self.classifier(self.blocks(inputs.flatten(start_dim=1)))
+        logits: Tensor = self.classifier(self.hidden(inputs.flatten(start_dim=1)))
         return logits

@@ -1,0 +1,119 @@
+"""VGG and AlexNet as the paper changes them: 5×5 kernels, BatchNorm throughout, the image's channels repeated.
+
+Layers are the outputs of each convolution, after ReLU and before pooling, and of the two hidden linear
+layers; there are no blocks. On a 32×32 grey image VGG13 with all its channels has 45.1 million parameters,
+AlexNet 39.9 million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from equisep.networks.network import Network, repeat_channels
+from equisep.schema import AlexNet, ConfigError, Vgg
+
+# Convolutions in each of the five stages, by depth, and their channels (Simonyan & Zisserman, 2015).
+VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+VGG_CHANNELS = (64, 128, 256, 512, 512)
+ALEXNET_CHANNELS = (64, 192, 384, 256, 256)
+ALEXNET_POOLED = (0, 1, 4)
+
+
+class ConvolutionalNetwork(Network):
+    """Convolutions with pooling between some of them, then two hidden linear layers and a linear classifier."""
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        classes: int,
+        channels: Sequence[int],
+        pools: Sequence[nn.Module | None],
+        classifier_width: int,
+        *,
+        kernel: int,
+        input_repeats: int,
+    ) -> None:
+        """channels: of each convolution. pools: what follows each, or None. classifier_width: hidden units."""
+        super().__init__()
+        self.input_repeats = input_repeats
+        self.features = nn.Sequential()
+        layers = []
+        below = input_shape[0] * input_repeats
+        for width, pool in zip(channels, pools, strict=True):
+            convolution = nn.Conv2d(below, width, kernel, padding=kernel // 2)
+            layers.append(f"features.{len(self.features)}")
+            self.features.append(nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU()))
+            if pool is not None:
+                self.features.append(pool)
+            below = width
+        with torch.device("meta"):
+            pooled = torch.empty(1, 1, *input_shape[1:])
+            for pool in pools:
+                pooled = pooled if pool is None else pool(pooled)
+        below *= pooled.numel()
+        self.hidden = nn.Sequential()
+        for _ in range(2):
+            layers.append(f"hidden.{len(self.hidden)}")
+            linear = nn.Linear(below, classifier_width)
+            self.hidden.append(nn.Sequential(linear, nn.BatchNorm1d(classifier_width), nn.ReLU()))
+            below = classifier_width
+        self.classifier = nn.Linear(below, classes)
+        self.layers = tuple(layers)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (n, classes) logits for (n, channels, height, width) images."""
+        features = self.features(repeat_channels(inputs, self.input_repeats))
+        logits: Tensor = self.classifier(self.hidden(features.flatten(start_dim=1)))
+        return logits
+
+
+def build_vgg(architecture: Vgg, input_shape: tuple[int, ...], classes: int) -> ConvolutionalNetwork:
+    """Return the VGG of an architecture config; raises ConfigError for images too small to be halved five times."""
+    if min(input_shape[1:]) < 32:
+        raise ConfigError(
+            f"dataset.size={input_shape[1]}: VGG halves its images five times and needs at least 32×32 pixels, "
+            "take for example dataset=fashion_mnist_32x32"
+        )
+    channels: list[int] = []
+    pools: list[nn.Module | None] = []
+    for convolutions, width in zip(VGG_STAGES[architecture.depth], VGG_CHANNELS, strict=True):
+        channels += [_scaled(width, architecture.width_multiplier)] * convolutions
+        pools += [None] * (convolutions - 1) + [nn.MaxPool2d(2)]
+    return _build(architecture, input_shape, classes, channels, pools)
+
+
+def build_alexnet(architecture: AlexNet, input_shape: tuple[int, ...], classes: int) -> ConvolutionalNetwork:
+    """Return the AlexNet of an architecture config; raises ConfigError for images too small for its pooling."""
+    if min(input_shape[1:]) < 16:
+        raise ConfigError(
+            f"dataset.size={input_shape[1]}: AlexNet halves its images three times and needs at least 16×16 pixels, "
+            "take for example dataset=fashion_mnist_32x32"
+        )
+    channels = [_scaled(width, architecture.width_multiplier) for width in ALEXNET_CHANNELS]
+    pools = [nn.MaxPool2d(3, stride=2, padding=1) if layer in ALEXNET_POOLED else None for layer in range(5)]
+    return _build(architecture, input_shape, classes, channels, pools)
+
+
+def _build(
+    architecture: Vgg | AlexNet,
+    input_shape: tuple[int, ...],
+    classes: int,
+    channels: Sequence[int],
+    pools: Sequence[nn.Module | None],
+) -> ConvolutionalNetwork:
+    return ConvolutionalNetwork(
+        input_shape,
+        classes,
+        channels,
+        pools,
+        _scaled(architecture.classifier_width, architecture.width_multiplier),
+        kernel=architecture.kernel,
+        input_repeats=architecture.input_repeats,
+    )
+
+
+def _scaled(width: int, multiplier: float) -> int:
+    return max(1, round(width * multiplier))

@@ -1,0 +1,70 @@
+"""Densely connected networks (Huang et al., 2017): each layer sees what all layers of its block before it made.
+
+A stem of 2·growth channels, dense blocks of BatchNorm → ReLU → convolution, between them transitions
+(BatchNorm → ReLU → 1×1 convolution to half the channels → average pooling to half the image); behind the
+last block BatchNorm → ReLU → average over the image → linear classifier. A layer's output is what the next one
+sees, all channels so far; a block's is its last layer's. What the paper used is not known: this is our choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from equisep.networks.network import Network, channels_last
+from equisep.schema import ConfigError
+
+
+class DenseLayer(nn.Module):
+    """Adds growth channels to those it sees."""
+
+    def __init__(self, channels: int, growth: int, kernel: int) -> None:
+        super().__init__()
+        convolution = nn.Conv2d(channels, growth, kernel, padding=kernel // 2, bias=False)
+        self.grow = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), convolution)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the (n, channels + growth, …) inputs with the new channels behind them."""
+        return torch.cat([inputs, self.grow(inputs)], dim=1)
+
+
+class DenseNetwork(Network):
+    """Dense blocks with transitions between them, then a linear classifier on channel averages."""
+
+    def __init__(
+        self, input_shape: tuple[int, ...], classes: int, blocks: Sequence[int], growth: int, kernel: int
+    ) -> None:
+        """blocks: convolutions of each block. Raises ConfigError for images too small to be halved between them."""
+        super().__init__()
+        smallest = 2 ** (len(blocks) - 1)
+        if min(input_shape[1:]) < smallest:
+            raise ConfigError(
+                f"dataset.size={input_shape[1]}: {len(blocks)} dense blocks need at least {smallest}×{smallest} "
+                "pixels, take fewer architecture.blocks or larger images"
+            )
+        channels = 2 * growth
+        self.stem = nn.Conv2d(input_shape[0], channels, kernel, padding=kernel // 2, bias=False)
+        self.body = nn.Sequential()
+        layers, ends = [], []
+        for number, convolutions in enumerate(blocks):
+            block = nn.Sequential()
+            for layer in range(convolutions):
+                layers.append(f"body.{len(self.body)}.{layer}")
+                block.append(DenseLayer(channels, growth, kernel))
+                channels += growth
+            ends.append(f"body.{len(self.body)}")
+            self.body.append(block)
+            if number < len(blocks) - 1:
+                halved = nn.Conv2d(channels, channels // 2, 1, bias=False)
+                self.body.append(nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), halved, nn.AvgPool2d(2)))
+                channels //= 2
+        self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(channels, classes)
+        self.layers, self.blocks = tuple(layers), tuple(ends)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (n, classes) logits for (n, channels, height, width) images."""
+        logits: Tensor = self.classifier(self.last(self.body(channels_last(self.stem(inputs)))))
+        return logits
