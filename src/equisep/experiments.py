@@ -7,35 +7,47 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from equisep import schema
-from equisep.run import final_record
-from equisep.runs import PROTOCOL, Run, all_runs, science_id
+from equisep.law import Law
+from equisep.runs import PROTOCOL, LayerRecord, Run, all_runs, science_id
 from equisep.schema import Config, ConfigError, conf_folder
 
+# What a row of a table tells of a run, behind the columns of what varies.
 RUN_COLUMNS = (
     "run",
     "seed",
+    "learning_rate",
+    "view",
+    "epoch",
     "r",
     "decay_ratio",
     "half_life",
+    "relative_residual",
+    "relative_curvature",
     "D_first",
     "D_last",
+    "train_loss",
     "train_accuracy",
     "test_accuracy",
+    "train_images",
+    "test_images",
+    "width_multiplier",
     "seconds",
 )
+LAYER_COLUMNS = ("run", "view", "epoch", "layer", "name", "D")
 
 
 @dataclass(frozen=True)
 class Point:
     """One run of an experiment: the values of what varies, by name, and the whole config."""
 
-    varied: dict[str, str]
+    varied: dict[str, Any]
     config: Config
 
 
@@ -43,29 +55,66 @@ class Point:
 class Tables:
     """An experiment's runs as found in the store.
 
-    runs: a row per finished run: what varies, then RUN_COLUMNS. layers: a row per run and layer: run, layer, D
-    (training set, last epoch). missing: points without a finished, measured run. without_law: a line for
-    each run that diverged or whose D has no logarithm; its row holds NaN.
+    runs: a row per finished run, view and epoch: what varies, then RUN_COLUMNS; accuracies and loss in evaluation
+    mode, test_accuracy of the last epoch. layers: a row per layer of each of those: LAYER_COLUMNS (training set).
+    missing: how many runs that were asked for are not there. without_law: a line for each run that diverged or
+    whose D has no logarithm; its row holds NaN.
     """
 
     runs: pd.DataFrame
     layers: pd.DataFrame
-    missing: tuple[Point, ...]
+    missing: int
     without_law: tuple[str, ...]
 
-    def fuzziness(self, run: str) -> list[float]:
-        """Return D of each layer of a run, the input first."""
-        rows = self.layers[self.layers["run"] == run].sort_values("layer")
-        return [float(value) for value in rows["D"]]
+    @property
+    def varied(self) -> list[str]:
+        """The columns of what varies between runs, besides seed and learning rate."""
+        return list(self.runs.columns[: list(self.runs.columns).index("run")])
 
-    def save(self, results: Path, name: str) -> list[Path]:
-        """Write results/tables/NAME.csv and NAME_layers.csv and return their paths."""
-        folder = results / "tables"
+    def fuzziness(self, run: str, view: str, epoch: int) -> list[float]:
+        """Return D of each layer of a run, the input first."""
+        layers = self.layers
+        chosen = (layers["run"] == run) & (layers["view"] == view) & (layers["epoch"] == epoch)
+        return [float(value) for value in layers[chosen].sort_values("layer")["D"]]
+
+    def curves(self, rows: pd.DataFrame) -> list[list[float]]:
+        """Return D per layer of those of the rows of ``runs`` that have a law."""
+        usable = rows[rows["r"].notna()]
+        places = zip(usable["run"], usable["view"], usable["epoch"], strict=True)
+        return [self.fuzziness(*place) for place in places]
+
+    def save(self, folder: Path, name: str) -> list[Path]:
+        """Write FOLDER/NAME.csv and NAME_layers.csv and return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{name}.csv", folder / f"{name}_layers.csv"]
         for path, table in zip(paths, (self.runs, self.layers), strict=True):
-            table.to_csv(path, index=False)
+            table.to_csv(path, index=False, float_format="%.9g")
         return paths
+
+
+def load_tables(folder: Path, name: str) -> Tables:
+    """Return tables that :meth:`Tables.save` wrote, whole; raises ConfigError where there are none."""
+    paths = [folder / f"{name}.csv", folder / f"{name}_layers.csv"]
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        raise ConfigError(f"tables={folder}: no file {absent[0]}")
+    runs, layers = (pd.read_csv(path, float_precision="round_trip") for path in paths)
+    return Tables(runs, layers, 0, ())
+
+
+def at_best_learning_rate(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of ``runs`` at the learning rate with the lowest final training loss, in each condition.
+
+    The loss is that of the last epoch in evaluation mode, its median over seeds; a run that diverged has an infinite
+    one; of equal losses the smaller rate is taken. conditions: columns whose values make a condition.
+    """
+    last = runs[runs["epoch"] == runs.groupby("run")["epoch"].transform("max")]
+    loss = last.assign(train_loss=last["train_loss"].fillna(math.inf))
+    groups = [*conditions, "learning_rate"]
+    ranked = loss.groupby(groups, sort=False)["train_loss"].median().reset_index()
+    ranked = ranked.sort_values(["train_loss", "learning_rate"], kind="stable")
+    best = ranked.drop_duplicates(list(conditions)) if conditions else ranked.head(1)
+    return runs.merge(best[groups], on=groups, how="inner")
 
 
 def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[Point]:
@@ -78,63 +127,108 @@ def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[Point]:
         whole = compose("config", [f"experiment={name}"], return_hydra_config=True)
         grid = [f"{key}={values}" for key, values in (whole.hydra.sweeper.params or {}).items()]
         choices: dict[str, list[str]] = {}
-        varied: list[str] = []
-        for override in OverridesParser.create().parse_overrides([*grid, *overrides]):
+        varied: dict[str, None] = {}
+        for number, override in enumerate(OverridesParser.create().parse_overrides([*grid, *overrides])):
             key = override.get_key_element()
             if override.is_sweep_override():
                 choices[key] = list(override.sweep_string_iterator())
-                varied.append(key)
             else:
                 choices[key] = [override.get_value_element_as_str()]
+            if number < len(grid) or override.is_sweep_override():
+                varied[key] = None
+        columns = {key: key.split(".")[-1] for key in varied if key not in NOT_VARIED}
         points = []
         for values in itertools.product(*choices.values()):
             chosen = dict(zip(choices, values, strict=True))
             composed = compose("config", [f"experiment={name}", *(f"{key}={value}" for key, value in chosen.items())])
-            names = {key.split(".")[-1]: chosen[key] for key in varied if key != "seed"}
-            points.append(Point(names, schema.typed(composed)))
+            config = schema.typed(composed)
+            points.append(Point({column: _value(config, key, chosen[key]) for key, column in columns.items()}, config))
     return points
 
 
-def collect_tables(points: Sequence[Point]) -> Tables:
-    """Return the finished runs of an experiment as tables; what is not in the store is listed, never trained.
+# What a grid may vary and a table has a column of its own for.
+NOT_VARIED = ("seed", "optimizer.learning_rate", "measure.view")
 
-    Raises DamagedRun for a run whose files cannot be read, ConfigError where the store holds one of the
-    runs asked for on two data sets.
+
+def _value(config: Config, key: str, chosen: str) -> Any:
+    """Return the value of a field, or the name of a chosen group."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value if isinstance(value, int | float | str) else chosen
+
+
+def collect_tables(points: Sequence[Point], epochs: Sequence[int] | None = None) -> Tables:
+    """Return the finished runs of an experiment as tables; what is not in the store is counted, never trained.
+
+    epochs: the measured epochs to tabulate; None for the last of each run. Raises DamagedRun for a run whose
+    files cannot be read, ConfigError where the store holds one of the runs asked for on two data sets.
     """
-    runs, layers, missing, without_law = [], [], [], []
+    runs: list[dict[str, Any]] = []
+    layers: list[dict[str, Any]] = []
+    without_law: list[str] = []
+    missing = 0
     for point, run in zip(points, _find_runs(points), strict=True):
         if run is None or not run.finished:
-            missing.append(point)
+            missing += 1
             continue
-        train, test = (final_record(run, point.config, split) for split in ("train", "test"))
-        law = train.law() if train else None
-        if train is None and run.state()["state"] == "done":
-            missing.append(point)
-            continue
-        if train is None or law is None:
-            without_law.append(f"run {run.id} {run.state()['state']}" + (", D of a layer is 0" if train else ""))
-        figures = (
-            run.id,
-            point.config.seed,
-            law.pearson_r if law else math.nan,
-            law.decay_ratio if law else math.nan,
-            law.half_life if law else math.nan,
-            train.fuzziness[0] if train else math.nan,
-            train.fuzziness[-1] if train else math.nan,
-            train.accuracy if train else math.nan,
-            test.accuracy if test else math.nan,
-            run.state()["seconds"],
-        )
-        runs.append(point.varied | dict(zip(RUN_COLUMNS, figures, strict=True)))
-        if train:
-            layers += [{"run": run.id, "layer": layer, "D": value} for layer, value in enumerate(train.fuzziness)]
+        diverged = run.state()["state"] == "diverged"
+        records = run.load_measure(point.config.measure)
+        last = point.config.training.epochs
+        test = next((record for record in records if (record.epoch, record.split) == (last, "test")), None)
+        for epoch in [last] if epochs is None else epochs:
+            train = next((record for record in records if (record.epoch, record.split) == (epoch, "train")), None)
+            if train is None and not diverged:
+                missing += 1
+                continue
+            law = train.law() if train else None
+            if law is None:
+                without_law.append(f"run {run.id} {'diverged' if diverged else 'has a layer without log D'}")
+            runs.append(point.varied | _row(point, run, epoch, train, test, law))
+            layers += _layer_rows(run, point, train) if train else []
     varied = list(points[0].varied) if points else []
     return Tables(
         pd.DataFrame(runs, columns=[*varied, *RUN_COLUMNS]),
-        pd.DataFrame(layers, columns=["run", "layer", "D"]),
-        tuple(missing),
+        pd.DataFrame(layers, columns=list(LAYER_COLUMNS)),
+        missing,
         tuple(without_law),
     )
+
+
+def _row(
+    point: Point, run: Run, epoch: int, train: LayerRecord | None, test: LayerRecord | None, law: Law | None
+) -> dict[str, Any]:
+    data = run.config()["data"]
+    figures = (
+        run.id,
+        point.config.seed,
+        point.config.optimizer.learning_rate,
+        point.config.measure.view,
+        epoch,
+        law.pearson_r if law else math.nan,
+        law.decay_ratio if law else math.nan,
+        law.half_life if law else math.nan,
+        law.relative_residual if law else math.nan,
+        law.relative_curvature if law else math.nan,
+        train.fuzziness[0] if train else math.nan,
+        train.fuzziness[-1] if train else math.nan,
+        train.loss if train else math.nan,
+        train.accuracy if train else math.nan,
+        test.accuracy if test else math.nan,
+        data["train_images"],
+        data["test_images"],
+        getattr(point.config.architecture, "width_multiplier", 1.0),
+        run.state()["seconds"],
+    )
+    return dict(zip(RUN_COLUMNS, figures, strict=True))
+
+
+def _layer_rows(run: Run, point: Point, record: LayerRecord) -> list[dict[str, Any]]:
+    start = {"run": run.id, "view": point.config.measure.view, "epoch": record.epoch}
+    return [
+        start | {"layer": layer, "name": name, "D": value}
+        for layer, (name, value) in enumerate(zip(record.layers, record.fuzziness, strict=True))
+    ]
 
 
 def _find_runs(points: Sequence[Point]) -> list[Run | None]:

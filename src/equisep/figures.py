@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -13,10 +16,15 @@ from matplotlib.ticker import MaxNLocator
 
 from equisep.law import Law, fit_law
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equisep.experiments import Tables
+
 # Width of the text block of a two-column journal page, inches.
 FULL_WIDTH = 7.0
-# The first two of seaborn's colour-blind safe palette.
-BLUE, ORANGE = "#0173b2", "#de8f05"
+# The first of seaborn's colour-blind safe palette, in pairs of points and line.
+BLUE, ORANGE, GREEN, PINK = "#0173b2", "#de8f05", "#029e73", "#cc78bc"
 
 
 def use_style() -> None:
@@ -33,31 +41,143 @@ def use_style() -> None:
     )
 
 
-def draw_law(axes: Axes, runs: Sequence[Sequence[float]]) -> list[Law]:
-    """Draw D per layer of runs that differ in their seed alone; return the law fitted to each.
+def draw_law(axes: Axes, curves: Sequence[Sequence[float]], segments: Sequence[tuple[int, int]] = ()) -> None:
+    """Draw D per layer of runs that differ in their seed alone, with the law fitted to their median, with r and ρ.
 
-    runs: D of each layer, the input first, a sequence a run; equally many layers. Points are medians, bars
-    the range over runs, the line is fitted to the medians. The text gives the median of r and ρ over runs
-    and, of more than one, their range.
+    curves, segments: see :func:`draw_points`. The text gives the median of r and ρ over runs and, of more than
+    one, their range.
     """
-    laws = [fit_law(fuzziness) for fuzziness in runs]
-    values = np.asarray(runs, dtype=float)
+    if not curves:
+        axes.annotate("not run", xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
+        return
+    told = []
+    for stretch, laws in draw_points(axes, curves, segments=segments).items():
+        told += [f"{stretch[0]} to {stretch[1]}:"] if segments else []
+        told += [
+            median_and_range("r", [law.pearson_r for law in laws], 4),
+            median_and_range("ρ", [law.decay_ratio for law in laws], 3),
+        ]
+    place: dict[str, Any] = {"xy": (0.98, 0.98), "ha": "right", "va": "top"}
+    axes.annotate("\n".join(told), xycoords="axes fraction", fontsize="x-small", **place)
+
+
+def draw_points(
+    axes: Axes,
+    curves: Sequence[Sequence[float]],
+    colours: tuple[str, str] = (BLUE, ORANGE),
+    segments: Sequence[tuple[int, int]] = (),
+) -> dict[tuple[int, int], list[Law]]:
+    """Draw D per layer and the fitted law; return the laws of each run, by first and last layer of each segment.
+
+    curves: D of each layer, the input first, a sequence a run, at least one; equally many layers. Points are medians,
+    bars the range over runs, the line is fitted to the medians. colours: of points and line. segments: first and
+    last layer of each stretch that has a law of its own; none for one law over all layers.
+    """
+    points, line_colour = colours
+    values = np.asarray(curves, dtype=float)
     median = np.median(values, axis=0)
-    line, layers = fit_law(median), np.arange(values.shape[1])
-    axes.plot(layers, np.exp(line.intercept + line.slope * layers), color=ORANGE, linewidth=1.2, zorder=1)
-    axes.vlines(layers, values.min(axis=0), values.max(axis=0), color=BLUE, linewidth=1.5, alpha=0.5, zorder=2)
-    axes.scatter(layers, median, s=12, color=BLUE, zorder=3, linewidths=0)
+    layers = np.arange(values.shape[1])
+    laws = {}
+    for first, last in segments or [(0, len(median) - 1)]:
+        stretch = slice(first, last + 1)
+        line = fit_law(median[stretch])
+        fitted = np.exp(line.intercept + line.slope * np.arange(last + 1 - first))
+        axes.plot(layers[stretch], fitted, color=line_colour, linewidth=1.2, zorder=1)
+        laws[first, last] = [fit_law(curve[stretch]) for curve in values]
+    axes.vlines(layers, values.min(axis=0), values.max(axis=0), color=points, linewidth=1.5, alpha=0.5, zorder=2)
+    axes.scatter(layers, median, s=12, color=points, zorder=3, linewidths=0)
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    told = [
-        _median_and_range("r", [law.pearson_r for law in laws], 4),
-        _median_and_range("ρ", [law.decay_ratio for law in laws], 3),
-    ]
-    axes.annotate("\n".join(told), xy=(0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize="small")
     return laws
 
 
-def _median_and_range(name: str, values: Sequence[float], digits: int) -> str:
+def law_grid(tables: Tables, rows: pd.DataFrame, across: str, down: str | None = None) -> Figure:
+    """Return a grid of panels, one for each value of the columns ``across`` and ``down``, each with its law.
+
+    rows: of ``tables.runs``, one learning rate a panel; the title tells it, and how many seeds there are.
+    """
+    use_style()
+    columns, lines = list(dict.fromkeys(rows[across])), list(dict.fromkeys(rows[down])) if down else [None]
+    wrapped = math.ceil(len(columns) / 4) if down is None else len(lines)
+    width = math.ceil(len(columns) / wrapped) if down is None else len(columns)
+    figure = Figure(figsize=(FULL_WIDTH if width > 1 else 3.6, 0.6 + 2.2 * wrapped), layout="constrained")
+    panels = figure.subplots(wrapped, width, sharey=True, squeeze=False)
+    places = [(line, column) for line in lines for column in columns]
+    for axes in panels.flat[len(places) :]:
+        axes.set_axis_off()
+    for axes, (line, column) in zip(panels.flat, places, strict=False):
+        chosen = rows[(rows[across] == column) & ((rows[down] == line) if down else True)]
+        draw_law(axes, tables.curves(chosen))
+        names = [name_value(down, line)] if down else []
+        axes.set_title(panel_title(", ".join([*names, name_value(across, column)]), chosen), fontsize="small")
+    label_law_axes(panels)
+    return figure
+
+
+def label_law_axes(panels: Any) -> None:
+    """Write what the axes are beside the first column and below the last row of a grid of panels."""
+    for axes in panels[:, 0]:
+        axes.set_ylabel("separation fuzziness D")
+    for axes in panels[-1]:
+        axes.set_xlabel("layer")
+
+
+def panel_title(name: str, rows: pd.DataFrame) -> str:
+    """Return the title of a panel: its name, the learning rates of its runs and how many seeds there are."""
+    rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(rows["learning_rate"]))
+    told = [f"rate {rates}"] if rates else []
+    if rows["seed"].nunique() > 1:
+        told.append(f"n = {rows['seed'].nunique()}")
+    return f"{name}\n{', '.join(told)}"
+
+
+NAMES = {
+    "sgd": "SGD",
+    "momentum": "momentum",
+    "adam": "Adam",
+    "fashion_mnist_32x32": "Fashion-MNIST",
+    "cifar10_32x32": "CIFAR-10",
+    "narrow_wide": "narrow-wide",
+    "wide_narrow": "wide-narrow",
+    "mixed_widths": "mixed",
+}
+
+
+def name_value(column: str | None, value: Any) -> str:
+    """Return a value of a column as a title has it: "depth 8", "Adam"."""
+    return NAMES.get(value, value) if isinstance(value, str) else f"{column} {value:g}".replace("_", " ")
+
+
+def depth_figure(rows: pd.DataFrame) -> Figure:
+    """Return the last layer's D, the decay ratio and the test accuracy against depth."""
+    use_style()
+    figure = Figure(figsize=(FULL_WIDTH, 2.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    kinds = {"D_last": "D of the last layer", "decay_ratio": "decay ratio ρ", "test_accuracy": "test accuracy"}
+    for axes, (column, label) in zip(panels, kinds.items(), strict=True):
+        spread = rows.groupby("depth")[column].agg(["median", "min", "max"])
+        axes.vlines(spread.index, spread["min"], spread["max"], color=BLUE, linewidth=1.5, alpha=0.5)
+        axes.plot(spread.index, spread["median"], "o-", color=BLUE, markersize=3.5, linewidth=0.8)
+        axes.set(xlabel="depth", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        best = spread["median"].idxmax() if column == "test_accuracy" else spread["median"].idxmin()
+        if column != "decay_ratio":
+            word = "highest" if column == "test_accuracy" else "lowest"
+            axes.axvline(best, color=ORANGE, linewidth=1, zorder=0)
+            axes.annotate(f"{word} at {best}", xy=(0.97, 0.97), xycoords="axes fraction", ha="right", va="top")
+    panels[0].set_yscale("log")
+    return figure
+
+
+def state_claim(figure: Figure, lines: Sequence[str]) -> None:
+    """Write a claim, its verdict and notes above a figure's panels, wrapped to its width."""
+    columns = round(figure.get_figwidth() * 18)
+    wrapped = [part for line in lines for part in textwrap.wrap(line, columns)]
+    figure.suptitle("\n".join(wrapped), x=0.01, ha="left", fontsize="small")
+
+
+def median_and_range(name: str, values: Sequence[float], digits: int) -> str:
+    """Return a median and, of more than one value, the range, as a figure tells it."""
     text = f"{name} = {np.median(values):.{digits}f}"
     if len(values) > 1:
         text += f"\n[{min(values):.{digits}f}, {max(values):.{digits}f}]"
@@ -73,9 +193,8 @@ def layer_plot(fuzziness: Sequence[float], title: str) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, results: Path, name: str) -> list[Path]:
-    """Write results/figures/NAME.png and NAME.pdf and return their paths."""
-    folder = results / "figures"
+def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write FOLDER/NAME.png and NAME.pdf and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
     for path in paths:

@@ -39,6 +39,32 @@ class Law:
     largest_residual: float
     curvature: float
 
+    @property
+    def fall(self) -> float:
+        """How far the line comes down from the first layer to the last, natural logarithm; NaN where it does not."""
+        return -self.slope * len(self.layer_ratios) if self.slope < 0 else math.nan
+
+    @property
+    def relative_residual(self) -> float:
+        """The largest residual over the line's fall, dimensionless; infinite where the line does not fall."""
+        return self.largest_residual / self.fall if self.slope < 0 else math.inf
+
+    @property
+    def relative_curvature(self) -> float:
+        """The sagitta |curvature| (L−1)² / 4 of the fitted parabola over the line's fall; infinite as above."""
+        sagitta = abs(self.curvature) * len(self.layer_ratios) ** 2 / 4
+        return sagitta / self.fall if self.slope < 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds with its 95 % interval; low and high are NaN for a single seed. n: number of seeds."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
 
 def fit_law(fuzziness: ArrayLike) -> Law:
     """Fit the law to the separation fuzziness of consecutive layers, the input layer first.
@@ -74,3 +100,25 @@ def fit_law(fuzziness: ArrayLike) -> Law:
         largest_residual=float(np.abs(residuals).max()),
         curvature=float(np.polyfit(layers, log_fuzziness, 2)[0]) if len(values) > 3 else math.nan,
     )
+
+
+def interval_over_seeds(values: ArrayLike) -> Interval:
+    """Return the mean of one value a seed with its 95 % percentile bootstrap interval (Efron, 1979).
+
+    values: (n,) n ≥ 1, in any order; the resampling is seeded, so that equal values give equal intervals.
+    With few seeds it is narrow: of normal samples it covers the mean 85 times in 100 at n = 5, 75 at n = 3.
+    """
+    from scipy.stats import bootstrap
+
+    sample = np.sort(np.asarray(values, dtype=np.float64))
+    if sample.ndim != 1 or len(sample) == 0:
+        raise ValueError(f"an interval needs a flat list of at least one value, got shape {sample.shape}")
+    mean = float(sample.mean())
+    if len(sample) == 1:
+        return Interval(mean, math.nan, math.nan, 1)
+    if sample[0] == sample[-1] or not np.isfinite(sample).all():
+        return Interval(mean, mean, mean, len(sample))
+    random = np.random.default_rng(0)
+    result = bootstrap((sample,), np.mean, n_resamples=9999, method="percentile", rng=random)
+    low, high = result.confidence_interval
+    return Interval(mean, float(low), float(high), len(sample))

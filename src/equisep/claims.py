@@ -1,0 +1,173 @@
+"""The paper's claims as conf/claims.yaml fixes them, and their verdicts over an experiment's seeds.
+
+A claim names statistics and their thresholds. In each condition of a figure (each depth, say) a
+statistic has one value a seed; the criterion holds there if the whole 95 % interval of the mean over seeds is
+on the right side. The verdict is "supported" when that is so in every condition, else "not supported",
+and "not run" where a condition is missing or has fewer seeds than the claim asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import yaml
+
+from equisep.law import Interval, interval_over_seeds
+from equisep.schema import ConfigError, conf_folder
+
+SUPPORTED, NOT_SUPPORTED, NOT_RUN = "supported", "not supported", "not run"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A statistic and the side of a threshold it must be on. kind: at_most or at_least."""
+
+    statistic: str
+    kind: str
+    threshold: float
+
+    def holds(self, interval: Interval) -> bool:
+        """Whether the whole interval, or a single seed's value, is on the right side."""
+        if self.kind == "at_most":
+            return (interval.mean if interval.n == 1 else interval.high) <= self.threshold
+        return (interval.mean if interval.n == 1 else interval.low) >= self.threshold
+
+    def margin(self, interval: Interval) -> float:
+        """Return how far the interval's worse end is beyond the threshold; negative where the criterion fails."""
+        if self.kind == "at_most":
+            return self.threshold - (interval.mean if interval.n == 1 else interval.high)
+        return (interval.mean if interval.n == 1 else interval.low) - self.threshold
+
+    @property
+    def bound(self) -> str:
+        """The threshold, for a person."""
+        return f"{'≤' if self.kind == 'at_most' else '≥'} {self.threshold:g}".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a figure must show. together: whether all criteria must hold in a condition, or any. changed: why."""
+
+    name: str
+    text: str
+    seeds: int
+    criteria: tuple[Criterion, ...]
+    together: bool
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statistic in one condition, over seeds."""
+
+    condition: str
+    criterion: Criterion
+    interval: Interval
+
+    @property
+    def holds(self) -> bool:
+        """Whether the criterion holds in the condition."""
+        return self.criterion.holds(self.interval)
+
+    def __str__(self) -> str:
+        where = f", {self.condition}" if self.condition else ""
+        told = f"{self.criterion.statistic} {describe_interval(self.interval)}{where}"
+        return f"{told} (wanted {self.criterion.bound})"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim's verdict. held, conditions: in how many conditions of how many it held. missing: why it was not run."""
+
+    claim: Claim
+    word: str
+    findings: tuple[Finding, ...]
+    held: int
+    conditions: int
+    missing: str = ""
+
+    @property
+    def decisive(self) -> tuple[Finding, ...]:
+        """The findings that speak: those that fail, or of each statistic the one nearest to failing."""
+        failing = tuple(finding for finding in self.findings if not finding.holds)
+        if self.claim.together and failing:
+            return failing
+        nearest: dict[Criterion, Finding] = {}
+        for finding in self.findings:
+            best = nearest.setdefault(finding.criterion, finding)
+            if finding.criterion.margin(finding.interval) < best.criterion.margin(best.interval):
+                nearest[finding.criterion] = finding
+        return tuple(nearest.values())
+
+    def __str__(self) -> str:
+        if self.word == NOT_RUN:
+            return f"{self.word}: {self.missing}"
+        told = "; ".join(map(str, self.decisive[:3])) + ("; …" if len(self.decisive) > 3 else "")
+        return f"{self.word} (in {self.held} of {self.conditions}): {told}"
+
+
+def describe_interval(interval: Interval) -> str:
+    """Return a mean with its interval and number of seeds, for a person."""
+    if interval.n == 1:
+        return f"{interval.mean:.4g} (one seed, no interval)".replace("-", "−")
+    return f"{interval.mean:.4g} [{interval.low:.4g}, {interval.high:.4g}], n = {interval.n}".replace("-", "−")
+
+
+def load_claims() -> dict[str, Claim]:
+    """Return the claims of conf/claims.yaml by experiment; raises ConfigError naming the entry that is wrong."""
+    entries = yaml.safe_load((conf_folder() / "claims.yaml").read_text())
+    return {name: _read(name, entry) for name, entry in entries.items()}
+
+
+def _read(name: str, entry: dict[str, object]) -> Claim:
+    try:
+        together = "all" in entry
+        wanted = entry["all" if together else "any"]
+        criteria = tuple(
+            Criterion(statistic, kind, float(threshold))
+            for statistic, sides in wanted.items()  # type: ignore[attr-defined]
+            for kind, threshold in sides.items()
+        )
+        if not criteria or any(criterion.kind not in ("at_most", "at_least") for criterion in criteria):
+            raise ValueError("give statistics with at_most or at_least")
+        changed = tuple(map(str, entry["changed"]))  # type: ignore[call-overload]
+        return Claim(name, str(entry["claim"]), int(entry["seeds"]), criteria, together, changed)  # type: ignore[call-overload]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"conf/claims.yaml: {name}: {error}") from None
+
+
+def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], missing: int = 0) -> Verdict:
+    """Return the verdict of a claim.
+
+    statistics: a row per condition and seed: the columns of ``conditions``, then at least the claim's statistics;
+    a seed without the statistic (a diverged network) is NaN and fails the criterion. missing: runs that
+    were asked for and are not there.
+    """
+    if missing or statistics.empty:
+        return Verdict(claim, NOT_RUN, (), 0, 0, f"{missing or 'all'} runs are missing")
+    groups = statistics.groupby(list(conditions), sort=False) if len(conditions) else [((), statistics)]
+    findings: list[Finding] = []
+    held = few = count = 0
+    for key, rows in groups:
+        condition = ", ".join(f"{name} {value}" for name, value in zip(conditions, key, strict=True))
+        found = [
+            Finding(condition, criterion, interval_over_seeds(rows[criterion.statistic]))
+            for criterion in claim.criteria
+        ]
+        findings += found
+        holding = [finding.holds for finding in found]
+        held += all(holding) if claim.together else any(holding)
+        few += len(rows) < claim.seeds
+        count += 1
+    if few:
+        return Verdict(
+            claim,
+            NOT_RUN,
+            tuple(findings),
+            held,
+            count,
+            f"{few} of {count} conditions have fewer than {claim.seeds} seeds",
+        )
+    return Verdict(claim, SUPPORTED if held == count else NOT_SUPPORTED, tuple(findings), held, count)
