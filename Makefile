@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
+PROFILE ?= headline
 ARGS   ?=
 
 .DEFAULT_GOAL := help
@@ -12,9 +13,8 @@ help:                 ## list the targets
 
 setup: $(VENV)/.runtime  ## make .venv and install equisep in it
 
-reproduce: $(VENV)/.runtime  ## train, measure and draw the paper's Figure 1 into results/ (ARGS="seed=1 …" to override)
-	$(RUN) -m equisep -m experiment=optimizers $(ARGS)
-	$(RUN) reproduce/optimizers.py $(ARGS)
+reproduce: $(VENV)/.runtime  ## train, measure, draw and judge a profile: PROFILE=headline, cpu or paper (ARGS="seed=1 …")
+	$(RUN) -m reproduce $(PROFILE) $(ARGS)
 
 test: $(VENV)/.development  ## run the fast tests
 	$(RUN) -m pytest

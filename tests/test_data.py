@@ -49,7 +49,7 @@ def test_the_subset_seed_moves_the_subset_and_its_digest(fashion: Data) -> None:
 
 
 def test_a_class_that_is_too_small_is_named() -> None:
-    with pytest.raises(ConfigError, match="class 1 has 2 training images"):
+    with pytest.raises(ConfigError, match="3 images asked of class 1, which has 2 training images"):
         draw_subset(torch.tensor([0, 0, 0, 1, 1]), [3, 3], seed=0)
 
 
@@ -148,3 +148,54 @@ def test_cifar10_from_images_keeps_the_green_channel() -> None:
     colour = load_data(compose_config(["dataset=cifar10_10x10", "dataset.channel=null", *folder]).dataset)
     assert torch.equal(colour.train.inputs[:, 1:2], green.train.inputs)
     assert green.classes[:2] == ("airplane", "automobile")
+
+
+def test_classes_of_unlike_size_are_drawn_as_asked_and_the_test_set_stays_whole(fashion: Data) -> None:
+    data = load_data(compose_config(["dataset=fashion_mnist_10x10_imbalanced"]).dataset)
+    assert torch.bincount(data.train.labels).tolist() == [500] * 5 + [100] * 5
+    assert data.test.digest == fashion.test.digest
+    # The first hundred of each class are those of the balanced draw.
+    for label in range(10):
+        first = data.train.inputs[data.train.labels == label][:100]
+        assert torch.equal(first, fashion.train.inputs[fashion.train.labels == label])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["dataset.per_class=null", "dataset.sizes=[1,2,3]"],
+            "3 sizes for the 10 classes of fashion_mnist .T-",
+        ),
+        (["dataset.per_class=6001"], "6001 images asked of class 0, which has 6000"),
+        (["dataset.per_class=null", f"dataset.sizes={[1] * 9 + [6001]}"], "6001 images asked of class 9"),
+        (["dataset.sizes=[1,2]"], "in place of dataset.per_class: add dataset.per_class=null"),
+        (["dataset.per_class=null", "dataset.sizes=[0,2]"], "at least 1 image for each"),
+        (["dataset.per_class=null"], "or give dataset.sizes"),
+    ],
+)
+def test_class_sizes_that_cannot_be_are_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_data(compose_config(overrides).dataset)
+
+
+def test_fashion_mnist_at_32_pixels(fashion: Data) -> None:
+    data = load_data(compose_config(["dataset=fashion_mnist_32x32"]).dataset)
+    assert data.train.inputs.shape == (1000, 1, 32, 32)
+    assert torch.equal(data.train.labels, fashion.train.labels)
+    # Mean and standard deviation of the training set are subtracted and divided by; the frame of 32×32 is the image's.
+    assert data.test.inputs.mean().abs() < 0.05
+    assert data.test.inputs.std() == pytest.approx(1, abs=0.05)
+
+
+@needs_development_data
+def test_mnist_and_cifar10_at_32_pixels(tmp_path: Path) -> None:
+    (tmp_path / "MNIST").symlink_to(f"{DEVELOPMENT_DATA}/MNIST")
+    grey = load_data(compose_config(["dataset=mnist_32x32", f"dataset.root={tmp_path}"]).dataset)
+    assert grey.train.inputs.shape == (1000, 1, 32, 32)
+    folder = ["dataset.source=folder", f"dataset.root={DEVELOPMENT_DATA}"]
+    colour = load_data(compose_config(["dataset=cifar10_32x32", *folder]).dataset)
+    assert colour.train.inputs.shape == (1000, 3, 32, 32)
+    assert colour.test.inputs.shape == (1000, 3, 32, 32)
+    small = load_data(compose_config(["dataset=cifar10_10x10", *folder]).dataset)
+    assert torch.equal(small.train.labels, colour.train.labels)

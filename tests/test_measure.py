@@ -30,7 +30,7 @@ def test_layers_are_measured_with_batch_statistics_of_stored_order(network: Feed
 def test_running_statistics_on_request(network: FeedForwardNetwork, fashion: Data) -> None:
     inputs, labels = fashion.train.inputs, fashion.train.labels
     measured = measure_separation(network, inputs, labels, ["hidden.1"], batch_norm="running")
-    expected = network.eval().blocks[:2](inputs.flatten(1))
+    expected = network.eval().hidden[:2](inputs.flatten(1))
     assert measured["hidden.1"].fuzziness == pytest.approx(separation_fuzziness(expected, labels), rel=1e-6)
 
 
@@ -116,3 +116,28 @@ def test_features_that_are_not_numbers_are_refused() -> None:
     inputs = torch.full((10, 2), float("nan"))
     with pytest.raises(ValueError, match="NaN"):
         measure_separation(nn.ReLU(), inputs, torch.arange(10) % 2, [])
+
+
+def test_features_are_projected_on_principal_components_of_the_training_features(fashion: Data) -> None:
+    network = FeedForwardNetwork(inputs=100, classes=10, widths=[30, 12])
+    train, test = fashion.train, fashion.test
+    layers = ["hidden.0", "hidden.1"]
+    measured = measure_separation(
+        network,
+        test.inputs[:500],
+        test.labels[:500],
+        layers,
+        batch_norm="running",
+        components=12,
+        principal_inputs=train.inputs,
+    )
+    network.eval()
+    for name, value in measured.items():
+        depth = ["input", *layers].index(name)
+        axes, seen = (network.hidden[:depth](split.inputs.flatten(1)).detach().double() for split in (train, test))
+        mean = axes.mean(dim=0)
+        _, _, directions = torch.linalg.svd(axes - mean, full_matrices=False)
+        expected = (seen[:500] - mean) @ directions[:12].T if depth < 2 else seen[:500]
+        assert value.fuzziness == pytest.approx(separation_fuzziness(expected, test.labels[:500]), rel=1e-5)
+    with pytest.raises(ValueError, match="components=0"):
+        measure_separation(network, train.inputs, train.labels, layers, components=0)

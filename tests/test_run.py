@@ -217,6 +217,34 @@ def test_a_dead_network_has_no_law_and_an_overflowing_one_diverged(configure: Co
     assert run_one(configure(*overflow)).trained_epochs == 0
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["architecture=vgg13", "optimizer.learning_rate=1e-3"], "VGG halves its images five times"),
+        (["measure.view=block"], "architecture.family=fnn has no blocks, take measure.view=layer"),
+        (["training=frozen_smoke"], "layer 10 of a network with 8 layers with weights; give 1 … 8"),
+    ],
+)
+def test_what_the_network_cannot_is_refused_before_training(
+    configure: Configure, tmp_path: Path, overrides: list[str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        run_one(configure(*overrides))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_views_are_two_measures_of_one_training(configure: Configure) -> None:
+    small = ["architecture=resnet_two_layer", "optimizer.learning_rate=1e-3", "measure.components=100"]
+    blocks, layers = (run_one(configure(*small, f"measure.view={view}")) for view in ("block", "layer"))
+    assert (blocks.trained_epochs, layers.trained_epochs, blocks.run.id) == (2, 0, layers.run.id)
+    assert blocks.final is not None
+    assert layers.final is not None
+    assert blocks.final.layers == ("input", "body.0", "body.1", "body.2", "body.3")
+    assert [len(outcome.fuzziness) for outcome in (blocks.final, layers.final)] == [5, 9]
+    assert blocks.final.fuzziness[1:] == layers.final.fuzziness[2::2]
+
+
 @pytest.mark.parametrize("override", ["measure.batch_size=99", "training.batch_size=111"])
 def test_a_last_batch_of_one_image_is_refused_before_training(configure: Configure, override: str) -> None:
     with pytest.raises(ConfigError, match="the last batch would hold one"):

@@ -12,10 +12,10 @@ from equisep import schema
 from equisep.schema import (
     NOT_MEASURE,
     NOT_SCIENCE,
-    Config,
     ConfigError,
     compose_config,
     conf_folder,
+    from_plain,
     identity_of_science,
     to_plain,
 )
@@ -30,7 +30,8 @@ GROUPS = [
 
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_config_file_composes_and_says_what_it_is_for(choice: str) -> None:
-    assert isinstance(compose_config([choice]), Config)
+    config = compose_config([choice, "optimizer.learning_rate=1e-3"])
+    assert from_plain(to_plain(config)) == config
     group, name = choice.split("=")
     lines = (conf_folder() / group / f"{name}.yaml").read_text().splitlines()
     if group == "experiment":
@@ -65,6 +66,15 @@ def test_every_config_file_composes_and_says_what_it_is_for(choice: str) -> None
         ("training.batch_size=1", "at least 2"),
         ("training.milestones=[400,200]", "ascending"),
         ("measure.batch_norm=both", "choose one of batch, running"),
+        ("architecture.depth=null", "at least 2 layers"),
+        ("architecture.widths=[10,20]", "take architecture=fnn_widths"),
+        ("architecture.activation=tanh", "choose one of relu, identity"),
+        ("training.phases=[{start: 1, first: 1, last: 2}]", "the first at epoch 0"),
+        ("training.phases=[{start: 0, first: 3, last: 2}]", "give 1 ≤ first ≤ last"),
+        ("training.phases=[{start: 0, first: 1}]", "last"),
+        ("training.frozen_decay=true", "nothing is held without training.phases"),
+        ("measure.view=stage", "choose one of layer, block"),
+        ("measure.components=0", "at least 1, or null"),
         ("seed=-1", "seed=-1"),
         ("seed=???", "seed"),
         ("compute.threads=0", "compute.threads=0"),
@@ -77,6 +87,27 @@ def test_a_wrong_key_type_or_value_is_refused_in_one_line(override: str, words: 
     message = schema.explain(caught.value)
     assert "\n" not in message
     assert re.search(words, message), message
+
+
+@pytest.mark.parametrize(
+    ("architecture", "override", "words"),
+    [
+        ("vgg13", "architecture.depth=12", "VGG has 11, 13, 16 or 19 layers"),
+        ("vgg13", "architecture.width_multiplier=0.1", "give a factor in 0.125 … 1"),
+        ("alexnet", "architecture.kernel=4", "give an odd size"),
+        ("resnet_two_layer", "architecture.blocks=[]", "at least one block"),
+        ("resnet_two_layer", "architecture.kernels=[3]", "an odd size for each of architecture.blocks"),
+        ("densenet", "architecture.growth=0", "architecture.growth=0"),
+        ("fnn_widths", "architecture.widths=[10,0]", "of at least 1 unit"),
+        ("fnn_widths", "architecture.width=3", "in place of depth and width"),
+        ("vgg13", "seed=1", r"architecture.depth=13: no rate in optimizer.learning_rates"),
+    ],
+)
+def test_what_a_family_cannot_be_is_refused_in_one_line(architecture: str, override: str, words: str) -> None:
+    rate = [] if override == "seed=1" else ["optimizer.learning_rate=1e-3"]
+    with pytest.raises(ConfigError, match=words) as caught:
+        compose_config([f"architecture={architecture}", override, *rate])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import scipy.linalg
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import equisep
 from equisep import separation as module
-from equisep.separation import ClassSums, as_class_labels, separation_fuzziness, separation_of
+from equisep.separation import ClassSums, PrincipalComponents, as_class_labels, separation_fuzziness, separation_of
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -233,3 +235,43 @@ def test_bad_input_is_refused_with_its_reason(features: list, labels: list, word
 
 def test_the_public_name_returns_a_float() -> None:
     assert type(equisep.separation_fuzziness([[0.0], [0.5], [3.0], [3.2]], [0, 0, 1, 1])) is float
+
+
+def test_principal_components_are_those_of_the_covariance() -> None:
+    """Against the eigenvectors of the p×p covariance, which p = 60 allows; the offset checks the centring."""
+    generator = torch.Generator().manual_seed(0)
+    raw, mix = (torch.randn(rows, 60, generator=generator, dtype=torch.float64) for rows in (200, 60))
+    features = raw @ mix + 100
+    labels = torch.arange(200) % 5
+    projected = PrincipalComponents(features, 7).project(features)
+    _, vectors = torch.linalg.eigh(torch.cov(features.T))
+    expected = (features - features.mean(dim=0)) @ vectors[:, -7:].flip(1)
+    torch.testing.assert_close(projected.abs(), expected.abs(), rtol=1e-8, atol=1e-8)
+    assert separation_fuzziness(projected, labels) == pytest.approx(separation_fuzziness(expected, labels), rel=1e-9)
+
+
+def test_features_of_fewer_directions_keep_all_of_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(50, 3, generator=generator) @ torch.randn(3, 500, generator=generator)
+    labels = torch.arange(50) % 2
+    projection = PrincipalComponents(flat, 100)
+    assert projection.axes.shape == (500, 3)
+    whole = separation_fuzziness(flat, labels)
+    assert separation_fuzziness(projection.project(flat), labels) == pytest.approx(whole, rel=1e-5)
+
+
+def test_features_of_8192_need_no_matrix_of_their_square() -> None:
+    """No tensor on the way is larger than the features themselves."""
+    features = torch.randn(1000, 8192, generator=torch.Generator().manual_seed(0))
+    shapes: list[tuple[int, ...]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            outcome = function(*args, **(kwargs or {}))
+            shapes.extend(tuple(one.shape) for one in tree_leaves(outcome) if isinstance(one, torch.Tensor))
+            return outcome
+
+    with Watch():
+        projected = PrincipalComponents(features, 100).project(features)
+    assert projected.shape == (1000, 100)
+    assert max(torch.Size(shape).numel() for shape in shapes) == 1000 * 8192

@@ -9,8 +9,8 @@ import torch
 
 from equisep.data import Data
 from equisep.networks import build_network
-from equisep.schema import FeedForward, Optimizer, Training
-from equisep.training import DataOrder, Member, Population, learning_rate_factor
+from equisep.schema import FeedForward, Optimizer, Phase, Training, compose_config
+from equisep.training import DataOrder, Member, Population, learning_layers, learning_rate_factor
 
 DEPTH_8 = FeedForward(family="fnn", depth=8, width=100)
 
@@ -80,3 +80,79 @@ def test_a_diverged_epoch_says_so(fashion: Data) -> None:
     (epoch,) = population.run_epoch()
     assert epoch.diverged
     assert not math.isfinite(epoch.loss)
+
+
+HALVES = [Phase(start=0, first=1, last=4), Phase(start=2, first=5, last=8)]
+
+
+def half_by_half(fashion: Data, *, frozen_decay: bool = False, kind: str = "adam") -> Population:
+    training = Training(
+        epochs=4, batch_size=128, milestones=[], decay=0.1, phases=HALVES, frozen_decay=frozen_decay, snapshots=[]
+    )
+    members = []
+    for seed in (1, 2):
+        optimizer = Optimizer(kind=kind, learning_rate=1e-3 * seed, momentum=0.0, weight_decay=5e-4)
+        members.append(Member(build_network(DEPTH_8, (1, 10, 10), 10, seed), fashion.train, optimizer, seed))
+    return Population(members, training)
+
+
+def snapshot(population: Population) -> list[dict[str, torch.Tensor]]:
+    return [{name: value.clone() for name, value in population.weights(index).items()} for index in range(2)]
+
+
+def layer_of(name: str) -> int:
+    """Return the layer, from 1 on, that a parameter or buffer of a feed-forward network of depth 8 belongs to."""
+    return 8 if name.startswith("classifier") else int(name.split(".")[1]) + 1
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_held_layers_do_not_move_by_a_bit_but_their_statistics_go_on(fashion: Data, kind: str) -> None:
+    population = half_by_half(fashion, kind=kind)
+    for learning in (range(1, 5), range(5, 9)):
+        before = snapshot(population)
+        for _ in range(2):
+            population.run_epoch()
+        for old, new in zip(before, snapshot(population), strict=True):
+            for name, value in old.items():
+                if "running" in name or "num_batches" in name:
+                    assert not torch.equal(value, new[name]), name
+                else:
+                    assert torch.equal(value, new[name]) == (layer_of(name) not in learning), name
+
+
+def test_released_decay_of_held_layers_is_that_of_zero_gradients(fashion: Data) -> None:
+    """Under torch 1.9 frozen parameters had zero gradients, so that weight decay, through Adam, moved them."""
+    population = half_by_half(fashion, frozen_decay=True, kind="sgd")
+    before = snapshot(population)
+    population.run_epoch()
+    for seed, (old, new) in enumerate(zip(before, snapshot(population), strict=True), start=1):
+        shrunk = (1 - 1e-3 * seed * 5e-4) ** 8
+        held = [name for name in old if layer_of(name) > 4 and name.endswith(("weight", "bias"))]
+        assert len(held) == 3 * 4 + 2
+        for name in held:
+            torch.testing.assert_close(new[name], old[name] * shrunk, rtol=1e-6, atol=1e-9)
+    adam = half_by_half(fashion, frozen_decay=True)
+    before = snapshot(adam)
+    adam.run_epoch()
+    assert not torch.equal(before[0]["hidden.6.0.weight"], snapshot(adam)[0]["hidden.6.0.weight"])
+
+
+def test_half_by_half_goes_on_bit_for_bit_across_the_halves(fashion: Data) -> None:
+    whole, again = half_by_half(fashion), half_by_half(fashion)
+    for _ in range(2):
+        whole.run_epoch()
+    again.load_state(copy.deepcopy(whole.state()))
+    for _ in range(2):
+        assert whole.run_epoch() == again.run_epoch()
+    for one, other in zip(snapshot(whole), snapshot(again), strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_the_frozen_schedule_is_the_released_one() -> None:
+    training = compose_config(["training=frozen", "architecture.depth=20"]).training
+    assert training.epochs == 1500
+    learning = [learning_layers(training, epoch) for epoch in (0, 899, 900, 1499)]
+    assert learning == [range(1, 11), range(1, 11), range(11, 21), range(11, 21)]
+    factors = [learning_rate_factor(training, epoch) for epoch in (0, 899, 900, 1099, 1100, 1299, 1300)]
+    assert factors == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01])
+    assert learning_layers(compose_config([]).training, 0) is None

@@ -2,8 +2,9 @@
 
 A claim names statistics and their thresholds. In each condition of a figure (each depth, say) a
 statistic has one value a seed; the criterion holds there if the whole 95 % interval of the mean over seeds is
-on the right side. The verdict is "supported" when that is so in every condition, else "not supported",
-and "not run" where a condition is missing or has fewer seeds than the claim asks for.
+on the right side. A negative claim is about single seeds: none may meet all criteria. The verdict is "supported"
+when that is so in every condition, else "not supported", and "not run" where a condition is missing or has fewer
+seeds than the claim asks for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import pandas as pd
 import yaml
 
+from equisep.figures import name_value
 from equisep.law import Interval, interval_over_seeds
 from equisep.schema import ConfigError, conf_folder
 
@@ -48,13 +50,13 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a figure must show. together: whether all criteria must hold in a condition, or any. changed: why."""
+    """What a figure must show. together: all, any or none of the criteria must hold in a condition. changed: why."""
 
     name: str
     text: str
     seeds: int
     criteria: tuple[Criterion, ...]
-    together: bool
+    together: str
     changed: tuple[str, ...]
 
 
@@ -92,7 +94,7 @@ class Verdict:
     def decisive(self) -> tuple[Finding, ...]:
         """The findings that speak: those that fail, or of each statistic the one nearest to failing."""
         failing = tuple(finding for finding in self.findings if not finding.holds)
-        if self.claim.together and failing:
+        if self.claim.together != "any" and failing:
             return failing
         nearest: dict[Criterion, Finding] = {}
         for finding in self.findings:
@@ -123,8 +125,8 @@ def load_claims() -> dict[str, Claim]:
 
 def _read(name: str, entry: dict[str, object]) -> Claim:
     try:
-        together = "all" in entry
-        wanted = entry["all" if together else "any"]
+        together = next(word for word in ("all", "any", "none") if word in entry)
+        wanted = entry[together]
         criteria = tuple(
             Criterion(statistic, kind, float(threshold))
             for statistic, sides in wanted.items()  # type: ignore[attr-defined]
@@ -134,8 +136,23 @@ def _read(name: str, entry: dict[str, object]) -> Claim:
             raise ValueError("give statistics with at_most or at_least")
         changed = tuple(map(str, entry["changed"]))  # type: ignore[call-overload]
         return Claim(name, str(entry["claim"]), int(entry["seeds"]), criteria, together, changed)  # type: ignore[call-overload]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise ConfigError(f"conf/claims.yaml: {name}: {error}") from None
+
+
+def _findings(claim: Claim, condition: str, rows: pd.DataFrame) -> list[Finding]:
+    if claim.together != "none":
+        return [
+            Finding(condition, criterion, interval_over_seeds(rows[criterion.statistic]))
+            for criterion in claim.criteria
+        ]
+    met = pd.Series(True, index=rows.index)
+    for criterion in claim.criteria:
+        values = rows[criterion.statistic]
+        met &= values <= criterion.threshold if criterion.kind == "at_most" else values >= criterion.threshold
+    wanted = ", ".join(f"{criterion.statistic} {criterion.bound}" for criterion in claim.criteria)
+    share = Criterion(f"share of seeds with {wanted}:", "at_most", 0.0)
+    return [Finding(condition, share, interval_over_seeds(met.astype(float)))]
 
 
 def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], missing: int = 0) -> Verdict:
@@ -151,14 +168,11 @@ def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], mis
     findings: list[Finding] = []
     held = few = count = 0
     for key, rows in groups:
-        condition = ", ".join(f"{name} {value}" for name, value in zip(conditions, key, strict=True))
-        found = [
-            Finding(condition, criterion, interval_over_seeds(rows[criterion.statistic]))
-            for criterion in claim.criteria
-        ]
+        condition = ", ".join(name_value(name, value) for name, value in zip(conditions, key, strict=True))
+        found = _findings(claim, condition, rows)
         findings += found
         holding = [finding.holds for finding in found]
-        held += all(holding) if claim.together else any(holding)
+        held += any(holding) if claim.together == "any" else all(holding)
         few += len(rows) < claim.seeds
         count += 1
     if few:

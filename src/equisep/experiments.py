@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -12,11 +13,14 @@ from typing import Any
 import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from equisep import schema
 from equisep.law import Law
 from equisep.runs import PROTOCOL, LayerRecord, Run, all_runs, science_id
-from equisep.schema import Config, ConfigError, conf_folder
+from equisep.schema import Config, ConfigError, conf_folder, explain
 
 # What a row of a table tells of a run, behind the columns of what varies.
 RUN_COLUMNS = (
@@ -57,14 +61,13 @@ class Tables:
 
     runs: a row per finished run, view and epoch: what varies, then RUN_COLUMNS; accuracies and loss in evaluation
     mode, test_accuracy of the last epoch. layers: a row per layer of each of those: LAYER_COLUMNS (training set).
-    missing: how many runs that were asked for are not there. without_law: a line for each run that diverged or
-    whose D has no logarithm; its row holds NaN.
+    missing: how many runs that were asked for are not there. The row of a run that diverged holds NaN; that of one
+    whose D has no logarithm NaN for what the law tells.
     """
 
     runs: pd.DataFrame
     layers: pd.DataFrame
     missing: int
-    without_law: tuple[str, ...]
 
     @property
     def varied(self) -> list[str]:
@@ -99,7 +102,7 @@ def load_tables(folder: Path, name: str) -> Tables:
     if absent:
         raise ConfigError(f"tables={folder}: no file {absent[0]}")
     runs, layers = (pd.read_csv(path, float_precision="round_trip") for path in paths)
-    return Tables(runs, layers, 0, ())
+    return Tables(runs, layers, 0)
 
 
 def at_best_learning_rate(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
@@ -120,30 +123,50 @@ def at_best_learning_rate(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.D
 def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[Point]:
     """Return the runs that ``python -m equisep -m experiment=NAME OVERRIDES…`` asks for, in the sweep's order.
 
-    Raises ConfigError, or Hydra's error, where one of them cannot be composed.
+    Raises ConfigError where one of them cannot be composed.
     """
     schema.register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        whole = compose("config", [f"experiment={name}"], return_hydra_config=True)
-        grid = [f"{key}={values}" for key, values in (whole.hydra.sweeper.params or {}).items()]
-        choices: dict[str, list[str]] = {}
-        varied: dict[str, None] = {}
-        for number, override in enumerate(OverridesParser.create().parse_overrides([*grid, *overrides])):
-            key = override.get_key_element()
-            if override.is_sweep_override():
-                choices[key] = list(override.sweep_string_iterator())
-            else:
-                choices[key] = [override.get_value_element_as_str()]
-            if number < len(grid) or override.is_sweep_override():
-                varied[key] = None
-        columns = {key: key.split(".")[-1] for key in varied if key not in NOT_VARIED}
-        points = []
-        for values in itertools.product(*choices.values()):
-            chosen = dict(zip(choices, values, strict=True))
-            composed = compose("config", [f"experiment={name}", *(f"{key}={value}" for key, value in chosen.items())])
-            config = schema.typed(composed)
-            points.append(Point({column: _value(config, key, chosen[key]) for key, column in columns.items()}, config))
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return _expand(name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from None
+
+
+def _expand(name: str, overrides: Sequence[str]) -> list[Point]:
+    parser = OverridesParser.create()
+    whole = compose("config", [f"experiment={name}"], return_hydra_config=True)
+    grid = [f"{key}={values}" for key, values in (whole.hydra.sweeper.params or {}).items()]
+    choices: dict[str, list[str]] = {}
+    varied: dict[str, None] = {}
+    for number, override in enumerate(parser.parse_overrides([*grid, *overrides])):
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            choices[key] = list(override.sweep_string_iterator())
+        else:
+            choices[key] = [override.get_value_element_as_str()]
+        if number < len(grid) or override.is_sweep_override():
+            varied[key] = None
+    columns = {key: key.split(".")[-1] for key in varied if key not in NOT_VARIED}
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    points = []
+    for values in itertools.product(*choices.values()):
+        chosen = dict(zip(choices, values, strict=True))
+        # Composing takes ten times as long as setting a value: it is done once for each choice of groups.
+        groups = tuple(f"{key}={value}" for key, value in chosen.items() if not _is_field(key))
+        if groups not in composed:
+            composed[groups] = compose("config", [f"experiment={name}", *groups])
+        single = copy.deepcopy(composed[groups])
+        for key in filter(_is_field, chosen):
+            OmegaConf.update(single, key, parser.parse_override(f"{key}={chosen[key]}").value(), merge=True)
+        config = schema.typed(single)
+        points.append(Point({column: _value(config, key, chosen[key]) for key, column in columns.items()}, config))
     return points
+
+
+def _is_field(key: str) -> bool:
+    """Whether an override's key names a field, not a group, and nothing is added or removed."""
+    return key[0].isalpha() and "@" not in key and not (conf_folder() / key).is_dir()
 
 
 # What a grid may vary and a table has a column of its own for.
@@ -166,7 +189,6 @@ def collect_tables(points: Sequence[Point], epochs: Sequence[int] | None = None)
     """
     runs: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
-    without_law: list[str] = []
     missing = 0
     for point, run in zip(points, _find_runs(points), strict=True):
         if run is None or not run.finished:
@@ -182,8 +204,6 @@ def collect_tables(points: Sequence[Point], epochs: Sequence[int] | None = None)
                 missing += 1
                 continue
             law = train.law() if train else None
-            if law is None:
-                without_law.append(f"run {run.id} {'diverged' if diverged else 'has a layer without log D'}")
             runs.append(point.varied | _row(point, run, epoch, train, test, law))
             layers += _layer_rows(run, point, train) if train else []
     varied = list(points[0].varied) if points else []
@@ -191,7 +211,6 @@ def collect_tables(points: Sequence[Point], epochs: Sequence[int] | None = None)
         pd.DataFrame(runs, columns=[*varied, *RUN_COLUMNS]),
         pd.DataFrame(layers, columns=list(LAYER_COLUMNS)),
         missing,
-        tuple(without_law),
     )
 
 

@@ -128,7 +128,7 @@ def panel_title(name: str, rows: pd.DataFrame) -> str:
     told = [f"rate {rates}"] if rates else []
     if rows["seed"].nunique() > 1:
         told.append(f"n = {rows['seed'].nunique()}")
-    return f"{name}\n{', '.join(told)}"
+    return "\n".join(filter(None, [name, ", ".join(told)]))
 
 
 NAMES = {
@@ -144,7 +144,9 @@ NAMES = {
 
 
 def name_value(column: str | None, value: Any) -> str:
-    """Return a value of a column as a title has it: "depth 8", "Adam"."""
+    """Return a value of a column as a title has it: "depth 8", "Adam"; every title has the learning rate already."""
+    if column == "learning_rate":
+        return ""
     return NAMES.get(value, value) if isinstance(value, str) else f"{column} {value:g}".replace("_", " ")
 
 
@@ -164,7 +166,9 @@ def depth_figure(rows: pd.DataFrame) -> Figure:
         if column != "decay_ratio":
             word = "highest" if column == "test_accuracy" else "lowest"
             axes.axvline(best, color=ORANGE, linewidth=1, zorder=0)
-            axes.annotate(f"{word} at {best}", xy=(0.97, 0.97), xycoords="axes fraction", ha="right", va="top")
+            axes.annotate(
+                f"{word} at {best}", xy=(0.97, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize="small"
+            )
     panels[0].set_yscale("log")
     return figure
 

@@ -8,6 +8,7 @@ store; with a profile those that conf/profile has it make, with further override
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from equisep.files import write_atomically
 from equisep.schema import ConfigError, compose_config, conf_folder
 
 WHOLE_TEST_SET = 10_000
+# Training accuracy from which a network counts as one that fits its data.
+FITTED = 0.99
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,17 @@ class Reproduction:
             if "tables" in options:
                 tables = load_tables(Path(options["tables"]), self.name)
             else:
-                sweeps = load_profile(options["profile"])[self.name] if "profile" in options else [[]]
-                tables = self.collect([[*sweep, *overrides] for sweep in sweeps])
+                asked = load_profile(options["profile"]).get(self.name) if "profile" in options else [[]]
+                if asked is None:
+                    raise ConfigError(f"profile={options['profile']}: it leaves this experiment out")
+                sweeps = [[*sweep, *overrides] for sweep in asked]
+                tables = self.collect(sweeps)
+                if tables.missing:
+                    print(
+                        f"{self.name}: {tables.missing} runs are missing; these commands train them:", file=sys.stderr
+                    )
+                for sweep in sweeps if tables.missing else []:
+                    print(f"  python -m equisep -m experiment={self.name} {shlex.join(sweep)}", file=sys.stderr)
             verdict = self.write(tables, results)
         except ConfigError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
@@ -81,10 +93,11 @@ class Reproduction:
     def write(self, tables: Tables, results: Path) -> Verdict:
         """Write figure, tables and verdict below a results folder, say what came out, and return the verdict."""
         verdict = self.judge(tables)
+        told = notes(tables, self.shown(tables)) if len(tables.runs) else []
         written: list[Path] = []
         if len(tables.runs):
             figure = self.draw(tables, self.shown(tables))
-            state_claim(figure, [f"Claim: {verdict.claim.text}", f"Here: {verdict}", *notes(tables)])
+            state_claim(figure, [f"Claim: {verdict.claim.text}", f"Here: {verdict}", *told])
             written += save_figure(figure, results / "figures", self.name)
             written += tables.save(results / "tables", self.name)
         record: dict[str, Any] = {
@@ -95,7 +108,7 @@ class Reproduction:
             "held": verdict.held,
             "conditions": verdict.conditions,
             "statistics": "; ".join(map(str, verdict.decisive)) or verdict.missing,
-            "notes": notes(tables),
+            "notes": told,
             "findings": [
                 {
                     "condition": finding.condition,
@@ -110,14 +123,14 @@ class Reproduction:
         path = results / "verdicts" / f"{self.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False).encode())
-        for line in [f"claim: {verdict.claim.text}", f"verdict: {verdict}", *notes(tables), *tables.without_law]:
+        for line in [f"claim: {verdict.claim.text}", f"verdict: {verdict}", *told]:
             print(f"{self.name}: {line}")
         print(f"{self.name}: written: {', '.join(map(str, [*written, path]))}")
         return verdict
 
 
-def notes(tables: Tables) -> list[str]:
-    """Return what a reader must know of the runs: networks scaled down, part of a test set, runs without a law."""
+def notes(tables: Tables, rows: pd.DataFrame) -> list[str]:
+    """Return what a reader must know of the rows shown: scaled networks, part of a test set, runs without a law."""
     told = []
     scaled = sorted({value for value in tables.runs["width_multiplier"] if value < 1})
     if scaled:
@@ -125,9 +138,18 @@ def notes(tables: Tables) -> list[str]:
     partial = sorted({int(value) for value in tables.runs["test_images"] if value < WHOLE_TEST_SET})
     if partial:
         told.append(f"Test accuracy on {', '.join(f'{value:,}' for value in partial)} images, part of the test set.")
-    without = tables.runs["r"].isna().sum()
-    if without:
-        told.append(f"{without} of {len(tables.runs)} rows have no law (diverged, or a D without logarithm).")
+    last = rows[rows["epoch"] == rows.groupby("run")["epoch"].transform("max")]
+    accuracy = last["train_accuracy"]
+    if accuracy.min() < FITTED:
+        told.append(
+            f"Training accuracy {accuracy.median():.3g} [{accuracy.min():.3g}, {accuracy.max():.3g}]: not all networks fit "
+            "their data."
+        )
+    diverged, lawless = int(last["train_loss"].isna().sum()), int((last["r"].isna() & last["train_loss"].notna()).sum())
+    if diverged:
+        told.append(f"{diverged} of {len(last)} networks diverged.")
+    if lawless:
+        told.append(f"{lawless} of {len(last)} networks have a dead layer (D = 0), no line is fitted to them.")
     return told
 
 

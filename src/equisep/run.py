@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from equisep.data import Data, Split, load_data
 from equisep.measure import INPUT, evaluate, measure_separation
-from equisep.networks import Network, build_network, outline_network
+from equisep.networks import Network, build_network, forward_operations, outline_network
 from equisep.observer import Observer
 from equisep.population import can_compile, has_kernels
 from equisep.runs import DamagedRun, LayerRecord, Run, machine_facts, measure_id, run_id
-from equisep.schema import Config, ConfigError, Dataset, from_plain, to_plain
+from equisep.schema import Config, ConfigError, Dataset, architecture_from_plain, from_plain, to_plain
 from equisep.separation import NotFinite
 from equisep.tracking import Mirror, run_title
 from equisep.training import Epoch, Member, Population
@@ -62,6 +62,13 @@ class Job:
     def outline(self) -> Network:
         """The network without its values: names and shapes."""
         return outline_network(self.config.architecture, *self._shape)
+
+    @cached_property
+    def operations(self) -> float:
+        """Floating-point operations of the whole training: forward, and twice that backward, of every image."""
+        architecture = yaml.safe_dump(to_plain(self.config.architecture))
+        forward = _count_operations(architecture, *self._shape)
+        return 3.0 * forward * len(self.data.train.labels) * self.config.training.epochs
 
     @property
     def _shape(self) -> tuple[tuple[int, ...], int]:
@@ -436,6 +443,11 @@ def _refuse_epochs_not_kept(run: Run, config: Config) -> None:
         if absent:
             whose = "training.snapshots keeps" if state == "new" else f"run {run.id} keeps"
             raise ConfigError(f"measure.{name}={epochs}: {whose} the epochs {sorted(kept)}, not {absent[0]}")
+
+
+@lru_cache(maxsize=256)
+def _count_operations(architecture: str, input_shape: tuple[int, ...], classes: int) -> int:
+    return forward_operations(architecture_from_plain(yaml.safe_load(architecture)), input_shape, classes)
 
 
 @lru_cache(maxsize=4)

@@ -502,7 +502,6 @@ def to_plain(config: object) -> dict[str, Any]:
 def from_plain(plain: dict[str, Any]) -> Config:
     """Return the config that a run's config.yaml holds; keys that are no config are left out."""
     kinds: dict[str, type] = {
-        "architecture": FAMILIES[plain["architecture"]["family"]],
         "dataset": Dataset,
         "optimizer": Optimizer,
         "training": Training,
@@ -510,11 +509,19 @@ def from_plain(plain: dict[str, Any]) -> Config:
         "compute": Compute,
         "tracking": Tracking,
     }
-    groups: dict[str, Any] = {
-        name: OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), plain[name]))
-        for name, kind in kinds.items()
-    }
+    groups: dict[str, Any] = {name: _from_plain(kind, plain[name]) for name, kind in kinds.items()}
+    groups["architecture"] = architecture_from_plain(plain["architecture"])
     return Config(**groups, **{name: plain[name] for name in ("seed", "experiment", "results")})
+
+
+def architecture_from_plain(plain: dict[str, Any]) -> Architecture:
+    """Return the architecture of its family that plain containers hold."""
+    architecture: Architecture = _from_plain(FAMILIES[plain["family"]], plain)
+    return architecture
+
+
+def _from_plain(kind: type, plain: dict[str, Any]) -> Any:
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), plain))
 
 
 def _refuse_unknown_keys(node: DictConfig, path: str) -> None:

@@ -33,8 +33,8 @@ from equisep.schema import Config, ConfigError, to_plain
 from equisep.tracking import run_title
 from equisep.training import Epoch
 
-# Members × parameters × epochs from which starting worker processes, 6 s each, pays: some 20 s of training.
-WORK_FOR_WORKERS = 150e6
+# Floating-point operations from which starting worker processes, 6 s each, pays: some 20 s of training.
+WORK_FOR_WORKERS = 9e11
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,8 @@ def _workers(jobs: Sequence[Job], processes: int | None) -> int:
     return processes or max(1, (os.cpu_count() or 1) // threads)
 
 
-def _work(population: Sequence[Job]) -> int:
-    """Return a measure of how long a population takes: members × parameters × epochs."""
-    parameters = sum(parameter.numel() for parameter in population[0].outline.parameters())
-    return len(population) * parameters * population[0].config.training.epochs
+def _work(population: Sequence[Job]) -> float:
+    return sum(job.operations for job in population)
 
 
 Ended = Callable[[int, list[Result] | Exception], None]

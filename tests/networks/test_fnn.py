@@ -28,3 +28,14 @@ def test_the_seed_alone_decides_the_initialisation() -> None:
 def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(ConfigError, match="family=transformer"):
         build_network(Architecture(family="transformer"), (1, 2, 2), 3, seed=0)
+
+
+def test_widths_one_by_one_and_layers_without_norm_or_relu() -> None:
+    shaped = FeedForward(family="fnn", depth=None, width=None, widths=[7, 3, 5])
+    network = build_network(shaped, (1, 2, 2), 3, seed=0)
+    assert [tuple(layer[0].weight.shape) for layer in network.hidden] == [(7, 4), (3, 7), (5, 3)]
+    bare = build_network(FeedForward(family="fnn", depth=3, width=4, batch_norm=False), (1, 2, 2), 3, seed=0)
+    assert [[type(module).__name__ for module in layer] for layer in bare.hidden] == [["Linear", "ReLU"]] * 2
+    linear = build_network(FeedForward(family="fnn", depth=3, width=4, activation="identity"), (1, 2, 2), 3, seed=0)
+    assert [[type(module).__name__ for module in layer] for layer in linear.hidden] == [["Linear", "BatchNorm1d"]] * 2
+    assert not network.blocks

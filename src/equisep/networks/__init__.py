@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from equisep.networks.convolutional import build_alexnet, build_vgg
 from equisep.networks.densenet import DenseNetwork
@@ -11,7 +12,7 @@ from equisep.networks.network import Network
 from equisep.networks.resnet import ResidualNetwork
 from equisep.schema import AlexNet, Architecture, ConfigError, DenseNet, FeedForward, ResNet, Vgg
 
-__all__ = ["Network", "build_network", "outline_network"]
+__all__ = ["Network", "build_network", "forward_operations", "outline_network"]
 
 
 def build_network(architecture: Architecture, input_shape: tuple[int, ...], classes: int, seed: int) -> Network:
@@ -53,3 +54,11 @@ def _build(architecture: Architecture, input_shape: tuple[int, ...], classes: in
             growth = max(1, round(architecture.growth * architecture.width_multiplier))
             return DenseNetwork(input_shape, classes, architecture.blocks, growth, architecture.kernel)
     raise ConfigError(f"architecture.family={architecture.family}: no such family of networks")
+
+
+def forward_operations(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> int:
+    """Return the floating-point operations of matrix products and convolutions that one image takes forward."""
+    network = outline_network(architecture, input_shape, classes).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, *input_shape, device="meta"))
+    return int(counter.get_total_flops())

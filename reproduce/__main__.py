@@ -1,0 +1,143 @@
+"""The experiments of a profile, one after another: trained as far as they are not, drawn, judged; then all verdicts.
+
+``python -m reproduce PROFILE [KEY=VALUE …]`` (``make reproduce``, ``make reproduce PROFILE=cpu``). Exit code 1 where
+something was not run: a data set that cannot be had is named, its figures are left out, the rest goes on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from equisep.data import DataUnavailable
+from equisep.experiments import expand_experiment
+from equisep.reproduction import Reproduction, load_profile
+from equisep.run import Job, choose_device, prepare
+from equisep.schema import Config, ConfigError, compose_config
+
+# Share of the rate of large matrix products that training reaches, measured on 2 cores: feed-forward populations reach
+# .3 to .5 of it, convolutions with few channels .2 to .3.
+EFFICIENCY = 0.3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment of the profile: its sweeps, its networks, and the data set that is missing, if one is."""
+
+    name: str
+    sweeps: tuple[tuple[str, ...], ...]
+    to_train: tuple[Job, ...]
+    networks: int
+    missing: str = ""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a profile."""
+    names = [word for word in arguments if "=" not in word]
+    overrides = [word for word in arguments if "=" in word]
+    try:
+        profile = load_profile(names[0] if names else "headline")
+        config = compose_config([word for word in overrides if word.startswith(("results=", "compute."))])
+        plans = [make_plan(name, sweeps, overrides) for name, sweeps in profile.items()]
+    except ConfigError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 2
+    print(estimate(plans, config), flush=True)
+    verdicts = {}
+    for plan in plans:
+        if plan.missing:
+            print(f"{plan.name}: not run: {plan.missing}", file=sys.stderr, flush=True)
+            verdicts[plan.name] = {"verdict": "not run", "statistics": plan.missing}
+            continue
+        for sweep in plan.sweeps:
+            print(f"{plan.name}: {' '.join(sweep)}".rstrip(": "), flush=True)
+            if train(plan.name, sweep) == 130:
+                return 130
+        verdicts[plan.name] = draw(plan, Path(config.results))
+    print(tabulate(verdicts, Path(config.results)))
+    return int(any(verdict["verdict"] == "not run" for verdict in verdicts.values()))
+
+
+def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[str]) -> Plan:
+    """Return what an experiment asks for and what of it is done; a data set that cannot be had is noted."""
+    whole = tuple((*sweep, *overrides) for sweep in sweeps)
+    points = [point for sweep in whole for point in expand_experiment(name, sweep)]
+    try:
+        jobs = {job.run.path: job for job in (prepare(point.config) for point in points)}
+    except DataUnavailable as error:
+        return Plan(name, whole, (), len(points), str(error))
+    return Plan(name, whole, tuple(job for job in jobs.values() if not job.run.finished), len(jobs))
+
+
+def estimate(plans: Sequence[Plan], config: Config) -> str:
+    """Return a table of what is to be trained and about how long it takes on this machine."""
+    jobs = {job.run.path: job for plan in plans for job in plan.to_train}
+    rate = EFFICIENCY * multiplication_rate(config) if jobs else 1.0
+    rows, counted = [], set()
+    for plan in plans:
+        # What two experiments share is trained once, for the first of them.
+        fresh = [job for job in plan.to_train if job.run.path not in counted]
+        counted |= {job.run.path for job in fresh}
+        seconds = sum(job.operations for job in fresh) / rate
+        facts = {"experiment": plan.name, "networks": plan.networks, "to train": len(fresh)}
+        rows.append(facts | {"estimate": f"{seconds / 60:.1f} min" if not plan.missing else "not run: no data"})
+    total = sum(job.operations for job in jobs.values()) / rate
+    table = pd.DataFrame(rows).to_string(index=False)
+    return f"{table}\n{len(jobs)} networks to train, about {total / 3600:.1f} h here (it may be half, or twice, that)"
+
+
+def multiplication_rate(config: Config) -> float:
+    """Return the floating-point operations a second of large matrix products on the device a config names."""
+    device = choose_device(config.compute.device)
+    size = 2048
+    one = torch.randn(size, size, device=device)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        (one @ one).sum().item()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / sorted(times)[2]
+
+
+def train(name: str, sweep: Sequence[str]) -> int:
+    """Run an experiment's sweep as a user would; return its exit code, told where it is not 0."""
+    command = [sys.executable, "-m", "equisep", "-m", f"experiment={name}", *sweep]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        print(f"{name}: the sweep ended with exit code {code}", file=sys.stderr, flush=True)
+    return code
+
+
+def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
+    """Write an experiment's figure, tables and verdict; return the verdict's record."""
+    reproduction: Reproduction = importlib.import_module(f"reproduce.{plan.name}").REPRODUCTION
+    reproduction.write(reproduction.collect(plan.sweeps), results)
+    record: dict[str, Any] = json.loads((results / "verdicts" / f"{plan.name}.json").read_text())
+    return record
+
+
+def tabulate(verdicts: Mapping[str, Mapping[str, Any]], results: Path) -> str:
+    """Write results/tables/verdicts.csv and return the table for a person."""
+    rows = [
+        {"experiment": name, "verdict": record["verdict"], "statistics": record["statistics"]}
+        | {"notes": " ".join(record.get("notes", []))}
+        for name, record in verdicts.items()
+    ]
+    table = pd.DataFrame(rows)
+    (results / "tables").mkdir(parents=True, exist_ok=True)
+    table.to_csv(results / "tables/verdicts.csv", index=False)
+    return table[["experiment", "verdict"]].to_string(index=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
