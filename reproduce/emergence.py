@@ -24,6 +24,7 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(FULL_WIDTH, 7.2), layout="constrained")
     epochs = sorted(set(rows["epoch"]))
     panels = figure.subplots(-(-len(epochs) // 3), 3, sharey=True, sharex=True, squeeze=False)
+    panels[0, 0].set_yscale("log")
     colours = dict(zip(sorted(set(rows["depth"])), COLOURS, strict=False))
     for axes, epoch in zip(panels.flat, epochs, strict=False):
         told = []

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
 import yaml
 
-from equisep.figures import name_value
 from equisep.law import Interval, interval_over_seeds
 from equisep.schema import ConfigError, conf_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUPPORTED, NOT_SUPPORTED, NOT_RUN = "supported", "not supported", "not run"
 
@@ -146,13 +149,13 @@ def _findings(claim: Claim, condition: str, rows: pd.DataFrame) -> list[Finding]
             Finding(condition, criterion, interval_over_seeds(rows[criterion.statistic]))
             for criterion in claim.criteria
         ]
-    met = pd.Series(True, index=rows.index)
+    met = np.ones(len(rows), dtype=bool)
     for criterion in claim.criteria:
-        values = rows[criterion.statistic]
+        values = rows[criterion.statistic].to_numpy()
         met &= values <= criterion.threshold if criterion.kind == "at_most" else values >= criterion.threshold
     wanted = ", ".join(f"{criterion.statistic} {criterion.bound}" for criterion in claim.criteria)
     share = Criterion(f"share of seeds with {wanted}:", "at_most", 0.0)
-    return [Finding(condition, share, interval_over_seeds(met.astype(float)))]
+    return [Finding(condition, share, interval_over_seeds(met))]
 
 
 def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], missing: int = 0) -> Verdict:
@@ -185,3 +188,25 @@ def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], mis
             f"{few} of {count} conditions have fewer than {claim.seeds} seeds",
         )
     return Verdict(claim, SUPPORTED if held == count else NOT_SUPPORTED, tuple(findings), held, count)
+
+
+NAMES = {
+    "sgd": "SGD",
+    "momentum": "momentum",
+    "adam": "Adam",
+    "fashion_mnist_32x32": "Fashion-MNIST",
+    "cifar10_32x32": "CIFAR-10",
+    "narrow_wide": "narrow-wide",
+    "wide_narrow": "wide-narrow",
+    "mixed_widths": "mixed",
+    "block": "per block",
+    "layer": "per layer",
+}
+
+
+def name_value(column: str, value: Any) -> str:
+    """Return a value of a column as a person says it: "depth 8", "Adam", "rate 3e-5", "per block"."""
+    if isinstance(value, str):
+        return NAMES.get(value, value)
+    name = "rate" if column == "learning_rate" else column.replace("_", " ")
+    return f"{name} {value:g}".replace("e-0", "e-")

@@ -43,6 +43,10 @@ RUN_COLUMNS = (
     "test_images",
     "width_multiplier",
     "seconds",
+    "ended",
+    "commit",
+    "torch",
+    "processor",
 )
 LAYER_COLUMNS = ("run", "view", "epoch", "layer", "name", "D")
 
@@ -81,8 +85,8 @@ class Tables:
         return [float(value) for value in layers[chosen].sort_values("layer")["D"]]
 
     def curves(self, rows: pd.DataFrame) -> list[list[float]]:
-        """Return D per layer of those of the rows of ``runs`` that have a law."""
-        usable = rows[rows["r"].notna()]
+        """Return D per layer of those of the rows of ``runs`` that did not diverge."""
+        usable = rows[rows["train_loss"].notna()]
         places = zip(usable["run"], usable["view"], usable["epoch"], strict=True)
         return [self.fuzziness(*place) for place in places]
 
@@ -101,7 +105,7 @@ def load_tables(folder: Path, name: str) -> Tables:
     absent = [path for path in paths if not path.is_file()]
     if absent:
         raise ConfigError(f"tables={folder}: no file {absent[0]}")
-    runs, layers = (pd.read_csv(path, float_precision="round_trip") for path in paths)
+    runs, layers = (pd.read_csv(path) for path in paths)
     return Tables(runs, layers, 0)
 
 
@@ -217,7 +221,7 @@ def collect_tables(points: Sequence[Point], epochs: Sequence[int] | None = None)
 def _row(
     point: Point, run: Run, epoch: int, train: LayerRecord | None, test: LayerRecord | None, law: Law | None
 ) -> dict[str, Any]:
-    data = run.config()["data"]
+    data, state = run.config()["data"], run.state()
     figures = (
         run.id,
         point.config.seed,
@@ -237,7 +241,9 @@ def _row(
         data["train_images"],
         data["test_images"],
         getattr(point.config.architecture, "width_multiplier", 1.0),
-        run.state()["seconds"],
+        state["seconds"],
+        state.get("ended"),
+        *(state["machine"][name] for name in ("commit", "torch", "processor")),
     )
     return dict(zip(RUN_COLUMNS, figures, strict=True))
 

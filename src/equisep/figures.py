@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from equisep.claims import name_value
 from equisep.law import Law, fit_law
 
 if TYPE_CHECKING:
@@ -44,21 +45,37 @@ def use_style() -> None:
 def draw_law(axes: Axes, curves: Sequence[Sequence[float]], segments: Sequence[tuple[int, int]] = ()) -> None:
     """Draw D per layer of runs that differ in their seed alone, with the law fitted to their median, with r and ρ.
 
-    curves, segments: see :func:`draw_points`. The text gives the median of r and ρ over runs and, of more than
-    one, their range.
+    curves: D of each layer, the input first, a sequence a run; equally many layers. A run with a dead layer (D = 0)
+    is drawn in grey as far as it lives, and left out of the fit. segments: see :func:`draw_points`. The text
+    gives the median of r and ρ over runs and, of more than one, their range.
     """
+    living = [curve for curve in curves if min(curve) > 0]
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for curve in curves:
+        axes.set_xlim(-0.5, len(curve) - 0.5)
+        if min(curve) <= 0:
+            values = np.where(np.asarray(curve) > 0, curve, np.nan)
+            axes.plot(values, ".-", color="0.6", markersize=3, linewidth=0.6, zorder=0)
     if not curves:
         axes.annotate("not run", xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
+    dead = len(curves) - len(living)
+    if dead:
+        text = f"{dead} of {len(curves)} with\ndead layers (D = 0)"
+        axes.annotate(text, xy=(0.03, 0.98), xycoords="axes fraction", va="top", fontsize="x-small", color="0.4")
+    if not living:
         return
     told = []
-    for stretch, laws in draw_points(axes, curves, segments=segments).items():
+    for stretch, laws in draw_points(axes, living, segments=segments).items():
         told += [f"{stretch[0]} to {stretch[1]}:"] if segments else []
         told += [
             median_and_range("r", [law.pearson_r for law in laws], 4),
             median_and_range("ρ", [law.decay_ratio for law in laws], 3),
         ]
-    place: dict[str, Any] = {"xy": (0.98, 0.98), "ha": "right", "va": "top"}
-    axes.annotate("\n".join(told), xycoords="axes fraction", fontsize="x-small", **place)
+    # The corner that the line leaves free.
+    falls = np.median([curve[-1] for curve in living]) < np.median([curve[0] for curve in living])
+    corner: dict[str, Any] = {"xy": (0.98, 0.98), "va": "top"} if falls else {"xy": (0.98, 0.02), "va": "bottom"}
+    axes.annotate("\n".join(told), xycoords="axes fraction", ha="right", fontsize="x-small", **corner)
 
 
 def draw_points(
@@ -86,8 +103,6 @@ def draw_points(
         laws[first, last] = [fit_law(curve[stretch]) for curve in values]
     axes.vlines(layers, values.min(axis=0), values.max(axis=0), color=points, linewidth=1.5, alpha=0.5, zorder=2)
     axes.scatter(layers, median, s=12, color=points, zorder=3, linewidths=0)
-    axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return laws
 
 
@@ -108,8 +123,10 @@ def law_grid(tables: Tables, rows: pd.DataFrame, across: str, down: str | None =
     for axes, (line, column) in zip(panels.flat, places, strict=False):
         chosen = rows[(rows[across] == column) & ((rows[down] == line) if down else True)]
         draw_law(axes, tables.curves(chosen))
-        names = [name_value(down, line)] if down else []
-        axes.set_title(panel_title(", ".join([*names, name_value(across, column)]), chosen), fontsize="small")
+        named = [(down, line), (across, column)]
+        # Every title tells the learning rate anyway.
+        names = [name_value(key, value) for key, value in named if key not in (None, "learning_rate")]
+        axes.set_title(panel_title(", ".join(names), chosen), fontsize="small")
     label_law_axes(panels)
     return figure
 
@@ -124,30 +141,10 @@ def label_law_axes(panels: Any) -> None:
 
 def panel_title(name: str, rows: pd.DataFrame) -> str:
     """Return the title of a panel: its name, the learning rates of its runs and how many seeds there are."""
-    rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(rows["learning_rate"]))
-    told = [f"rate {rates}"] if rates else []
+    told = [name_value("learning_rate", rate) for rate in dict.fromkeys(rows["learning_rate"])]
     if rows["seed"].nunique() > 1:
         told.append(f"n = {rows['seed'].nunique()}")
     return "\n".join(filter(None, [name, ", ".join(told)]))
-
-
-NAMES = {
-    "sgd": "SGD",
-    "momentum": "momentum",
-    "adam": "Adam",
-    "fashion_mnist_32x32": "Fashion-MNIST",
-    "cifar10_32x32": "CIFAR-10",
-    "narrow_wide": "narrow-wide",
-    "wide_narrow": "wide-narrow",
-    "mixed_widths": "mixed",
-}
-
-
-def name_value(column: str | None, value: Any) -> str:
-    """Return a value of a column as a title has it: "depth 8", "Adam"; every title has the learning rate already."""
-    if column == "learning_rate":
-        return ""
-    return NAMES.get(value, value) if isinstance(value, str) else f"{column} {value:g}".replace("_", " ")
 
 
 def depth_figure(rows: pd.DataFrame) -> Figure:

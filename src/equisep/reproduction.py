@@ -141,10 +141,8 @@ def notes(tables: Tables, rows: pd.DataFrame) -> list[str]:
     last = rows[rows["epoch"] == rows.groupby("run")["epoch"].transform("max")]
     accuracy = last["train_accuracy"]
     if accuracy.min() < FITTED:
-        told.append(
-            f"Training accuracy {accuracy.median():.3g} [{accuracy.min():.3g}, {accuracy.max():.3g}]: not all networks fit "
-            "their data."
-        )
+        spread = f"{accuracy.median():.3g} [{accuracy.min():.3g}, {accuracy.max():.3g}]"
+        told.append(f"Training accuracy {spread}: not all networks fit their data.")
     diverged, lawless = int(last["train_loss"].isna().sum()), int((last["r"].isna() & last["train_loss"].notna()).sum())
     if diverged:
         told.append(f"{diverged} of {len(last)} networks diverged.")

@@ -319,7 +319,8 @@ class _Course:
     def end(self, seconds: float) -> None:
         self.job.run.save_epochs(self.epochs)
         state = "diverged" if self.diverged else "done"
-        self.job.run.write_state(state, seconds=round(seconds, 3))
+        ended = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.job.run.write_state(state, seconds=round(seconds, 3), ended=ended)
         self.job.run.log(f"{state} after epoch {len(self.epochs)}")
 
 

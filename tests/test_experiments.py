@@ -1,0 +1,118 @@
+"""Experiments as lists of runs and as tables: what varies, the best learning rate, what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from equisep.experiments import (
+    RUN_COLUMNS,
+    at_best_learning_rate,
+    collect_tables,
+    expand_experiment,
+    load_tables,
+)
+from equisep.run import execute
+from equisep.runs import science_id
+from equisep.schema import ConfigError, compose_config
+
+SMOKE = ["training=smoke", "tracking=off"]
+
+
+def test_a_point_is_what_composing_its_overrides_gives(tmp_path: Path) -> None:
+    sweep = ["seed=3", "optimizer.learning_rate=null", "optimizer.learning_rates={4: 1e-4, 8: 2e-4, 20: 3e-5}"]
+    points = expand_experiment("original_size", sweep)
+    assert len(points) == 2 * 3
+    for point in points:
+        fixed = [f"dataset={point.varied['dataset']}", f"architecture.depth={point.varied['depth']}"]
+        assert point.config == compose_config(["experiment=original_size", *sweep, *fixed])
+    assert [point.varied for point in points][:2] == [
+        {"dataset": "fashion_mnist_32x32", "depth": 4},
+        {"dataset": "fashion_mnist_32x32", "depth": 8},
+    ]
+    assert [point.config.optimizer.learning_rate for point in points][:3] == [1e-4, 2e-4, 3e-5]
+
+
+def test_the_papers_grids_have_the_papers_sizes() -> None:
+    sizes = {"optimizers": 45, "emergence": 10, "learning_rate": 35, "imbalance": 75, "no_batch_norm": 25, "linear": 25}
+    sizes |= {"depth_mnist": 135, "depth_fashion_mnist": 150, "depth_cifar10": 165, "frozen": 50, "vgg13": 30}
+    for name, size in sizes.items():
+        assert len(expand_experiment(name)) == size, name
+
+
+def test_emergence_trains_nothing_that_optimizers_does_not() -> None:
+    runs, more = (
+        {science_id(point.config) for point in expand_experiment(name)} for name in ("optimizers", "emergence")
+    )
+    assert more < runs
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["architecture.dept=3"], "'dept' not in 'FeedForward'"),
+        (["optimizer=lion"], "Could not find 'optimizer/lion'"),
+        (["architecture.depth=1"], "at least 2 layers"),
+        (["seed=[1"], "no viable alternative"),
+    ],
+)
+def test_what_cannot_be_composed_is_one_line(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        expand_experiment("width", overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_tables_hold_what_is_there_count_what_is_missing_and_come_back_from_files(tmp_path: Path) -> None:
+    overrides = [*SMOKE, f"results={tmp_path}", "seed=1", "architecture.width=20", "optimizer.learning_rate=1e-3,1e30"]
+    points = expand_experiment("width", overrides)
+    assert collect_tables(points).missing == 2
+    execute([point.config for point in points])
+    tables = collect_tables(points)
+    assert (tables.missing, tables.varied) == (0, ["width"])
+    assert list(tables.runs.columns) == ["width", *RUN_COLUMNS]
+    first, wild = tables.runs.iloc[0], tables.runs.iloc[1]
+    assert (first["width"], first["learning_rate"], first["seed"], first["epoch"]) == (20, 1e-3, 1, 2)
+    assert (first["train_images"], first["test_images"], first["width_multiplier"]) == (1000, 10_000, 1.0)
+    assert 0 < first["test_accuracy"] <= 1
+    assert first["commit"]
+    assert pd.isna(wild["r"])
+    (curve,) = tables.curves(tables.runs.iloc[:1])
+    assert len(curve) == 8
+    assert curve[0] == pytest.approx(36.8143, rel=1e-5)
+    tables.save(tmp_path / "tables", "width")
+    again = load_tables(tmp_path / "tables", "width")
+    pd.testing.assert_frame_equal(again.layers, tables.layers, rtol=1e-8)
+    pd.testing.assert_frame_equal(again.runs, tables.runs, rtol=1e-8, check_dtype=False)
+    with pytest.raises(ConfigError, match="no file .*shape.csv"):
+        load_tables(tmp_path / "tables", "shape")
+
+
+def test_several_epochs_of_a_run_are_several_rows(tmp_path: Path) -> None:
+    points = expand_experiment("emergence", [*SMOKE, f"results={tmp_path}", "seed=1", "architecture.depth=8"])
+    execute([point.config for point in points])
+    tables = collect_tables(points, (0, 2))
+    assert tables.runs["epoch"].tolist() == [0, 2]
+    assert len(tables.layers) == 2 * 8
+    assert tables.fuzziness(tables.runs["run"][0], "layer", 0) != tables.fuzziness(tables.runs["run"][0], "layer", 2)
+
+
+def row(depth: int, rate: float, seed: int, loss: float, run: str) -> dict:
+    return {"depth": depth, "learning_rate": rate, "seed": seed, "train_loss": loss, "run": run, "epoch": 600}
+
+
+def test_the_best_rate_has_the_lowest_median_final_training_loss() -> None:
+    runs = pd.DataFrame(
+        [
+            row(4, 1e-3, 1, 0.1, "a"),
+            row(4, 1e-3, 2, 0.3, "b"),
+            row(4, 3e-3, 1, 0.0, "c"),
+            row(4, 3e-3, 2, float("nan"), "d"),
+            row(8, 1e-3, 1, 0.5, "e"),
+            row(8, 3e-4, 1, 0.5, "f"),
+        ]
+    )
+    best = at_best_learning_rate(runs, ["depth"])
+    assert best["run"].tolist() == ["a", "b", "f"]
+    assert at_best_learning_rate(runs, [])["learning_rate"].unique().tolist() == [1e-3]
