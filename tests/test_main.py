@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from equisep.runs import all_runs
-from tests.conftest import ROOT
 
 
 def equisep(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -51,25 +50,3 @@ def test_an_experiment_without_m_says_so(tmp_path: Path) -> None:
 
 def test_an_empty_store_has_no_runs(tmp_path: Path) -> None:
     assert equisep("status", folder=tmp_path).stdout == "no runs under results/runs\n"
-
-
-def test_reproduce_scripts_draw_what_is_there_and_name_what_is_missing(tmp_path: Path) -> None:
-    overrides = ["training=smoke", "tracking=off", "seed=1", f"results={tmp_path}"]
-    draw = [sys.executable, str(ROOT / "reproduce/optimizers.py"), *overrides]
-    empty = subprocess.run(draw, cwd=tmp_path, capture_output=True, text=True)
-    assert empty.returncode == 1
-    assert "9 of 9 runs are missing: python -m equisep -m experiment=optimizers training=smoke" in empty.stderr
-    sweep = equisep("-m", "experiment=optimizers", *overrides, folder=tmp_path)
-    assert sweep.returncode == 0, sweep.stderr
-    drawn = subprocess.run(draw, cwd=tmp_path, capture_output=True, text=True)
-    assert drawn.returncode == 0, drawn.stderr
-    for name in ("figures/optimizers.png", "figures/optimizers.pdf"):
-        assert (tmp_path / name).stat().st_size > 10_000
-    lines = (tmp_path / "tables/optimizers.csv").read_text().splitlines()
-    assert lines[0] == (
-        "depth,optimizer,run,seed,r,decay_ratio,half_life,D_first,D_last,train_accuracy,test_accuracy,seconds"
-    )
-    assert len(lines) == 10
-    layers = (tmp_path / "tables/optimizers_layers.csv").read_text().splitlines()
-    assert layers[0] == "run,layer,D"
-    assert len(layers) == 1 + 3 * (4 + 8 + 20)

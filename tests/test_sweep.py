@@ -50,6 +50,14 @@ def test_jobs_of_one_shape_and_schedule_are_grouped_and_cut_evenly(configure: Co
     assert work == sorted(work, reverse=True)
 
 
+def test_networks_with_convolutions_train_alone(configure: Configure) -> None:
+    small = ["architecture=resnet_two_layer", "optimizer.learning_rate=1e-3"]
+    populations = plan(
+        jobs_of(configure, *([*small, f"seed={seed}"] for seed in range(3))), max_members=10, processes=2
+    )
+    assert [len(population) for population in populations] == [1, 1, 1]
+
+
 def test_members_may_differ_in_optimizer_seed_and_subset_and_stand_by_optimizer(configure: Configure) -> None:
     asked = [["optimizer=adam", "seed=1"], ["optimizer=sgd"], ["optimizer=adam", "seed=2", "dataset.subset_seed=1"]]
     (population,) = plan(jobs_of(configure, *asked), max_members=10, processes=2)

@@ -56,9 +56,12 @@ def build_program(networks: Sequence[nn.Module], *, compiled: bool) -> Program:
     feed_forward = [network for network in networks if has_kernels(network)]
     if len(feed_forward) == len(networks):
         return FeedForwardProgram(cast(list[FeedForwardNetwork], feed_forward), compiled=compiled)
-    if any(isinstance(module, nn.Conv2d) for module in networks[0].modules()):
-        return ConvolutionalProgram(networks)
-    return ModuleProgram(networks)
+    return ModuleProgram(networks) if gains_from_batching(networks[0]) else ConvolutionalProgram(networks)
+
+
+def gains_from_batching(network: nn.Module) -> bool:
+    """Whether several networks train faster as one program than one after another: those without convolutions do."""
+    return not any(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
 def has_kernels(network: nn.Module) -> bool:

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from equisep import schema
 from equisep.observer import ConsoleObserver, Observer, Row, SweepTable, stopping_on_interrupt
+from equisep.population import gains_from_batching
 from equisep.run import Job, Outcome, Stopped, execute, outcome_of, prepare, split_into_populations
 from equisep.runs import RunInUse
 from equisep.schema import Config, ConfigError, to_plain
@@ -104,7 +105,8 @@ def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[
     """Return the unfinished jobs as populations, the longest first.
 
     Interrupted populations stay what they were. The others are grouped by what a population must share
-    and cut evenly into pieces of at most max_members, into more where processes would stand idle. Behind
+    and cut evenly into pieces of at most max_members, into more where processes would stand idle; networks
+    that gain nothing from company train alone. Behind
     the members of a population stand other jobs for the same runs, which want another measure.
     """
     to_do = [job for job in jobs if not job.run.finished or job.missing()]
@@ -119,7 +121,8 @@ def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[
     for group in groups.values():
         # Members with equal optimizers stand side by side, so that one update serves them all.
         group.sort(key=lambda job: json.dumps(to_plain(job.config.optimizer), sort_keys=True))
-        pieces = max(-(-len(group) // max_members), min(len(group), processes) if idle else 1)
+        members = max_members if gains_from_batching(group[0].outline) else 1
+        pieces = max(-(-len(group) // members), min(len(group), processes) if idle else 1)
         bounds = [round(piece * len(group) / pieces) for piece in range(pieces + 1)]
         populations += [group[start:end] for start, end in itertools.pairwise(bounds)]
     populations.sort(key=_work, reverse=True)
@@ -187,6 +190,8 @@ def _prepare(request: Request) -> Job:
 
 
 def _workers(jobs: Sequence[Job], processes: int | None) -> int:
+    if any(job.device.type == "cuda" for job in jobs):
+        return processes or 1
     threads = max((job.config.compute.threads for job in jobs), default=1)
     return processes or max(1, (os.cpu_count() or 1) // threads)
 
