@@ -163,9 +163,7 @@ def depth_figure(rows: pd.DataFrame) -> Figure:
         if column != "decay_ratio":
             word = "highest" if column == "test_accuracy" else "lowest"
             axes.axvline(best, color=ORANGE, linewidth=1, zorder=0)
-            axes.annotate(
-                f"{word} at {best}", xy=(0.97, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize="small"
-            )
+            axes.set_title(f"{word} at {best}", fontsize="small")
     panels[0].set_yscale("log")
     return figure
 
