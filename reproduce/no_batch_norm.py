@@ -24,7 +24,7 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     return law_grid(tables, shown, "learning_rate")
 
 
-REPRODUCTION = Reproduction("no_batch_norm", draw, conditions=())
+REPRODUCTION = Reproduction("no_batch_norm", draw, published={(): PUBLISHED_RATE})
 
 if __name__ == "__main__":
     sys.exit(REPRODUCTION.main(sys.argv[1:]))

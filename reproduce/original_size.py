@@ -20,7 +20,15 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     return law_grid(tables, rows, "depth", "dataset")
 
 
-REPRODUCTION = Reproduction("original_size", draw, conditions=("dataset", "depth"))
+PUBLISHED = {
+    ("fashion_mnist_32x32", 4): 1e-4,
+    ("fashion_mnist_32x32", 8): 1e-4,
+    ("fashion_mnist_32x32", 20): 3e-5,
+    ("cifar10_32x32", 4): 1e-4,
+    ("cifar10_32x32", 8): 3e-4,
+    ("cifar10_32x32", 20): 3e-5,
+}
+REPRODUCTION = Reproduction("original_size", draw, conditions=("dataset", "depth"), published=PUBLISHED)
 
 if __name__ == "__main__":
     sys.exit(REPRODUCTION.main(sys.argv[1:]))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from equisep.claims import NOT_RUN, Verdict, judge, load_claims
+from equisep.claims import NOT_RUN, Verdict, judge, load_claims, name_value
 from equisep.experiments import Tables, at_best_learning_rate, collect_tables, expand_experiment, load_tables
 from equisep.figures import save_figure, state_claim
 from equisep.files import write_atomically
+from equisep.runs import DamagedRun
 from equisep.schema import ConfigError, compose_config, conf_folder
 
 WHOLE_TEST_SET = 10_000
@@ -37,7 +38,8 @@ class Reproduction:
     name: the experiment's. draw: the figure of its tables and of the rows that are shown. conditions: columns whose
     values make a condition of the claim; the rows shown are those at the best learning rate of each. statistics:
     a row per condition and seed with the claim's statistics, of the rows shown; None where the tables' own
-    columns are those. epochs: the measured epochs that are looked at; None for the last.
+    columns are those. epochs: the measured epochs that are looked at; None for the last. published: the learning
+    rate of the published figure, by the values of the conditions, where it is known.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Reproduction:
     conditions: tuple[str, ...] = ()
     statistics: Callable[[Tables, pd.DataFrame], pd.DataFrame] | None = None
     epochs: tuple[int, ...] | None = None
+    published: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 where runs are missing, 2 where the arguments are wrong."""
@@ -67,7 +70,7 @@ class Reproduction:
                 for sweep in sweeps if tables.missing else []:
                     print(f"  python -m equisep -m experiment={self.name} {shlex.join(sweep)}", file=sys.stderr)
             verdict = self.write(tables, results)
-        except ConfigError as error:
+        except (ConfigError, DamagedRun) as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
         return 1 if verdict.word == NOT_RUN else 0
@@ -90,10 +93,32 @@ class Reproduction:
         conditions = [column for column in self.conditions if column in statistics]
         return judge(claim, statistics, conditions, tables.missing)
 
+    def compare_rates(self, tables: Tables) -> list[str]:
+        """Return a line on whether the best learning rates are the published ones, where those are known."""
+        if not self.published:
+            return []
+        rows = self.shown(tables)
+        groups = rows.groupby(list(self.conditions)) if self.conditions else [((), rows)]
+        best = {key: float(group["learning_rate"].iloc[0]) for key, group in groups}
+        others = {key: rate for key, rate in best.items() if rate != self.published.get(key)}
+        chosen = "Best learning rate" if tables.runs["learning_rate"].nunique() > len(set(best.values())) else "Run at"
+        if not others:
+            return [f"{chosen}: the published one everywhere."]
+        theirs = {key: self.published[key] for key in others if key in self.published}
+        return [f"{chosen} {self._tell_rates(others)}; the published figure has {self._tell_rates(theirs)}."]
+
+    def _tell_rates(self, rates: Mapping[tuple[Any, ...], float]) -> str:
+        told = []
+        for key, rate in rates.items():
+            where = ", ".join(name_value(column, value) for column, value in zip(self.conditions, key, strict=True))
+            value = name_value("learning_rate", rate).removeprefix("rate ")
+            told.append(f"{value} ({where})" if where else value)
+        return ", ".join(told)
+
     def write(self, tables: Tables, results: Path) -> Verdict:
         """Write figure, tables and verdict below a results folder, say what came out, and return the verdict."""
         verdict = self.judge(tables)
-        told = notes(tables, self.shown(tables)) if len(tables.runs) else []
+        told = [*notes(tables, self.shown(tables)), *self.compare_rates(tables)] if len(tables.runs) else []
         written: list[Path] = []
         if len(tables.runs):
             figure = self.draw(tables, self.shown(tables))
