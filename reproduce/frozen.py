@@ -14,7 +14,13 @@ from equisep.experiments import Tables
 from equisep.figures import FULL_WIDTH, draw_law, panel_title, use_style
 from equisep.reproduction import Reproduction
 
-TITLES = {"paper": "jointly", "frozen": "half by half"}
+TITLES = ("jointly", "half by half")
+
+
+def by_way(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of networks trained jointly, and of those trained half by half."""
+    frozen = rows["training"].str.startswith("frozen")
+    return rows[~frozen], rows[frozen]
 
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
@@ -23,25 +29,24 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(FULL_WIDTH, 3.0), layout="constrained")
     panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": (2, 2, 1)})
     panels[1].sharey(panels[0])
-    for axes, way in zip(panels, TITLES, strict=False):
-        chosen = rows[rows["training"] == way]
+    for axes, title, chosen in zip(panels, TITLES, by_way(rows), strict=False):
         draw_law(axes, tables.curves(chosen))
-        axes.set_title(panel_title(f"trained {TITLES[way]}", chosen), fontsize="small")
+        axes.set_title(panel_title(f"trained {title}", chosen), fontsize="small")
         axes.set(xlabel="layer", ylabel="separation fuzziness D")
-    for place, way in enumerate(TITLES):
-        accuracy = rows.loc[rows["training"] == way, "test_accuracy"]
+    for place, chosen in enumerate(by_way(rows)):
+        accuracy = chosen["test_accuracy"]
         panels[2].plot([place] * len(accuracy), accuracy, "o", markersize=3, alpha=0.6)
         panels[2].annotate(
             f"{accuracy.mean():.3f}", (place, accuracy.mean()), xytext=(6, 0), textcoords="offset points"
         )
-    panels[2].set_xticks(range(len(TITLES)), list(TITLES.values()), rotation=20)
+    panels[2].set_xticks(range(len(TITLES)), TITLES, rotation=20)
     panels[2].set(xlim=(-0.5, 1.9), ylabel="test accuracy")
     return figure
 
 
 def joint_less_frozen(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     """Return by seed what joint training gains in test accuracy, and how much nearer to −1 its r is."""
-    joint, frozen = (rows[rows["training"] == way].set_index("seed") for way in ("paper", "frozen"))
+    joint, frozen = (chosen.set_index("seed") for chosen in by_way(rows))
     return pd.DataFrame(
         {
             "accuracy_gain": joint["test_accuracy"] - frozen["test_accuracy"],

@@ -134,8 +134,9 @@ def test_a_data_set_that_is_nowhere_says_where_to_put_it(tmp_path: Path, monkeyp
 
 
 @needs_development_data
-def test_mnist_from_its_original_files() -> None:
-    data = load_data(compose_config(["dataset=mnist_10x10", f"dataset.root={DEVELOPMENT_DATA}"]).dataset)
+def test_mnist_from_its_original_files(tmp_path: Path) -> None:
+    (tmp_path / "MNIST").symlink_to(f"{DEVELOPMENT_DATA}/MNIST")
+    data = load_data(compose_config(["dataset=mnist_10x10", f"dataset.root={tmp_path}"]).dataset)
     assert data.train.inputs.shape == (1000, 1, 10, 10)
     assert data.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
 

@@ -69,7 +69,10 @@ def overrides_of(name: str, results: Path) -> list[str]:
         size = "10x10" if name in ("depth_cifar10", "frozen") else "32x32"
         data.append(f"dataset=cifar10_{size}")
     if name == "depth_mnist":
-        data = [f"dataset.root={DEVELOPMENT_DATA}"]
+        # Through a folder of the test's own: what is prepared of a data set is kept beside it.
+        (results / "data").mkdir()
+        (results / "data/MNIST").symlink_to(f"{DEVELOPMENT_DATA}/MNIST")
+        data = [f"dataset.root={results}/data"]
     rate = [] if name in ("optimizers", "emergence", *LESS) else ["optimizer.learning_rate=1e-3"]
     return [*SMOKE, f"results={results}", *rate, *LESS.get(name, []), *data]
 

@@ -166,7 +166,7 @@ def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], mis
     were asked for and are not there.
     """
     if missing or statistics.empty:
-        return Verdict(claim, NOT_RUN, (), 0, 0, f"{missing or 'all'} runs are missing")
+        return Verdict(claim, NOT_RUN, (), 0, 0, f"{missing} runs are missing" if missing else "no runs to judge")
     groups = statistics.groupby(list(conditions), sort=False) if len(conditions) else [((), statistics)]
     findings: list[Finding] = []
     held = few = count = 0
