@@ -87,10 +87,14 @@ def measure_separation(
     first = next(passes(inputs, names))
     projections: dict[str, PrincipalComponents] = {}
     if components is not None:
-        # A layer at a time: its features are all that is held.
-        for name in (name for name in names if first[name].shape[1] > components):
-            features = torch.cat([batch[name] for batch in passes(_or(principal_inputs, inputs), [name])])
-            projections[name] = PrincipalComponents(features, components)
+        source = inputs if principal_inputs is None else principal_inputs
+        wide = [name for name in names if first[name].shape[1] > components]
+        together = sum(first[name][0].nbytes for name in wide) * len(source) <= memory_limit * 1e9
+        for group in [wide] if together else [[name] for name in wide]:
+            batches = list(passes(source, group))
+            for name in group:
+                features = torch.cat([batch[name] for batch in batches])
+                projections[name] = PrincipalComponents(features, components)
 
     def projected() -> Iterator[dict[str, Tensor]]:
         for batch in passes(inputs, names):
@@ -115,10 +119,6 @@ def measure_separation(
         for name, features in batch.items():
             scatters[name].add(features)
     return {name: scatter.separation() for name, scatter in scatters.items()}
-
-
-def _or(tensor: Tensor | None, default: Tensor) -> Tensor:
-    return default if tensor is None else tensor
 
 
 def _refuse(
