@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -492,11 +492,9 @@ def identity_of_measure(config: Measure) -> dict[str, Any]:
     return plain
 
 
-def to_plain(config: object) -> dict[str, Any]:
+def to_plain(config: Any) -> dict[str, Any]:
     """Return a typed config as plain dicts and lists."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return asdict(config)
 
 
 def from_plain(plain: dict[str, Any]) -> Config:
