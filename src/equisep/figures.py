@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FULL_WIDTH = 7.0
 # The first of seaborn's colour-blind safe palette, in pairs of points and line.
 BLUE, ORANGE, GREEN, PINK = "#0173b2", "#de8f05", "#029e73", "#cc78bc"
+PALETTE = (BLUE, ORANGE, GREEN, "#d55e00", PINK)
 
 
 def use_style() -> None:
@@ -148,23 +149,31 @@ def panel_title(name: str, rows: pd.DataFrame) -> str:
 
 
 def depth_figure(rows: pd.DataFrame) -> Figure:
-    """Return the last layer's D, the decay ratio and the test accuracy against depth."""
+    """Return the last layer's D, decay ratio and test accuracy against depth, coloured by the best learning rate."""
     use_style()
     figure = Figure(figsize=(FULL_WIDTH, 2.8), layout="constrained")
     panels = figure.subplots(1, 3)
     kinds = {"D_last": "D of the last layer", "decay_ratio": "decay ratio ρ", "test_accuracy": "test accuracy"}
+    rates = sorted(set(rows["learning_rate"]))
+    colours = dict(zip(rates, PALETTE, strict=False))
     for axes, (column, label) in zip(panels, kinds.items(), strict=True):
-        spread = rows.groupby("depth")[column].agg(["median", "min", "max"])
-        axes.vlines(spread.index, spread["min"], spread["max"], color=BLUE, linewidth=1.5, alpha=0.5)
-        axes.plot(spread.index, spread["median"], "o-", color=BLUE, markersize=3.5, linewidth=0.8)
+        by_depth = rows.groupby("depth")
+        spread, chosen = by_depth[column].agg(["median", "min", "max"]), by_depth["learning_rate"].first()
+        axes.vlines(spread.index, spread["min"], spread["max"], color="0.7", linewidth=1.5)
+        axes.plot(spread.index, spread["median"], color="0.7", linewidth=0.8)
+        for rate, colour in colours.items():
+            here = spread[chosen == rate]
+            name = name_value("learning_rate", rate).removeprefix("rate ")
+            axes.plot(here.index, here["median"], "o", color=colour, markersize=4, label=name)
         axes.set(xlabel="depth", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         best = spread["median"].idxmax() if column == "test_accuracy" else spread["median"].idxmin()
         if column != "decay_ratio":
             word = "highest" if column == "test_accuracy" else "lowest"
-            axes.axvline(best, color=ORANGE, linewidth=1, zorder=0)
+            axes.axvline(best, color="0.8", linewidth=1, zorder=0)
             axes.set_title(f"{word} at {best}", fontsize="small")
     panels[0].set_yscale("log")
+    panels[1].legend(fontsize="x-small", title="best learning rate", title_fontsize="x-small", loc="lower right")
     return figure
 
 
