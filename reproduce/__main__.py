@@ -19,10 +19,12 @@ from typing import Any
 import pandas as pd
 import torch
 
+from equisep.claims import NOT_RUN
 from equisep.data import DataUnavailable
 from equisep.experiments import expand_experiment
 from equisep.reproduction import Reproduction, load_profile
 from equisep.run import Job, choose_device, prepare
+from equisep.runs import DamagedRun
 from equisep.schema import Config, ConfigError, compose_config
 
 # Share of the rate of large matrix products that training reaches, measured on 2 cores: feed-forward populations reach
@@ -32,20 +34,23 @@ EFFICIENCY = 0.3
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment of the profile: its sweeps, its networks, and the data set that is missing, if one is."""
+    """An experiment of the profile: its sweeps, its networks, and what keeps some or all of them from being run."""
 
     name: str
     sweeps: tuple[tuple[str, ...], ...]
     to_train: tuple[Job, ...]
     networks: int
     missing: str = ""
+    hopeless: bool = False
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a profile."""
-    names = [word for word in arguments if "=" not in word]
-    overrides = [word for word in arguments if "=" in word]
     try:
+        names = [word for word in arguments if "=" not in word]
+        overrides = [word for word in arguments if "=" in word]
+        if len(names) > 1 or any(name.startswith("-") for name in names):
+            raise ConfigError(f"{' '.join(names)}: give one profile, then KEY=VALUE overrides")
         profile = load_profile(names[0] if names else "headline")
         config = compose_config([word for word in overrides if word.startswith(("results=", "compute."))])
         plans = [make_plan(name, sweeps, overrides) for name, sweeps in profile.items()]
@@ -56,27 +61,35 @@ def main(arguments: Sequence[str]) -> int:
     verdicts = {}
     for plan in plans:
         if plan.missing:
-            print(f"{plan.name}: not run: {plan.missing}", file=sys.stderr, flush=True)
-            verdicts[plan.name] = {"verdict": "not run", "statistics": plan.missing}
+            print(f"{plan.name}: {plan.missing}", file=sys.stderr, flush=True)
+        if plan.hopeless:
+            verdicts[plan.name] = {"verdict": NOT_RUN, "statistics": plan.missing}
             continue
-        for sweep in plan.sweeps:
+        for sweep in plan.sweeps if plan.to_train else ():
             print(f"{plan.name}: {' '.join(sweep)}".rstrip(": "), flush=True)
             if train(plan.name, sweep) == 130:
                 return 130
         verdicts[plan.name] = draw(plan, Path(config.results))
     print(tabulate(verdicts, Path(config.results)))
-    return int(any(verdict["verdict"] == "not run" for verdict in verdicts.values()))
+    return int(any(verdict["verdict"] == NOT_RUN for verdict in verdicts.values()))
 
 
 def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[str]) -> Plan:
     """Return what an experiment asks for and what of it is done; a data set that cannot be had is noted."""
     whole = tuple((*sweep, *overrides) for sweep in sweeps)
     points = [point for sweep in whole for point in expand_experiment(name, sweep)]
-    try:
-        jobs = {job.run.path: job for job in (prepare(point.config) for point in points)}
-    except DataUnavailable as error:
-        return Plan(name, whole, (), len(points), str(error))
-    return Plan(name, whole, tuple(job for job in jobs.values() if not job.run.finished), len(jobs))
+    jobs: dict[Path, Job] = {}
+    missing = ""
+    for point in points:
+        try:
+            job = prepare(point.config)
+        except (DataUnavailable, DamagedRun) as error:
+            missing = missing or str(error)
+        else:
+            jobs[job.run.path] = job
+    # Every run is looked at by its sweep again, which also takes the measures that are missing.
+    to_train = tuple(job for job in jobs.values() if not job.run.finished or job.missing())
+    return Plan(name, whole, to_train, len(jobs) if jobs else len(points), missing, not jobs)
 
 
 def estimate(plans: Sequence[Plan], config: Config) -> str:
@@ -90,7 +103,7 @@ def estimate(plans: Sequence[Plan], config: Config) -> str:
         counted |= {job.run.path for job in fresh}
         seconds = sum(job.operations for job in fresh) / rate
         facts = {"experiment": plan.name, "networks": plan.networks, "to train": len(fresh)}
-        rows.append(facts | {"estimate": f"{seconds / 60:.1f} min" if not plan.missing else "not run: no data"})
+        rows.append(facts | {"estimate": "not run" if plan.hopeless else f"{seconds / 60:.1f} min"})
     total = sum(job.operations for job in jobs.values()) / rate
     table = pd.DataFrame(rows).to_string(index=False)
     return f"{table}\n{len(jobs)} networks to train, about {total / 3600:.1f} h here (it may be half, or twice, that)"
@@ -121,7 +134,11 @@ def train(name: str, sweep: Sequence[str]) -> int:
 def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
     """Write an experiment's figure, tables and verdict; return the verdict's record."""
     reproduction: Reproduction = importlib.import_module(f"reproduce.{plan.name}").REPRODUCTION
-    reproduction.write(reproduction.collect(plan.sweeps), results)
+    try:
+        reproduction.write(reproduction.collect(plan.sweeps), results)
+    except (ConfigError, DamagedRun) as error:
+        print(f"{plan.name}: {error}", file=sys.stderr, flush=True)
+        return {"verdict": NOT_RUN, "statistics": str(error)}
     record: dict[str, Any] = json.loads((results / "verdicts" / f"{plan.name}.json").read_text())
     return record
 

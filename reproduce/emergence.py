@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from equisep.experiments import Tables
+from equisep.experiments import Tables, every_snapshot
 from equisep.figures import BLUE, FULL_WIDTH, GREEN, ORANGE, PINK, draw_points, label_law_axes, use_style
 from equisep.reproduction import Reproduction
 
@@ -29,7 +29,8 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     for axes, epoch in zip(panels.flat, epochs, strict=False):
         told = []
         for depth, pair in colours.items():
-            curves = tables.curves(rows[(rows["epoch"] == epoch) & (rows["depth"] == depth)])
+            found = tables.curves(rows[(rows["epoch"] == epoch) & (rows["depth"] == depth)])
+            curves = [curve for curve in found if min(curve) > 0]
             if curves:
                 ((laws),) = draw_points(axes, curves, pair).values()
                 told.append(f"{np.median([law.pearson_r for law in laws]):.3f}".replace("-", "−"))
@@ -46,8 +47,7 @@ def compare_first_and_last(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     return first.merge(last, on=["depth", "seed"], suffixes=("_first", "_last"))
 
 
-EPOCHS = (0, 10, 20, 30, 50, 100, 200, 300, 600)
-REPRODUCTION = Reproduction("emergence", draw, ("depth",), compare_first_and_last, EPOCHS)
+REPRODUCTION = Reproduction("emergence", draw, ("depth",), compare_first_and_last, every_snapshot)
 
 if __name__ == "__main__":
     sys.exit(REPRODUCTION.main(sys.argv[1:]))

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from equisep.experiments import Tables
-from equisep.figures import FULL_WIDTH, draw_law, panel_title, use_style
+from equisep.figures import FULL_WIDTH, draw_rows, panel_title, use_style
 from equisep.reproduction import Reproduction
 
 TITLES = ("jointly", "half by half")
@@ -30,7 +30,7 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": (2, 2, 1)})
     panels[1].sharey(panels[0])
     for axes, title, chosen in zip(panels, TITLES, by_way(rows), strict=False):
-        draw_law(axes, tables.curves(chosen))
+        draw_rows(axes, tables, chosen)
         axes.set_title(panel_title(f"trained {title}", chosen), fontsize="small")
         axes.set(xlabel="layer", ylabel="separation fuzziness D")
     for place, chosen in enumerate(by_way(rows)):
@@ -45,14 +45,14 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
 
 
 def joint_less_frozen(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return by seed what joint training gains in test accuracy, and how much nearer to −1 its r is."""
-    joint, frozen = (chosen.set_index("seed") for chosen in by_way(rows))
-    return pd.DataFrame(
-        {
-            "accuracy_gain": joint["test_accuracy"] - frozen["test_accuracy"],
-            "r_gain": frozen["r"] - joint["r"],
-        }
-    ).reset_index()
+    """Return by seed what joint training gains in test accuracy and in r, and how far the losses are apart."""
+    joint, frozen = by_way(rows)
+    both = joint.merge(frozen, on="seed", suffixes=("_joint", "_frozen"))
+    return both.assign(
+        accuracy_gain=both["test_accuracy_joint"] - both["test_accuracy_frozen"],
+        r_gain=both["r_frozen"] - both["r_joint"],
+        train_loss_gap=(both["train_loss_joint"] - both["train_loss_frozen"]).abs(),
+    )
 
 
 REPRODUCTION = Reproduction("frozen", draw, conditions=("training",), statistics=joint_less_frozen)

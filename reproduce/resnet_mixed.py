@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from equisep.experiments import Tables
-from equisep.figures import FULL_WIDTH, draw_law, panel_title, use_style
+from equisep.figures import FULL_WIDTH, draw_rows, panel_title, use_style
 from equisep.law import fit_law
 from equisep.reproduction import Reproduction
 
@@ -27,7 +27,7 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (view, segments) in zip(panels, SEGMENTS.items(), strict=True):
         chosen = rows[rows["view"] == view]
-        draw_law(axes, tables.curves(chosen), segments=segments)
+        draw_rows(axes, tables, chosen, segments)
         axes.set_title(panel_title(f"per {view}", chosen), fontsize="small")
         axes.set_xlabel(view)
     panels[0].set_ylabel("separation fuzziness D")
@@ -37,11 +37,13 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
 def law_of_halves(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     """Return r of each half, and how far log ρ of the halves is apart, by seed, in the layer view."""
     found = []
-    for row in rows[(rows["view"] == "layer") & rows["r"].notna()].itertuples():
-        curve = tables.fuzziness(str(row.run), "layer", int(str(row.epoch)))
-        halves = [fit_law(curve[first : last + 1]) for first, last in SEGMENTS["layer"]]
-        r_first, r_second = (law.pearson_r for law in halves)
-        gap = abs(math.log(halves[0].decay_ratio / halves[1].decay_ratio))
+    for row in rows[rows["view"] == "layer"].itertuples():
+        r_first = r_second = gap = math.nan
+        if not math.isnan(float(str(row.r))):
+            curve = tables.fuzziness(str(row.run), "layer", int(str(row.epoch)))
+            halves = [fit_law(curve[first : last + 1]) for first, last in SEGMENTS["layer"]]
+            r_first, r_second = (law.pearson_r for law in halves)
+            gap = abs(math.log(halves[0].decay_ratio / halves[1].decay_ratio))
         found.append({"seed": row.seed, "r_first_half": r_first, "r_second_half": r_second, "ratio_gap": gap})
     return pd.DataFrame(found)
 

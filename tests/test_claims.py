@@ -15,7 +15,7 @@ from equisep.schema import ConfigError, conf_folder
 
 def claim(together: str = "all", seeds: int = 3) -> Claim:
     criteria = (Criterion("r", "at_most", -0.97), Criterion("gain", "at_least", 0.1))
-    return Claim("width", "A claim.", seeds, criteria, together, ())
+    return Claim("width", "A claim.", seeds, (), criteria, together, ())
 
 
 def statistics(r: list[float], gain: list[float], depth: int = 4) -> pd.DataFrame:
@@ -37,6 +37,8 @@ GOOD, WIDE, BAD = [-0.99, -0.985, -0.98], [-0.999, -0.99, -0.95], [-0.5, -0.6, -
         ("none", BAD, [0.2, 0.3, 0.4], SUPPORTED),
         ("none", [*BAD[:2], -0.99], [0.2, 0.3, 0.4], NOT_SUPPORTED),
         ("none", [math.nan] * 3, [0.2, 0.3, 0.4], SUPPORTED),
+        ("any", BAD, [0.2, 0.3, math.inf], NOT_SUPPORTED),
+        ("any", BAD, [math.inf] * 3, NOT_SUPPORTED),
     ],
 )
 def test_the_whole_interval_decides_and_for_negative_claims_each_seed(
@@ -55,10 +57,24 @@ def test_every_condition_must_hold_and_the_failing_one_is_told() -> None:
 
 
 def test_missing_runs_or_too_few_seeds_are_not_a_verdict() -> None:
-    assert judge(claim(), statistics(GOOD, [0.2] * 3), ["depth"], missing=2).word == NOT_RUN
+    lacking = judge(claim(), statistics(GOOD, [0.2] * 3), ["depth"], "2 runs are missing")
+    assert (lacking.word, str(lacking)) == (NOT_RUN, "not run: 2 runs are missing")
+    assert lacking.findings
     assert judge(claim(), statistics([], []), ["depth"]).word == NOT_RUN
     few = judge(claim(seeds=5), statistics(GOOD, [0.2] * 3), ["depth"])
     assert str(few) == "not run: 1 of 1 conditions have fewer than 5 seeds"
+    one_seed_five_times = statistics([-0.98] * 5, [0.2] * 5).assign(seed=1)
+    assert judge(claim(seeds=5), one_seed_five_times, ["depth"]).word == NOT_RUN
+
+
+def test_a_claim_whose_premise_fails_is_not_supported_and_says_which() -> None:
+    learns = Claim(
+        "linear", "A claim.", 3, (Criterion("gain", "at_least", 0.9),), (Criterion("r", "at_most", -0.97),), "none", ()
+    )
+    dead = judge(learns, statistics([math.nan] * 3, [0.1] * 3), ["depth"])
+    assert dead.word == NOT_SUPPORTED
+    assert [str(finding) for finding in dead.decisive] == ["gain 0.1 [0.1, 0.1], n = 3, depth 4 (wanted ≥ 0.9)"]
+    assert judge(learns, statistics(BAD, [0.95] * 3), ["depth"]).word == SUPPORTED
 
 
 def test_a_single_seed_is_judged_by_its_value_and_says_so() -> None:

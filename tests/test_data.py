@@ -170,7 +170,7 @@ def test_classes_of_unlike_size_are_drawn_as_asked_and_the_test_set_stays_whole(
         ),
         (["dataset.per_class=6001"], "6001 images asked of class 0, which has 6000"),
         (["dataset.per_class=null", f"dataset.sizes={[1] * 9 + [6001]}"], "6001 images asked of class 9"),
-        (["dataset.sizes=[1,2]"], "in place of dataset.per_class: add dataset.per_class=null"),
+        (["dataset.sizes=[1,2]"], "in place of dataset.per_class: set one of the two"),
         (["dataset.per_class=null", "dataset.sizes=[0,2]"], "at least 1 image for each"),
         (["dataset.per_class=null"], "or give dataset.sizes"),
     ],

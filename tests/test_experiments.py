@@ -11,13 +11,15 @@ from equisep.experiments import (
     RUN_COLUMNS,
     at_best_learning_rate,
     collect_tables,
+    every_snapshot,
     expand_experiment,
     load_tables,
 )
 from equisep.run import execute
 from equisep.runs import science_id
-from equisep.schema import ConfigError, compose_config
+from equisep.schema import ConfigError, compose_config, conf_folder
 
+EXPERIMENTS = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
 SMOKE = ["training=smoke", "tracking=off"]
 
 
@@ -70,7 +72,7 @@ def test_tables_hold_what_is_there_count_what_is_missing_and_come_back_from_file
     assert collect_tables(points).missing == 2
     execute([point.config for point in points])
     tables = collect_tables(points)
-    assert (tables.missing, tables.varied) == (0, ["width"])
+    assert tables.missing == 0
     assert list(tables.runs.columns) == ["width", *RUN_COLUMNS]
     first, wild = tables.runs.iloc[0], tables.runs.iloc[1]
     assert (first["width"], first["learning_rate"], first["seed"], first["epoch"]) == (20, 1e-3, 1, 2)
@@ -92,10 +94,77 @@ def test_tables_hold_what_is_there_count_what_is_missing_and_come_back_from_file
 def test_several_epochs_of_a_run_are_several_rows(tmp_path: Path) -> None:
     points = expand_experiment("emergence", [*SMOKE, f"results={tmp_path}", "seed=1", "architecture.depth=8"])
     execute([point.config for point in points])
-    tables = collect_tables(points, (0, 2))
+    tables = collect_tables(points, every_snapshot)
     assert tables.runs["epoch"].tolist() == [0, 2]
     assert len(tables.layers) == 2 * 8
     assert tables.fuzziness(tables.runs["run"][0], "layer", 0) != tables.fuzziness(tables.runs["run"][0], "layer", 2)
+
+
+def test_a_run_without_the_snapshots_asked_for_is_named_with_a_remedy(tmp_path: Path) -> None:
+    overrides = [*SMOKE, f"results={tmp_path}", "seed=1", "architecture.depth=8"]
+    few = expand_experiment("emergence", [*overrides, "training.snapshots=[]"])
+    execute([point.config for point in few])
+    points = expand_experiment("emergence", overrides)
+    assert collect_tables(points).missing == 0
+    with pytest.raises(ConfigError, match=r"keeps no snapshot of epoch 0: remove .*, and it is trained again with it"):
+        collect_tables(points, every_snapshot)
+
+
+def test_one_point_asked_for_twice_is_one_row_and_a_damaged_run_of_others_is_no_hindrance(tmp_path: Path) -> None:
+    overrides = [*SMOKE, f"results={tmp_path}", "architecture.width=20", "optimizer.learning_rate=1e-3"]
+    points = expand_experiment("width", [*overrides, "seed=1,1"])
+    execute([points[0].config])
+    other = tmp_path / "runs" / ("0" * 16)
+    other.mkdir()
+    (other / "config.yaml").write_text("a: [")
+    assert len(collect_tables(points).runs) == 1
+
+
+def test_experiments_that_share_runs_ask_for_the_same_snapshots() -> None:
+    """Else the one that comes first would keep the other from ever having its own."""
+    snapshots: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name in EXPERIMENTS:
+        for point in expand_experiment(name):
+            kept = point.config.training.kept_epochs()
+            first, before = snapshots.setdefault(science_id(point.config), (name, kept))
+            assert kept == before, (first, name)
+
+
+RATES = [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
+
+
+@pytest.mark.parametrize(
+    ("name", "varied", "rates"),
+    [
+        ("learning_rate", {}, [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]),
+        ("imbalance", {"depth": [4, 8, 20]}, RATES),
+        ("depth_mnist", {"depth": [*range(3, 11), 18]}, RATES),
+        ("depth_fashion_mnist", {"depth": [*range(3, 12), 18]}, RATES),
+        ("depth_cifar10", {"depth": [3, 4, *range(8, 15), 18, 20]}, RATES),
+        ("width", {"width": [20, 100, 1000]}, RATES),
+        ("shape", {"architecture": ["narrow_wide", "wide_narrow", "mixed_widths"]}, RATES),
+        ("original_size", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"], "depth": [4, 8, 20]}, RATES),
+        ("no_batch_norm", {}, RATES),
+        ("linear", {}, RATES),
+        ("vgg13", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"]}, RATES),
+        ("alexnet", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"]}, RATES),
+        ("resnet_two_layer", {}, RATES),
+        ("resnet_three_layer", {}, RATES),
+        ("resnet_mixed", {}, RATES),
+        ("densenet", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"]}, RATES),
+        ("frozen", {"training": ["paper", "frozen"]}, RATES),
+    ],
+)
+def test_the_papers_grids_hold_the_papers_values(name: str, varied: dict[str, list], rates: list[float]) -> None:
+    points = expand_experiment(name)
+    assert {
+        column: list(dict.fromkeys(point.varied[column] for point in points)) for column in points[0].varied
+    } == varied
+    assert sorted({point.config.optimizer.learning_rate or 0 for point in points}) == rates
+    epochs = {1500 if point.varied.get("training") == "frozen" else 600 for point in points}
+    assert {point.config.training.epochs for point in points} == epochs
+    if name.startswith("resnet"):
+        assert {point.config.measure.components for point in points} == {100}
 
 
 def row(depth: int, rate: float, seed: int, loss: float, run: str) -> dict:
@@ -115,4 +184,5 @@ def test_the_best_rate_has_the_lowest_median_final_training_loss() -> None:
     )
     best = at_best_learning_rate(runs, ["depth"])
     assert best["run"].tolist() == ["a", "b", "f"]
+    # At 3e-3 the median is lower, but a seed diverged.
     assert at_best_learning_rate(runs, [])["learning_rate"].unique().tolist() == [1e-3]

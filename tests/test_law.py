@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equisep.law import fit_law
+from equisep.law import Interval, fit_law, interval_over_seeds
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.01, 1000.0), st.integers(3, 40))
@@ -57,3 +57,33 @@ def test_two_layers_leave_no_standard_error() -> None:
 def test_bad_input_is_refused(values: list, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         fit_law(values)
+
+
+def test_the_interval_over_seeds_is_the_bootstrap_of_the_mean() -> None:
+    interval = interval_over_seeds([3.0, 1.0, 2.0, 5.0, 4.0])
+    assert (interval.mean, interval.n) == (3.0, 5)
+    assert 1.5 < interval.low < 2.0
+    assert 4.0 < interval.high < 4.5
+    assert interval_over_seeds([1.0, 2.0, 3.0, 4.0, 5.0]) == interval
+
+
+def test_an_interval_of_one_seed_is_none_of_equal_seeds_a_point_and_of_infinite_ones_infinite() -> None:
+    assert math.isnan(interval_over_seeds([2.0]).low)
+    assert interval_over_seeds([2.0, 2.0]) == Interval(2.0, 2.0, 2.0, 2)
+    for wild in (math.inf, math.nan):
+        interval = interval_over_seeds([1.0, wild])
+        assert (interval.low, interval.high) == (-math.inf, math.inf)
+    with pytest.raises(ValueError, match="at least one value"):
+        interval_over_seeds([])
+
+
+def test_residual_and_curvature_are_told_as_shares_of_the_fall() -> None:
+    layers = np.arange(5)
+    law = fit_law(np.exp(-2.0 * layers + 0.1 * layers**2))
+    assert law.curvature == pytest.approx(0.1)
+    assert law.fall == pytest.approx(-law.slope * 4)
+    assert law.relative_curvature == pytest.approx(0.1 * 16 / 4 / law.fall)
+    assert law.relative_residual == pytest.approx(law.largest_residual / law.fall)
+    rising = fit_law([1.0, 2.0, 3.0])
+    assert rising.relative_residual == rising.relative_curvature == math.inf
+    assert math.isnan(rising.fall)

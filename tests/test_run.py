@@ -223,6 +223,10 @@ def test_a_dead_network_has_no_law_and_an_overflowing_one_diverged(configure: Co
         (["architecture=vgg13", "optimizer.learning_rate=1e-3"], "VGG halves its images five times"),
         (["measure.view=block"], "architecture.family=fnn has no blocks, take measure.view=layer"),
         (["training=frozen_smoke"], "layer 10 of a network with 8 layers with weights; give 1 … 8"),
+        (
+            ["training=frozen_smoke", "architecture.depth=30", "optimizer.learning_rate=1e-3"],
+            "layer 21 of 30 learns in no phase",
+        ),
     ],
 )
 def test_what_the_network_cannot_is_refused_before_training(

@@ -67,7 +67,7 @@ def test_every_config_file_composes_and_says_what_it_is_for(choice: str) -> None
         ("training.milestones=[400,200]", "ascending"),
         ("measure.batch_norm=both", "choose one of batch, running"),
         ("architecture.depth=null", "at least 2 layers"),
-        ("architecture.widths=[10,20]", "take architecture=fnn_widths"),
+        ("architecture.widths=[10,20]", "in place of depth and width, which architecture=fnn_widths leaves null"),
         ("architecture.activation=tanh", "choose one of relu, identity"),
         ("training.phases=[{start: 1, first: 1, last: 2}]", "the first at epoch 0"),
         ("training.phases=[{start: 0, first: 3, last: 2}]", "give 1 ≤ first ≤ last"),
@@ -101,6 +101,7 @@ def test_a_wrong_key_type_or_value_is_refused_in_one_line(override: str, words: 
         ("fnn_widths", "architecture.widths=[10,0]", "of at least 1 unit"),
         ("fnn_widths", "architecture.width=3", "in place of depth and width"),
         ("vgg13", "seed=1", r"architecture.depth=13: no rate in optimizer.learning_rates"),
+        ("alexnet", "seed=1", "optimizer.learning_rate: none is known for architecture.family=alexnet, give one"),
     ],
 )
 def test_what_a_family_cannot_be_is_refused_in_one_line(architecture: str, override: str, words: str) -> None:

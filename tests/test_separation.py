@@ -275,3 +275,11 @@ def test_features_of_8192_need_no_matrix_of_their_square() -> None:
         projected = PrincipalComponents(features, 100).project(features)
     assert projected.shape == (1000, 100)
     assert max(torch.Size(shape).numel() for shape in shapes) == 1000 * 8192
+
+
+def test_features_that_are_all_alike_have_no_component_and_no_fuzziness() -> None:
+    labels = torch.arange(50) % 2
+    alike = torch.full((50, 300), 3.5)
+    projected = PrincipalComponents(alike, 100).project(alike)
+    assert projected.shape == (50, 1)
+    assert separation_fuzziness(projected, labels) == separation_fuzziness(alike, labels) == 0.0

@@ -9,7 +9,8 @@ seeds than the claim asks for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,17 +34,14 @@ class Criterion:
     kind: str
     threshold: float
 
-    def holds(self, interval: Interval) -> bool:
-        """Whether the whole interval, or a single seed's value, is on the right side."""
-        if self.kind == "at_most":
-            return (interval.mean if interval.n == 1 else interval.high) <= self.threshold
-        return (interval.mean if interval.n == 1 else interval.low) >= self.threshold
-
     def margin(self, interval: Interval) -> float:
-        """Return how far the interval's worse end is beyond the threshold; negative where the criterion fails."""
-        if self.kind == "at_most":
-            return self.threshold - (interval.mean if interval.n == 1 else interval.high)
-        return (interval.mean if interval.n == 1 else interval.low) - self.threshold
+        """Return how far the worse end of the interval, or a single seed's value, is on the right side; < 0: not."""
+        low, high = (interval.mean, interval.mean) if interval.n == 1 else (interval.low, interval.high)
+        return self.threshold - high if self.kind == "at_most" else low - self.threshold
+
+    def holds(self, interval: Interval) -> bool:
+        """Whether the whole interval is on the right side; never where a seed has no finite value."""
+        return math.isfinite(interval.mean) and self.margin(interval) >= 0
 
     @property
     def bound(self) -> str:
@@ -53,11 +51,16 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a figure must show. together: all, any or none of the criteria must hold in a condition. changed: why."""
+    """What a figure must show.
+
+    seeds: fewest a condition needs. premise: criteria without which the claim says nothing of a condition. together:
+    whether all, any or none of the criteria must hold in it. changed: date and reason of each change.
+    """
 
     name: str
     text: str
     seeds: int
+    premise: tuple[Criterion, ...]
     criteria: tuple[Criterion, ...]
     together: str
     changed: tuple[str, ...]
@@ -97,6 +100,9 @@ class Verdict:
     def decisive(self) -> tuple[Finding, ...]:
         """The findings that speak: those that fail, or of each statistic the one nearest to failing."""
         failing = tuple(finding for finding in self.findings if not finding.holds)
+        unfounded = tuple(finding for finding in failing if finding.criterion in self.claim.premise)
+        if unfounded:
+            return unfounded
         if self.claim.together != "any" and failing:
             return failing
         nearest: dict[Criterion, Finding] = {}
@@ -126,68 +132,73 @@ def load_claims() -> dict[str, Claim]:
     return {name: _read(name, entry) for name, entry in entries.items()}
 
 
-def _read(name: str, entry: dict[str, object]) -> Claim:
+def _read_criteria(entry: Mapping[str, Mapping[str, Any]]) -> tuple[Criterion, ...]:
+    criteria = tuple(
+        Criterion(statistic, kind, float(threshold))
+        for statistic, sides in entry.items()
+        for kind, threshold in sides.items()
+    )
+    if any(criterion.kind not in ("at_most", "at_least") for criterion in criteria):
+        raise ValueError("give statistics with at_most or at_least")
+    return criteria
+
+
+def _read(name: str, entry: Mapping[str, Any]) -> Claim:
     try:
         together = next(word for word in ("all", "any", "none") if word in entry)
-        wanted = entry[together]
-        criteria = tuple(
-            Criterion(statistic, kind, float(threshold))
-            for statistic, sides in wanted.items()  # type: ignore[attr-defined]
-            for kind, threshold in sides.items()
-        )
-        if not criteria or any(criterion.kind not in ("at_most", "at_least") for criterion in criteria):
+        premise, criteria = _read_criteria(entry.get("premise", {})), _read_criteria(entry[together])
+        if not criteria:
             raise ValueError("give statistics with at_most or at_least")
-        changed = tuple(map(str, entry["changed"]))  # type: ignore[call-overload]
-        return Claim(name, str(entry["claim"]), int(entry["seeds"]), criteria, together, changed)  # type: ignore[call-overload]
+        changed = tuple(map(str, entry["changed"]))
+        return Claim(name, str(entry["claim"]), int(entry["seeds"]), premise, criteria, together, changed)
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise ConfigError(f"conf/claims.yaml: {name}: {error}") from None
 
 
-def _findings(claim: Claim, condition: str, rows: pd.DataFrame) -> list[Finding]:
-    if claim.together != "none":
-        return [
-            Finding(condition, criterion, interval_over_seeds(rows[criterion.statistic]))
-            for criterion in claim.criteria
-        ]
-    met = np.ones(len(rows), dtype=bool)
-    for criterion in claim.criteria:
-        values = rows[criterion.statistic].to_numpy()
-        met &= values <= criterion.threshold if criterion.kind == "at_most" else values >= criterion.threshold
-    wanted = ", ".join(f"{criterion.statistic} {criterion.bound}" for criterion in claim.criteria)
-    share = Criterion(f"share of seeds with {wanted}:", "at_most", 0.0)
-    return [Finding(condition, share, interval_over_seeds(met))]
-
-
-def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], missing: int = 0) -> Verdict:
+def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], lacking: str = "") -> Verdict:
     """Return the verdict of a claim.
 
-    statistics: a row per condition and seed: the columns of ``conditions``, then at least the claim's statistics;
-    a seed without the statistic (a diverged network) is NaN and fails the criterion. missing: runs that
-    were asked for and are not there.
+    statistics: a row per condition and seed: the columns of ``conditions``, seed, then at least the claim's
+    statistics; a seed without one (a diverged network) is NaN and fails the criterion. lacking: why the claim
+    cannot be judged, where runs that it is about are not there; the verdict is then "not run".
     """
-    if missing or statistics.empty:
-        return Verdict(claim, NOT_RUN, (), 0, 0, f"{missing} runs are missing" if missing else "no runs to judge")
+    if statistics.empty:
+        return Verdict(claim, NOT_RUN, (), 0, 0, lacking or "no runs to judge")
     groups = statistics.groupby(list(conditions), sort=False) if len(conditions) else [((), statistics)]
     findings: list[Finding] = []
     held = few = count = 0
     for key, rows in groups:
         condition = ", ".join(name_value(name, value) for name, value in zip(conditions, key, strict=True))
-        found = _findings(claim, condition, rows)
-        findings += found
-        holding = [finding.holds for finding in found]
-        held += any(holding) if claim.together == "any" else all(holding)
-        few += len(rows) < claim.seeds
-        count += 1
-    if few:
-        return Verdict(
-            claim,
-            NOT_RUN,
-            tuple(findings),
-            held,
-            count,
-            f"{few} of {count} conditions have fewer than {claim.seeds} seeds",
+        founded = [_find(condition, criterion, rows) for criterion in claim.premise]
+        found = (
+            [_share_of_seeds(condition, claim.criteria, rows)]
+            if claim.together == "none"
+            else [_find(condition, criterion, rows) for criterion in claim.criteria]
         )
-    return Verdict(claim, SUPPORTED if held == count else NOT_SUPPORTED, tuple(findings), held, count)
+        findings += [*founded, *found]
+        holding = [finding.holds for finding in found]
+        holds = any(holding) if claim.together == "any" else all(holding)
+        held += holds and all(finding.holds for finding in founded)
+        few += rows["seed"].nunique() < claim.seeds
+        count += 1
+    if few and not lacking:
+        lacking = f"{few} of {count} conditions have fewer than {claim.seeds} seeds"
+    word = NOT_RUN if lacking else SUPPORTED if held == count else NOT_SUPPORTED
+    return Verdict(claim, word, tuple(findings), held, count, lacking)
+
+
+def _find(condition: str, criterion: Criterion, rows: pd.DataFrame) -> Finding:
+    return Finding(condition, criterion, interval_over_seeds(rows[criterion.statistic]))
+
+
+def _share_of_seeds(condition: str, criteria: Sequence[Criterion], rows: pd.DataFrame) -> Finding:
+    """Return the share of seeds that meet all criteria, which a negative claim wants to be none."""
+    met = np.ones(len(rows), dtype=bool)
+    for criterion in criteria:
+        values = rows[criterion.statistic].to_numpy()
+        met &= values <= criterion.threshold if criterion.kind == "at_most" else values >= criterion.threshold
+    wanted = ", ".join(f"{criterion.statistic} {criterion.bound}" for criterion in criteria)
+    return Finding(condition, Criterion(f"share of seeds with {wanted}:", "at_most", 0.0), interval_over_seeds(met))
 
 
 NAMES = {

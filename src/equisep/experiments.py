@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from equisep import schema
-from equisep.law import Law
-from equisep.runs import PROTOCOL, LayerRecord, Run, all_runs, science_id
-from equisep.schema import Config, ConfigError, conf_folder, explain
+from equisep.runs import PROTOCOL, DamagedRun, LayerRecord, Run, all_runs, science_id
+from equisep.schema import Config, ConfigError, Training, conf_folder, explain
 
 # What a row of a table tells of a run, behind the columns of what varies.
 RUN_COLUMNS = (
@@ -65,18 +64,13 @@ class Tables:
 
     runs: a row per finished run, view and epoch: what varies, then RUN_COLUMNS; accuracies and loss in evaluation
     mode, test_accuracy of the last epoch. layers: a row per layer of each of those: LAYER_COLUMNS (training set).
-    missing: how many runs that were asked for are not there. The row of a run that diverged holds NaN; that of one
-    whose D has no logarithm NaN for what the law tells.
+    missing: how many runs that were asked for are not there, or not measured. The row of a run that diverged
+    holds NaN; that of one whose D has no logarithm NaN for what the law tells.
     """
 
     runs: pd.DataFrame
     layers: pd.DataFrame
     missing: int
-
-    @property
-    def varied(self) -> list[str]:
-        """The columns of what varies between runs, besides seed and learning rate."""
-        return list(self.runs.columns[: list(self.runs.columns).index("run")])
 
     def fuzziness(self, run: str, view: str, epoch: int) -> list[float]:
         """Return D of each layer of a run, the input first."""
@@ -100,26 +94,34 @@ class Tables:
 
 
 def load_tables(folder: Path, name: str) -> Tables:
-    """Return tables that :meth:`Tables.save` wrote, whole; raises ConfigError where there are none."""
-    paths = [folder / f"{name}.csv", folder / f"{name}_layers.csv"]
-    absent = [path for path in paths if not path.is_file()]
-    if absent:
-        raise ConfigError(f"tables={folder}: no file {absent[0]}")
-    runs, layers = (pd.read_csv(path) for path in paths)
-    return Tables(runs, layers, 0)
+    """Return tables that :meth:`Tables.save` wrote, whole; raises ConfigError where there are none, or others."""
+    tables = []
+    for path, columns in ((folder / f"{name}.csv", RUN_COLUMNS), (folder / f"{name}_layers.csv", LAYER_COLUMNS)):
+        try:
+            table = pd.read_csv(path)
+        except FileNotFoundError:
+            raise ConfigError(f"tables={folder}: no file {path}") from None
+        except ValueError as error:
+            raise ConfigError(f"tables={folder}: {path} cannot be read ({str(error).splitlines()[0]})") from None
+        absent = [column for column in columns if column not in table]
+        if absent:
+            raise ConfigError(f"tables={folder}: {path} lacks the column {absent[0]}")
+        tables.append(table)
+    runs, layers = tables
+    return Tables(runs, layers, missing=0)
 
 
 def at_best_learning_rate(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     """Return the rows of ``runs`` at the learning rate with the lowest final training loss, in each condition.
 
-    The loss is that of the last epoch in evaluation mode, its median over seeds; a run that diverged has an infinite
-    one; of equal losses the smaller rate is taken. conditions: columns whose values make a condition.
+    The loss is that of the last epoch in evaluation mode, its median over seeds; rates at which fewer seeds
+    diverged come first, of equal losses the smaller rate. conditions: columns whose values make a condition.
     """
     last = runs[runs["epoch"] == runs.groupby("run")["epoch"].transform("max")]
-    loss = last.assign(train_loss=last["train_loss"].fillna(math.inf))
     groups = [*conditions, "learning_rate"]
-    ranked = loss.groupby(groups, sort=False)["train_loss"].median().reset_index()
-    ranked = ranked.sort_values(["train_loss", "learning_rate"], kind="stable")
+    by_rate = last.groupby(groups, sort=False)["train_loss"]
+    ranked = by_rate.agg(diverged=lambda losses: losses.isna().sum(), loss="median").reset_index()
+    ranked = ranked.sort_values(["diverged", "loss", "learning_rate"], kind="stable")
     best = ranked.drop_duplicates(list(conditions)) if conditions else ranked.head(1)
     return runs.merge(best[groups], on=groups, how="inner")
 
@@ -143,7 +145,9 @@ def _expand(name: str, overrides: Sequence[str]) -> list[Point]:
     grid = [f"{key}={values}" for key, values in (whole.hydra.sweeper.params or {}).items()]
     choices: dict[str, list[str]] = {}
     varied: dict[str, None] = {}
-    for number, override in enumerate(parser.parse_overrides([*grid, *overrides])):
+    # How a sweep is launched is no part of its runs.
+    asked = [override for override in overrides if not override.startswith("hydra.")]
+    for number, override in enumerate(parser.parse_overrides([*grid, *asked])):
         key = override.get_key_element()
         if override.is_sweep_override():
             choices[key] = list(override.sweep_string_iterator())
@@ -185,30 +189,45 @@ def _value(config: Config, key: str, chosen: str) -> Any:
     return value if isinstance(value, int | float | str) else chosen
 
 
-def collect_tables(points: Sequence[Point], epochs: Sequence[int] | None = None) -> Tables:
+def last_epoch(training: Training) -> tuple[int, ...]:
+    """Return the epoch at which training ends."""
+    return (training.epochs,)
+
+
+def every_snapshot(training: Training) -> tuple[int, ...]:
+    """Return the epochs of all snapshots."""
+    return training.kept_epochs()
+
+
+def collect_tables(points: Sequence[Point], epochs: Callable[[Training], Sequence[int]] = last_epoch) -> Tables:
     """Return the finished runs of an experiment as tables; what is not in the store is counted, never trained.
 
-    epochs: the measured epochs to tabulate; None for the last of each run. Raises DamagedRun for a run whose
-    files cannot be read, ConfigError where the store holds one of the runs asked for on two data sets.
+    epochs: the measured epochs to tabulate. Raises DamagedRun for a run whose files cannot be read, ConfigError
+    where a run keeps no snapshot of one of the epochs, or the store holds one of the runs on two data sets.
     """
     runs: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     missing = 0
-    for point, run in zip(points, _find_runs(points), strict=True):
+    distinct = {(science_id(point.config), point.config.measure.view): point for point in points}
+    for point, run in zip(distinct.values(), _find_runs(list(distinct.values())), strict=True):
         if run is None or not run.finished:
             missing += 1
             continue
         diverged = run.state()["state"] == "diverged"
-        records = run.load_measure(point.config.measure)
-        last = point.config.training.epochs
-        test = next((record for record in records if (record.epoch, record.split) == (last, "test")), None)
-        for epoch in [last] if epochs is None else epochs:
-            train = next((record for record in records if (record.epoch, record.split) == (epoch, "train")), None)
-            if train is None and not diverged:
-                missing += 1
-                continue
-            law = train.law() if train else None
-            runs.append(point.varied | _row(point, run, epoch, train, test, law))
+        records = {(record.epoch, record.split): record for record in run.load_measure(point.config.measure)}
+        test = records.get((point.config.training.epochs, "test"))
+        wanted = epochs(point.config.training)
+        lost = sorted(set(wanted) - set(run.snapshot_epochs()))
+        if lost and not diverged:
+            raise ConfigError(
+                f"run {run.id} keeps no snapshot of epoch {lost[0]}: remove {run.path}, and it is trained again with it"
+            )
+        if not diverged and any((epoch, "train") not in records for epoch in wanted):
+            missing += 1
+            continue
+        for epoch in wanted:
+            train = records.get((epoch, "train"))
+            runs.append(point.varied | _row(point, run, epoch, train, test))
             layers += _layer_rows(run, point, train) if train else []
     varied = list(points[0].varied) if points else []
     return Tables(
@@ -218,9 +237,8 @@ def collect_tables(points: Sequence[Point], epochs: Sequence[int] | None = None)
     )
 
 
-def _row(
-    point: Point, run: Run, epoch: int, train: LayerRecord | None, test: LayerRecord | None, law: Law | None
-) -> dict[str, Any]:
+def _row(point: Point, run: Run, epoch: int, train: LayerRecord | None, test: LayerRecord | None) -> dict[str, Any]:
+    law = train.law() if train else None
     data, state = run.config()["data"], run.state()
     figures = (
         run.id,
@@ -262,7 +280,11 @@ def _find_runs(points: Sequence[Point]) -> list[Run | None]:
     found: dict[tuple[str, str], Run] = {}
     for results in {point.config.results for point in points}:
         for run in all_runs(Path(results)):
-            config = run.config()
+            try:
+                config = run.config()
+            except DamagedRun:
+                # It may be another experiment's; if it is one of these, the sweep that is told to train it names it.
+                continue
             key = (results, config["science"])
             if key not in wanted or config["protocol"] != PROTOCOL:
                 continue

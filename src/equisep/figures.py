@@ -58,8 +58,6 @@ def draw_law(axes: Axes, curves: Sequence[Sequence[float]], segments: Sequence[t
         if min(curve) <= 0:
             values = np.where(np.asarray(curve) > 0, curve, np.nan)
             axes.plot(values, ".-", color="0.6", markersize=3, linewidth=0.6, zorder=0)
-    if not curves:
-        axes.annotate("not run", xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
     dead = len(curves) - len(living)
     if dead:
         text = f"{dead} of {len(curves)} with\ndead layers (D = 0)"
@@ -77,6 +75,15 @@ def draw_law(axes: Axes, curves: Sequence[Sequence[float]], segments: Sequence[t
     falls = np.median([curve[-1] for curve in living]) < np.median([curve[0] for curve in living])
     corner: dict[str, Any] = {"xy": (0.98, 0.98), "va": "top"} if falls else {"xy": (0.98, 0.02), "va": "bottom"}
     axes.annotate("\n".join(told), xycoords="axes fraction", ha="right", fontsize="x-small", **corner)
+
+
+def draw_rows(axes: Axes, tables: Tables, rows: pd.DataFrame, segments: Sequence[tuple[int, int]] = ()) -> None:
+    """Draw the law of rows of ``tables.runs``; where none has a curve, say so."""
+    curves = tables.curves(rows)
+    if curves:
+        draw_law(axes, curves, segments)
+    else:
+        axes.annotate("diverged" if len(rows) else "not run", xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
 
 
 def draw_points(
@@ -123,7 +130,7 @@ def law_grid(tables: Tables, rows: pd.DataFrame, across: str, down: str | None =
         axes.set_axis_off()
     for axes, (line, column) in zip(panels.flat, places, strict=False):
         chosen = rows[(rows[across] == column) & ((rows[down] == line) if down else True)]
-        draw_law(axes, tables.curves(chosen))
+        draw_rows(axes, tables, chosen)
         named = [(down, line), (across, column)]
         # Every title tells the learning rate anyway.
         names = [name_value(key, value) for key, value in named if key not in (None, "learning_rate")]
@@ -167,8 +174,8 @@ def depth_figure(rows: pd.DataFrame) -> Figure:
             axes.plot(here.index, here["median"], "o", color=colour, markersize=4, label=name)
         axes.set(xlabel="depth", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        best = spread["median"].idxmax() if column == "test_accuracy" else spread["median"].idxmin()
-        if column != "decay_ratio":
+        if column != "decay_ratio" and spread["median"].notna().any():
+            best = spread["median"].idxmax() if column == "test_accuracy" else spread["median"].idxmin()
             word = "highest" if column == "test_accuracy" else "lowest"
             axes.axvline(best, color="0.8", linewidth=1, zorder=0)
             axes.set_title(f"{word} at {best}", fontsize="small")

@@ -105,8 +105,9 @@ def fit_law(fuzziness: ArrayLike) -> Law:
 def interval_over_seeds(values: ArrayLike) -> Interval:
     """Return the mean of one value a seed with its 95 % percentile bootstrap interval (Efron, 1979).
 
-    values: (n,) n ≥ 1, in any order; the resampling is seeded, so that equal values give equal intervals.
-    With few seeds it is narrow: of normal samples it covers the mean 85 times in 100 at n = 5, 75 at n = 3.
+    values: (n,) n ≥ 1, in any order; one that is not finite makes the interval infinite. The resampling is seeded,
+    so that equal values give equal intervals. With few seeds it is narrow: of normal samples it covers the mean
+    85 times in 100 at n = 5, 75 at n = 3.
     """
     from scipy.stats import bootstrap
 
@@ -116,7 +117,9 @@ def interval_over_seeds(values: ArrayLike) -> Interval:
     mean = float(sample.mean())
     if len(sample) == 1:
         return Interval(mean, math.nan, math.nan, 1)
-    if sample[0] == sample[-1] or not np.isfinite(sample).all():
+    if not np.isfinite(sample).all():
+        return Interval(mean, -math.inf, math.inf, len(sample))
+    if sample[0] == sample[-1]:
         return Interval(mean, mean, mean, len(sample))
     random = np.random.default_rng(0)
     result = bootstrap((sample,), np.mean, n_resamples=9999, method="percentile", rng=random)

@@ -8,6 +8,7 @@ store; with a profile those that conf/profile has it make, with further override
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +21,25 @@ import yaml
 from matplotlib.figure import Figure
 
 from equisep.claims import NOT_RUN, Verdict, judge, load_claims, name_value
-from equisep.experiments import Tables, at_best_learning_rate, collect_tables, expand_experiment, load_tables
-from equisep.figures import save_figure, state_claim
+from equisep.experiments import (
+    Point,
+    Tables,
+    at_best_learning_rate,
+    collect_tables,
+    expand_experiment,
+    last_epoch,
+    load_tables,
+)
+from equisep.figures import law_grid, save_figure, state_claim
 from equisep.files import write_atomically
 from equisep.runs import DamagedRun
-from equisep.schema import ConfigError, compose_config, conf_folder
+from equisep.schema import ConfigError, Training, compose_config, conf_folder
 
 WHOLE_TEST_SET = 10_000
 # Training accuracy from which a network counts as one that fits its data.
 FITTED = 0.99
+# Of the published figures on networks without batch normalisation and on linear networks.
+PUBLISHED_NEGATIVE_RATE = 3e-5
 
 
 @dataclass(frozen=True)
@@ -38,60 +49,105 @@ class Reproduction:
     name: the experiment's. draw: the figure of its tables and of the rows that are shown. conditions: columns whose
     values make a condition of the claim; the rows shown are those at the best learning rate of each. statistics:
     a row per condition and seed with the claim's statistics, of the rows shown; None where the tables' own
-    columns are those. epochs: the measured epochs that are looked at; None for the last. published: the learning
-    rate of the published figure, by the values of the conditions, where it is known.
+    columns are those; a column ``choice`` of it is one more condition. epochs: the measured epochs that are looked
+    at. published: the learning rate of the published figure, by the values of the conditions, where it is known.
     """
 
     name: str
     draw: Callable[[Tables, pd.DataFrame], Figure]
     conditions: tuple[str, ...] = ()
     statistics: Callable[[Tables, pd.DataFrame], pd.DataFrame] | None = None
-    epochs: tuple[int, ...] | None = None
+    epochs: Callable[[Training], Sequence[int]] = last_epoch
     published: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 where runs are missing, 2 where the arguments are wrong."""
         try:
-            options = dict(word.split("=", 1) for word in arguments if word.startswith(("profile=", "tables=")))
-            overrides = [word for word in arguments if not word.startswith(("profile=", "tables="))]
-            results = Path(compose_config([word for word in overrides if word.startswith("results=")]).results)
-            if "tables" in options:
-                tables = load_tables(Path(options["tables"]), self.name)
-            else:
-                asked = load_profile(options["profile"]).get(self.name) if "profile" in options else [[]]
-                if asked is None:
-                    raise ConfigError(f"profile={options['profile']}: it leaves this experiment out")
-                sweeps = [[*sweep, *overrides] for sweep in asked]
-                tables = self.collect(sweeps)
-                if tables.missing:
-                    print(
-                        f"{self.name}: {tables.missing} runs are missing; these commands train them:", file=sys.stderr
-                    )
-                for sweep in sweeps if tables.missing else []:
-                    print(f"  python -m equisep -m experiment={self.name} {shlex.join(sweep)}", file=sys.stderr)
+            tables, results = self._read(arguments)
             verdict = self.write(tables, results)
         except (ConfigError, DamagedRun) as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
         return 1 if verdict.word == NOT_RUN else 0
 
+    def _read(self, arguments: Sequence[str]) -> tuple[Tables, Path]:
+        options = dict(word.split("=", 1) for word in arguments if word.startswith(("profile=", "tables=")))
+        overrides = [word for word in arguments if not word.startswith(("profile=", "tables="))]
+        strange = [word for word in overrides if "=" not in word]
+        if strange:
+            raise ConfigError(f"{strange[0]}: give KEY=VALUE overrides, profile=NAME or tables=FOLDER")
+        elsewhere = [word for word in overrides if word.startswith("results=")]
+        results = Path(compose_config(elsewhere).results)
+        if "tables" in options:
+            if len(options) > 1 or overrides != elsewhere:
+                raise ConfigError("tables=…: tables are drawn as they are, give nothing but results= beside it")
+            return load_tables(Path(options["tables"]), self.name), results
+        asked = load_profile(options["profile"]).get(self.name) if "profile" in options else [[]]
+        if asked is None:
+            raise ConfigError(f"profile={options['profile']}: it leaves this experiment out")
+        sweeps = [[*sweep, *overrides] for sweep in asked]
+        tables = self.collect(sweeps)
+        if tables.missing:
+            print(f"{self.name}: {tables.missing} runs are missing; these commands train them:", file=sys.stderr)
+            for sweep in sweeps:
+                print(f"  python -m equisep -m experiment={self.name} {shlex.join(sweep)}", file=sys.stderr)
+        return tables, results
+
     def collect(self, sweeps: Sequence[Sequence[str]]) -> Tables:
-        """Return the tables of the runs of the experiment under each list of overrides, together."""
+        """Return the tables of the runs of the experiment under each list of overrides, together.
+
+        Raises ConfigError where the overrides sweep over what is no condition of the figure.
+        """
         points = [point for overrides in sweeps for point in expand_experiment(self.name, overrides)]
+        for name in points[0].varied:
+            values = {point.varied[name] for point in points}
+            if name not in self.conditions and len(values) > 1:
+                raise ConfigError(f"{name}={','.join(map(str, sorted(values)))}: no condition of this figure, give one")
         return collect_tables(points, self.epochs)
 
     def shown(self, tables: Tables) -> pd.DataFrame:
         """Return the rows at the best learning rate of each condition."""
-        conditions = [column for column in self.conditions if column != "learning_rate"]
-        return tables.runs if "learning_rate" in self.conditions else at_best_learning_rate(tables.runs, conditions)
+        if "learning_rate" in self.conditions or tables.runs.empty:
+            return tables.runs
+        return at_best_learning_rate(tables.runs, self.conditions)
 
     def judge(self, tables: Tables) -> Verdict:
         """Return the verdict of the experiment's claim."""
         claim = load_claims()[self.name]
         rows = self.shown(tables)
         statistics = self.statistics(tables, rows) if self.statistics and len(rows) else rows
-        conditions = [column for column in self.conditions if column in statistics]
-        return judge(claim, statistics, conditions, tables.missing)
+        conditions = [column for column in (*self.conditions, "choice") if column in statistics]
+        return judge(claim, statistics, conditions, self.lacking(tables))
+
+    def lacking(self, tables: Tables) -> str:
+        """Return what keeps the claim from being judged, by the experiment as its file has it; '' for nothing."""
+        if tables.missing:
+            return f"{tables.missing} runs are missing"
+        if tables.runs.empty:
+            return "no runs"
+        asked = {self._condition(point): point.config.training.epochs for point in expand_experiment(self.name)}
+        last = tables.runs.groupby([*self.conditions] or (lambda row: 0))["epoch"].max()
+        found = {self._as_key(key): int(epochs) for key, epochs in last.items()}
+        absent = [key for key in asked if key not in found]
+        if absent:
+            more = ", …" if len(absent) > 1 else ""
+            return f"{len(absent)} of {len(asked)} conditions are missing: {self._tell(absent[0])}{more}"
+        short = [key for key in asked if found[key] < asked[key]]
+        if short:
+            return f"trained for {found[short[0]]} epochs, the experiment has {asked[short[0]]}"
+        return ""
+
+    def _condition(self, point: Point) -> tuple[Any, ...]:
+        rate = {"learning_rate": point.config.optimizer.learning_rate}
+        return tuple((point.varied | rate)[column] for column in self.conditions)
+
+    def _as_key(self, key: Any) -> tuple[Any, ...]:
+        if not self.conditions:
+            return ()
+        return key if isinstance(key, tuple) else (key,)
+
+    def _tell(self, key: tuple[Any, ...]) -> str:
+        return ", ".join(name_value(column, value) for column, value in zip(self.conditions, key, strict=True))
 
     def compare_rates(self, tables: Tables) -> list[str]:
         """Return a line on whether the best learning rates are the published ones, where those are known."""
@@ -101,7 +157,8 @@ class Reproduction:
         groups = rows.groupby(list(self.conditions)) if self.conditions else [((), rows)]
         best = {key: float(group["learning_rate"].iloc[0]) for key, group in groups}
         others = {key: rate for key, rate in best.items() if rate != self.published.get(key)}
-        chosen = "Best learning rate" if tables.runs["learning_rate"].nunique() > len(set(best.values())) else "Run at"
+        tried = tables.runs.groupby([*self.conditions] or (lambda row: 0))["learning_rate"].nunique()
+        chosen = "Best learning rate" if tried.max() > 1 else "Run at"
         if not others:
             return [f"{chosen}: the published one everywhere."]
         theirs = {key: self.published[key] for key in others if key in self.published}
@@ -110,20 +167,25 @@ class Reproduction:
     def _tell_rates(self, rates: Mapping[tuple[Any, ...], float]) -> str:
         told = []
         for key, rate in rates.items():
-            where = ", ".join(name_value(column, value) for column, value in zip(self.conditions, key, strict=True))
+            where = self._tell(key)
             value = name_value("learning_rate", rate).removeprefix("rate ")
             told.append(f"{value} ({where})" if where else value)
         return ", ".join(told)
 
     def write(self, tables: Tables, results: Path) -> Verdict:
-        """Write figure, tables and verdict below a results folder, say what came out, and return the verdict."""
-        verdict = self.judge(tables)
-        told = [*notes(tables, self.shown(tables)), *self.compare_rates(tables)] if len(tables.runs) else []
+        """Write figure, tables and verdict below a results folder, say what came out, and return the verdict.
+
+        No figure is drawn where no network has a value, and no tables are written where runs are missing: they
+        would pass for whole ones.
+        """
+        verdict, rows = self.judge(tables), self.shown(tables)
+        told = [*notes(tables, rows), *self.compare_rates(tables)] if len(rows) else []
         written: list[Path] = []
-        if len(tables.runs):
-            figure = self.draw(tables, self.shown(tables))
+        if rows["train_loss"].notna().any():
+            figure = self.draw(tables, rows)
             state_claim(figure, [f"Claim: {verdict.claim.text}", f"Here: {verdict}", *told])
             written += save_figure(figure, results / "figures", self.name)
+        if len(rows) and not tables.missing:
             written += tables.save(results / "tables", self.name)
         record: dict[str, Any] = {
             "experiment": self.name,
@@ -141,7 +203,7 @@ class Reproduction:
                     "wanted": finding.criterion.bound,
                     "holds": finding.holds,
                 }
-                | {name: getattr(finding.interval, name) for name in ("mean", "low", "high", "n")}
+                | {name: _finite(getattr(finding.interval, name)) for name in ("mean", "low", "high", "n")}
                 for finding in verdict.findings
             ],
         }
@@ -152,6 +214,11 @@ class Reproduction:
             print(f"{self.name}: {line}")
         print(f"{self.name}: written: {', '.join(map(str, [*written, path]))}")
         return verdict
+
+
+def _finite(value: float) -> float | None:
+    """Return a value as JSON has it, which knows no NaN and no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def notes(tables: Tables, rows: pd.DataFrame) -> list[str]:
@@ -190,9 +257,12 @@ def load_profile(name: str) -> dict[str, list[list[str]]]:
 def rise_beyond_best_depth(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     """Return by seed ``rise``: D of the deepest network's last layer over that of the best depth, less 1.
 
-    The best depth is the one with the lowest median over seeds; ``best_depth`` tells it.
+    The best depth is the one with the lowest median over seeds; ``best_depth`` tells it. NaN where the
+    deepest network diverged.
     """
-    last = rows.pivot_table(index="seed", columns="depth", values="D_last")
+    last = rows.set_index(["seed", "depth"])["D_last"].unstack()
+    if last.median().isna().all():
+        return pd.DataFrame({"seed": last.index, "rise": math.nan, "best_depth": math.nan})
     best = last.median().idxmin()
     return pd.DataFrame({"rise": last[last.columns.max()] / last[best] - 1, "best_depth": best}).reset_index()
 
@@ -202,3 +272,15 @@ def compare_views(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     block, layer = (rows[rows["view"] == view] for view in ("block", "layer"))
     both = block.merge(layer, on="seed", suffixes=("_block", "_layer"))
     return both.assign(residual_excess=both["relative_residual_layer"] - both["relative_residual_block"])
+
+
+def at_best_and_published_rate(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows shown and those at the published rate, told apart by ``choice``."""
+    published = tables.runs[tables.runs["learning_rate"] == PUBLISHED_NEGATIVE_RATE]
+    return pd.concat([rows.assign(choice="best rate"), published.assign(choice="published rate")])
+
+
+def draw_best_and_published_rate(tables: Tables, rows: pd.DataFrame) -> Figure:
+    """Return a figure with a panel for the best learning rate, and one for the published one where that is another."""
+    both = at_best_and_published_rate(tables, rows).drop(columns="choice").drop_duplicates()
+    return law_grid(tables, both, "learning_rate")

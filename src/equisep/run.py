@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from equisep.data import Data, Split, load_data
+from equisep.data import Data, DataUnavailable, Split, load_data
 from equisep.measure import INPUT, evaluate, measure_separation
 from equisep.networks import Network, build_network, forward_operations, outline_network
 from equisep.observer import Observer
@@ -268,6 +268,10 @@ def _refuse_what_the_network_cannot(job: Job) -> None:
         raise ConfigError(
             f"training.phases: layer {beyond[0]} of a network with {layers} layers with weights; give 1 … {layers}"
         )
+    learning = {layer for phase in job.config.training.phases for layer in range(phase.first, phase.last + 1)}
+    idle = [layer for layer in range(1, layers + 1) if learning and layer not in learning]
+    if idle:
+        raise ConfigError(f"training.phases: layer {idle[0]} of {layers} learns in no phase; name it in one")
 
 
 def _refuse_lone_images(job: Job) -> None:
@@ -451,9 +455,20 @@ def _count_operations(architecture: str, input_shape: tuple[int, ...], classes: 
     return forward_operations(architecture_from_plain(yaml.safe_load(architecture)), input_shape, classes)
 
 
-@lru_cache(maxsize=4)
 def _load_cached(dataset: str) -> Data:
-    return load_data(Dataset(**yaml.safe_load(dataset)))
+    loaded = _try_to_load(dataset)
+    if isinstance(loaded, DataUnavailable):
+        raise loaded
+    return loaded
+
+
+@lru_cache(maxsize=4)
+def _try_to_load(dataset: str) -> Data | DataUnavailable:
+    # A sweep's jobs share their data: what cannot be had is not looked for again for each of them.
+    try:
+        return load_data(Dataset(**yaml.safe_load(dataset)))
+    except DataUnavailable as error:
+        return error
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class FeedForward(Architecture):
         _one_of("architecture.family", self.family, ("fnn",))
         _one_of("architecture.activation", self.activation, self.ACTIVATIONS)
         if self.widths is not None:
-            remedy = "it stands in place of depth and width: take architecture=fnn_widths"
+            remedy = "it stands in place of depth and width, which architecture=fnn_widths leaves null"
             _require(self.depth is None and self.width is None, "architecture.widths", self.widths, remedy)
             usable = len(self.widths) > 0 and min(self.widths) >= 1
             _require(usable, "architecture.widths", self.widths, "give at least one layer, of at least 1 unit")
@@ -231,7 +231,7 @@ class Dataset:
         in_range = self.channel is None or 0 <= self.channel < len(self.mean)
         _require(in_range, "dataset.channel", self.channel, f"choose 0 … {len(self.mean) - 1}, or null for all")
         if self.sizes is not None:
-            remedy = "it stands in place of dataset.per_class: add dataset.per_class=null"
+            remedy = "it stands in place of dataset.per_class: set one of the two to null"
             _require(self.per_class is None, "dataset.sizes", self.sizes, remedy)
             usable = len(self.sizes) > 1 and min(self.sizes) >= 1
             _require(usable, "dataset.sizes", self.sizes, "give at least 1 image for each of two or more classes")
@@ -540,6 +540,9 @@ def _refuse_unknown_keys(node: DictConfig, path: str) -> None:
 
 def _look_up_learning_rate(config: Config) -> float:
     depth, rates = getattr(config.architecture, "depth", None), config.optimizer.learning_rates
+    if depth is None:
+        family = config.architecture.family
+        raise ConfigError(f"optimizer.learning_rate: none is known for architecture.family={family}, give one")
     if depth not in rates:
         table = ", ".join(f"{known}: {rate:g}" for known, rate in rates.items())
         raise ConfigError(

@@ -192,8 +192,11 @@ class PrincipalComponents:
             raise NotFinite("features hold NaN or infinite values (or overflow): the network diverged or data are bad")
         variances, vectors = torch.linalg.eigh(centred @ centred.T)
         leading = variances.argsort(descending=True)[:components]
-        kept = leading[variances[leading] > count * torch.finfo(torch.float64).eps * variances.max()]
-        self.axes = centred.T @ (vectors[:, kept] / variances[kept].sqrt())
+        usable = variances[leading] > count * torch.finfo(torch.float64).eps * variances.max()
+        # Features that are all alike have no direction: one axis of zeros keeps them what they are, without a spread.
+        kept = leading[usable] if usable.any() else leading[:1]
+        lengths = torch.where(variances[kept] > 0, variances[kept], 1.0).sqrt()
+        self.axes = centred.T @ (vectors[:, kept] / lengths)
 
     def project(self, features: Tensor) -> Tensor:
         """Return (b, p) features as (b, components) float64 coordinates on the CPU."""

@@ -37,6 +37,9 @@ from equisep.training import Epoch
 # Floating-point operations from which starting worker processes, 6 s each, pays: some 20 s of training.
 WORK_FOR_WORKERS = 9e11
 
+# Failed jobs that the last line of a sweep names.
+FAILURES_TOLD = 5
+
 
 @dataclass(frozen=True)
 class Request:
@@ -63,17 +66,22 @@ def run_sweep(
     jobs: dict[int, Job] = {}
     results: dict[int, Result] = {}
 
-    def fail(numbers: Sequence[int], error: Exception) -> None:
-        for number in numbers:
-            text = f"failed: {requests[number].overrides}: {type(error).__name__}: {error}"
+    told: set[str] = set()
+
+    def fail(number: int, error: Exception) -> None:
+        results[number] = error
+        # One mistake that all jobs share is told once, for the first of them.
+        reason = f"{type(error).__name__}: {error}"
+        if reason not in told:
+            told.add(reason)
+            text = f"failed: {requests[number].overrides}: {reason}"
             console.print(text, style="red", highlight=False, soft_wrap=True, markup=False)
-            results[number] = error
 
     for number, request in enumerate(requests):
         try:
             jobs[number] = _prepare(request)
         except Exception as error:
-            fail([number], error)
+            fail(number, error)
     workers = _workers(list(jobs.values()), processes)
     populations = plan(list(jobs.values()), max_members=max_members, processes=workers)
     number_of = {id(job): number for number, job in jobs.items()}
@@ -89,14 +97,15 @@ def run_sweep(
             if number is None:
                 continue
             if isinstance(ended, Exception):
-                fail([number], ended)
+                fail(number, ended)
             else:
                 results[number] = ended[place]
 
     _run_populations(populations, end, workers, console)
     failed = [request.overrides for number, request in enumerate(requests) if isinstance(results[number], Exception)]
     if failed:
-        text = f"{len(failed)} of {len(requests)} jobs failed: {'; '.join(failed)}"
+        more = f"; and {len(failed) - FAILURES_TOLD} more" if len(failed) > FAILURES_TOLD else ""
+        text = f"{len(failed)} of {len(requests)} jobs failed: {'; '.join(failed[:FAILURES_TOLD])}{more}"
         console.print(text, highlight=False, soft_wrap=True, markup=False)
     return [results[number] for number in range(len(requests))]
 

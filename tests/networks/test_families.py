@@ -132,3 +132,11 @@ def test_operations_are_those_of_the_products() -> None:
     first, second = (forward_operations(architecture(name), GREY, 10) for name in ("resnet_two_layer", "resnet_mixed"))
     assert first == 2 * (8 * 8 * 8 * 9 * 1024 + 81920)
     assert second == 2 * (6 * 8 * 8 * 25 * 1024 + 4 * 8 * 8 * 9 * 1024 + 81920)
+
+
+def test_a_normalisation_in_front_belongs_to_its_convolution() -> None:
+    network = outline_network(architecture("densenet"), GREY, 10)
+    layer = dict(zip((name for name, _ in network.named_parameters()), network.parameter_layers(), strict=True))
+    assert layer["stem.weight"] == 1
+    assert layer["body.0.0.grow.0.weight"] == layer["body.0.0.grow.2.weight"] == 2
+    assert layer["last.0.bias"] == layer["classifier.bias"] == 21

@@ -8,7 +8,7 @@ sees, all channels so far; a block's is its last layer's. What the paper used is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,14 @@ class DenseNetwork(Network):
         self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(channels, classes)
         self.layers, self.blocks = tuple(layers), tuple(ends)
+
+    def _number_parameters(self) -> Iterator[int]:
+        layer = 0
+        for module in self.modules():
+            layer += isinstance(module, nn.Linear | nn.Conv2d)
+            for _ in module.parameters(recurse=False):
+                # Here the normalisation stands in front of the convolution it is part of.
+                yield layer + isinstance(module, nn.BatchNorm2d)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (n, classes) logits for (n, channels, height, width) images."""
