@@ -40,6 +40,19 @@ def _is_positive(value: float) -> bool:
     return 0 < value < math.inf
 
 
+def _is_odd(value: int) -> bool:
+    return value >= 1 and value % 2 == 1
+
+
+def _require_blocks(blocks: Sequence[int]) -> None:
+    usable = len(blocks) > 0 and min(blocks) >= 1
+    _require(usable, "architecture.blocks", blocks, "give at least one block, of at least one convolution")
+
+
+def _require_multiplier(multiplier: float) -> None:
+    _require(1 / 8 <= multiplier <= 1, "architecture.width_multiplier", multiplier, "give a factor in 0.125 … 1")
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     _require(value in allowed, name, value, "choose one of " + ", ".join(allowed))
 
@@ -107,10 +120,9 @@ class Convolutional(Architecture):
     """Factor on the channels and hidden units, 1/8 … 1; below 1 it is not the paper's network."""
 
     def __post_init__(self) -> None:
-        _require(self.kernel >= 1 and self.kernel % 2 == 1, "architecture.kernel", self.kernel, "give an odd size")
+        _require(_is_odd(self.kernel), "architecture.kernel", self.kernel, "give an odd size")
         _require(self.input_repeats >= 1, "architecture.input_repeats", self.input_repeats, "give at least 1")
-        in_range = 1 / 8 <= self.width_multiplier <= 1
-        _require(in_range, "architecture.width_multiplier", self.width_multiplier, "give a factor in 0.125 … 1")
+        _require_multiplier(self.width_multiplier)
 
 
 @dataclass
@@ -156,9 +168,8 @@ class ResNet(Architecture):
 
     def __post_init__(self) -> None:
         _one_of("architecture.family", self.family, ("resnet",))
-        usable = len(self.blocks) > 0 and min(self.blocks) >= 1
-        _require(usable, "architecture.blocks", self.blocks, "give at least one block, of at least one convolution")
-        fits = len(self.kernels) == len(self.blocks) and all(size >= 1 and size % 2 == 1 for size in self.kernels)
+        _require_blocks(self.blocks)
+        fits = len(self.kernels) == len(self.blocks) and all(map(_is_odd, self.kernels))
         _require(fits, "architecture.kernels", self.kernels, "give an odd size for each of architecture.blocks")
         _require(self.input_repeats >= 1, "architecture.input_repeats", self.input_repeats, "give at least 1")
 
@@ -178,12 +189,10 @@ class DenseNet(Architecture):
 
     def __post_init__(self) -> None:
         _one_of("architecture.family", self.family, ("densenet",))
-        usable = len(self.blocks) > 0 and min(self.blocks) >= 1
-        _require(usable, "architecture.blocks", self.blocks, "give at least one block, of at least one convolution")
+        _require_blocks(self.blocks)
         _require(self.growth >= 1, "architecture.growth", self.growth, "give at least 1")
-        _require(self.kernel >= 1 and self.kernel % 2 == 1, "architecture.kernel", self.kernel, "give an odd size")
-        in_range = 1 / 8 <= self.width_multiplier <= 1
-        _require(in_range, "architecture.width_multiplier", self.width_multiplier, "give a factor in 0.125 … 1")
+        _require(_is_odd(self.kernel), "architecture.kernel", self.kernel, "give an odd size")
+        _require_multiplier(self.width_multiplier)
 
 
 FAMILIES: dict[str, type[Architecture]] = {
