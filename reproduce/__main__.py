@@ -24,7 +24,7 @@ from equisep.data import DataUnavailable
 from equisep.experiments import expand_experiment
 from equisep.reproduction import Reproduction, load_profile
 from equisep.run import Job, choose_device, prepare
-from equisep.runs import DamagedRun
+from equisep.runs import DamagedRun, science_id
 from equisep.schema import Config, ConfigError, compose_config
 
 # Share of the rate of large matrix products that training reaches, measured on 2 cores: feed-forward populations reach
@@ -89,7 +89,8 @@ def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[st
             jobs[job.run.path] = job
     # Every run is looked at by its sweep again, which also takes the measures that are missing.
     to_train = tuple(job for job in jobs.values() if not job.run.finished or job.missing())
-    return Plan(name, whole, to_train, len(jobs) if jobs else len(points), missing, not jobs)
+    networks = len({science_id(point.config) for point in points})
+    return Plan(name, whole, to_train, networks, missing, not jobs)
 
 
 def estimate(plans: Sequence[Plan], config: Config) -> str:
@@ -103,7 +104,8 @@ def estimate(plans: Sequence[Plan], config: Config) -> str:
         counted |= {job.run.path for job in fresh}
         seconds = sum(job.operations for job in fresh) / rate
         facts = {"experiment": plan.name, "networks": plan.networks, "to train": len(fresh)}
-        rows.append(facts | {"estimate": "not run" if plan.hopeless else f"{seconds / 60:.1f} min"})
+        told = "not run" if plan.hopeless else f"{seconds / 60:.1f} min" + (", without some" if plan.missing else "")
+        rows.append(facts | {"estimate": told})
     total = sum(job.operations for job in jobs.values()) / rate
     table = pd.DataFrame(rows).to_string(index=False)
     return f"{table}\n{len(jobs)} networks to train, about {total / 3600:.1f} h here (it may be half, or twice, that)"
