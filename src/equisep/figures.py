@@ -136,6 +136,8 @@ def law_grid(tables: Tables, rows: pd.DataFrame, across: str, down: str | None =
         names = [name_value(key, value) for key, value in named if key not in (None, "learning_rate")]
         axes.set_title(panel_title(", ".join(names), chosen), fontsize="small")
     label_law_axes(panels)
+    for axes, column in zip(panels[-1] if across == "view" else (), columns, strict=False):
+        axes.set_xlabel(column)
     return figure
 
 
