@@ -37,6 +37,11 @@ def test_a_point_is_what_composing_its_overrides_gives(tmp_path: Path) -> None:
     assert [point.config.optimizer.learning_rate for point in points][:3] == [1e-4, 2e-4, 3e-5]
 
 
+def test_how_a_sweep_is_launched_is_no_part_of_its_runs() -> None:
+    launched = ["hydra/launcher=basic", "hydra.launcher.max_members=3"]
+    assert expand_experiment("emergence", launched) == expand_experiment("emergence")
+
+
 def test_the_papers_grids_have_the_papers_sizes() -> None:
     sizes = {"optimizers": 45, "emergence": 10, "learning_rate": 35, "imbalance": 75, "no_batch_norm": 25, "linear": 25}
     sizes |= {"depth_mnist": 135, "depth_fashion_mnist": 150, "depth_cifar10": 165, "frozen": 50, "vgg13": 30}

@@ -146,7 +146,7 @@ def _expand(name: str, overrides: Sequence[str]) -> list[Point]:
     choices: dict[str, list[str]] = {}
     varied: dict[str, None] = {}
     # How a sweep is launched is no part of its runs.
-    asked = [override for override in overrides if not override.startswith("hydra.")]
+    asked = [override for override in overrides if not override.startswith(("hydra.", "hydra/"))]
     for number, override in enumerate(parser.parse_overrides([*grid, *asked])):
         key = override.get_key_element()
         if override.is_sweep_override():
