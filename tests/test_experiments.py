@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 
 from equisep.experiments import (
     RUN_COLUMNS,
+    Point,
     at_best_learning_rate,
     collect_tables,
     every_snapshot,
@@ -21,6 +23,11 @@ from equisep.schema import ConfigError, compose_config, conf_folder
 
 EXPERIMENTS = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
 SMOKE = ["training=smoke", "tracking=off"]
+
+
+@cache
+def points_of(name: str) -> list[Point]:
+    return expand_experiment(name)
 
 
 def test_a_point_is_what_composing_its_overrides_gives(tmp_path: Path) -> None:
@@ -46,7 +53,7 @@ def test_the_papers_grids_have_the_papers_sizes() -> None:
     sizes = {"optimizers": 45, "emergence": 10, "learning_rate": 35, "imbalance": 75, "no_batch_norm": 25, "linear": 25}
     sizes |= {"depth_mnist": 135, "depth_fashion_mnist": 150, "depth_cifar10": 165, "frozen": 50, "vgg13": 30}
     for name, size in sizes.items():
-        assert len(expand_experiment(name)) == size, name
+        assert len(points_of(name)) == size, name
 
 
 def test_emergence_trains_nothing_that_optimizers_does_not() -> None:
@@ -129,7 +136,7 @@ def test_experiments_that_share_runs_ask_for_the_same_snapshots() -> None:
     """Else the one that comes first would keep the other from ever having its own."""
     snapshots: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name in EXPERIMENTS:
-        for point in expand_experiment(name):
+        for point in points_of(name):
             kept = point.config.training.kept_epochs()
             first, before = snapshots.setdefault(science_id(point.config), (name, kept))
             assert kept == before, (first, name)

@@ -15,13 +15,15 @@ import pytest
 from PIL import Image
 
 from equisep.data import DataUnavailable
-from equisep.experiments import Tables
+from equisep.experiments import Tables, expand_experiment
 from equisep.reproduction import (
     Reproduction,
     at_best_and_published_rate,
     load_profile,
     rise_beyond_best_depth,
 )
+from equisep.run import execute
+from equisep.runs import all_runs
 from equisep.schema import ConfigError, conf_folder
 from reproduce import __main__ as whole
 from tests.conftest import ROOT
@@ -112,14 +114,9 @@ def test_every_experiment_runs_and_gives_figure_table_and_verdict(name: str, tmp
         assert "Networks scaled down: 0.125 of the channels and units." in record["notes"]
 
 
-def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / f"reproduce/{name}.py"), *arguments], cwd=ROOT, capture_output=True, text=True
-    )
-
-
 def test_a_script_says_what_is_missing_and_how_to_train_it(tmp_path: Path) -> None:
-    said = script("width", f"results={tmp_path}", "seed=1")
+    command = [sys.executable, str(ROOT / "reproduce/width.py"), f"results={tmp_path}", "seed=1"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 1
     assert "15 runs are missing; these commands train them:" in said.stderr
     assert f"python -m equisep -m experiment=width results={tmp_path} seed=1" in said.stderr
@@ -140,11 +137,13 @@ def test_a_script_says_what_is_missing_and_how_to_train_it(tmp_path: Path) -> No
         (["architecture.depth=4,8"], "depth=4,8: no condition of this figure, give one"),
     ],
 )
-def test_a_script_refuses_wrong_arguments_in_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
-    said = script("width", f"results={tmp_path}", *arguments)
-    assert said.returncode == 2
-    assert words in said.stderr
-    assert len(said.stderr.splitlines()) == 1
+def test_a_script_refuses_wrong_arguments_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert reproduction_of("width").main([f"results={tmp_path}", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert len(told.splitlines()) == 1
 
 
 REFERENCE = sorted(folder.parent.name for folder in (ROOT / "results/reference").glob("*/*_layers.csv"))
@@ -233,28 +232,34 @@ def test_half_a_comparison_is_none() -> None:
     assert reproduction.statistics(Tables(rows, rows, 0), rows).empty
 
 
-def test_what_all_networks_of_diverged_at_is_said_and_nothing_is_drawn(tmp_path: Path) -> None:
-    overrides = [*SMOKE, f"results={tmp_path}", "architecture.width=20", "optimizer.learning_rate=1e30"]
-    subprocess.run([sys.executable, "-m", "equisep", "-m", "experiment=width", *overrides], check=True, cwd=ROOT)
-    said = script("width", *overrides)
-    assert said.returncode == 1
-    assert "1 of 1 networks diverged." in said.stdout
+def train(name: str, results: Path, *overrides: str) -> list[str]:
+    """Train an experiment's runs in this process; return the overrides that ask for them."""
+    asked = [*SMOKE, f"results={results}", *overrides]
+    execute([point.config for point in expand_experiment(name, asked)])
+    return asked
+
+
+def test_that_all_networks_diverged_is_said_and_nothing_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = train("width", tmp_path, "architecture.width=20", "optimizer.learning_rate=1e30")
+    assert reproduction_of("width").main(asked) == 1
+    assert "1 of 1 networks diverged." in capsys.readouterr().out
     assert not (tmp_path / "figures").exists()
 
 
 def test_a_damaged_run_is_named_in_one_line_and_a_profile_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    narrow = ["seed=1", "optimizer.learning_rate=1e-3"]
-    small = {"width": [[*narrow, "architecture.width=20"]], "shape": [[*narrow, "architecture=narrow_wide"]]}
+    narrow = ["seed=1", "optimizer.learning_rate=1e-3", "architecture.depth=3"]
+    small = {"width": [[*narrow, "architecture.width=20"]], "imbalance": [narrow]}
     monkeypatch.setattr(whole, "load_profile", lambda name: small)
-    fixed = [*SMOKE, f"results={tmp_path}"]
-    whole.main(["tiny", *fixed])
-    table = pd.read_csv(tmp_path / "tables/width.csv")
-    (tmp_path / "runs" / table["run"][0] / "state.json").write_text("{")
-    capfd.readouterr()
-    assert whole.main(["tiny", *fixed]) == 1
+    for name, (sweep,) in small.items():
+        train(name, tmp_path, *sweep)
+    (damaged,) = [run for run in all_runs(tmp_path) if run.config()["architecture"]["width"] == 20]
+    (damaged.path / "state.json").write_text("{")
+    assert whole.main(["tiny", *SMOKE, f"results={tmp_path}"]) == 1
     told = capfd.readouterr()
     assert "Traceback" not in told.err
     assert re.search(r"width: .*state.json is damaged", told.err)
-    assert "shape: written" in told.out
+    assert "imbalance: written" in told.out

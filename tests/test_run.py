@@ -240,6 +240,7 @@ def test_what_the_network_cannot_is_refused_before_training(
 
 def test_two_views_are_two_measures_of_one_training(configure: Configure) -> None:
     small = ["architecture=resnet_two_layer", "optimizer.learning_rate=1e-3", "measure.components=100"]
+    small += ["measure.epochs=[2]", "measure.test_epochs=[]"]
     blocks, layers = (run_one(configure(*small, f"measure.view={view}")) for view in ("block", "layer"))
     assert (blocks.trained_epochs, layers.trained_epochs, blocks.run.id) == (2, 0, layers.run.id)
     assert blocks.final is not None
