@@ -30,19 +30,33 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith(".venv/bin/python")])
 def test_python_commands(command: str, tmp_path: Path) -> None:
     words = shlex.split(command)[1:]
+    results = f"results={tmp_path}"
     if words[0].startswith("reproduce/"):
-        name = Path(words[0]).stem
-        sweep = [sys.executable, "-m", "equisep", "-m", f"experiment={name}", *SHORT, f"results={tmp_path}"]
-        subprocess.run(sweep, check=True, cwd=ROOT)
-        words[0] = str(ROOT / words[0])
+        _test_script(words, results)
+        return
     looks_after_store = len(words) > 2 and words[2] in ("status", "mirror")
     overrides = [] if looks_after_store else SHORT
     if "training=frozen" in words:
         words[words.index("training=frozen")], overrides = "training=frozen_smoke", ["tracking=off"]
-    run = subprocess.run(
-        [sys.executable, *words, *overrides, f"results={tmp_path}"], cwd=ROOT, capture_output=True, text=True
-    )
+    run = _run([*words, *overrides, results])
     assert run.returncode == 0, run.stderr
+
+
+def _test_script(words: list[str], results: str) -> None:
+    name = Path(words[0]).stem
+    if len(words) > 1:
+        run = _run([*words, results])
+        assert run.returncode == 0, run.stderr
+    else:
+        assert _run(["-m", "equisep", "-m", f"experiment={name}", *SHORT, results]).returncode == 0
+        run = _run([*words, *SHORT, results])
+        assert run.returncode == 1, run.stderr
+        assert "not run: trained for 2 epochs, the experiment has 600" in run.stdout
+    assert Path(results.removeprefix("results="), "figures", f"{name}.png").exists()
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_python_block() -> None:
