@@ -6,7 +6,7 @@ PROFILE ?= headline
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow bench lint format dashboard clean
+.PHONY: help setup reproduce report test test-slow bench lint format dashboard page clean
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ setup: $(VENV)/.runtime  ## make .venv and install equisep in it
 
 reproduce: $(VENV)/.runtime  ## train, measure, draw and judge a profile: PROFILE=headline, cpu or paper (ARGS="seed=1 …")
 	$(RUN) -m reproduce $(PROFILE) $(ARGS)
+
+report: $(VENV)/.runtime  ## write all results on one page, results/report.html
+	$(RUN) -m reproduce.report $(ARGS)
 
 test: $(VENV)/.development  ## run the fast tests
 	$(RUN) -m pytest
@@ -38,6 +41,9 @@ format: $(VENV)/.development  ## put the code into the project's format
 dashboard: $(VENV)/.runtime  ## look at the local runs in a terminal (wandb leet)
 	$(VENV)/bin/wandb leet $(or $(EQUISEP_RESULTS),results)/wandb
 
+page: $(VENV)/.dashboard  ## look at the newest runs in the browser, on this machine alone (ARGS="port=8808")
+	$(RUN) -m equisep page $(ARGS)
+
 clean:                ## remove .venv and caches; results and data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis dist build
 
@@ -51,6 +57,10 @@ $(VENV)/.python:
 
 $(VENV)/.runtime: pyproject.toml | $(VENV)/.python
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dashboard: pyproject.toml | $(VENV)/.runtime
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e ".[dashboard]"
 	@touch $@
 
 $(VENV)/.development: pyproject.toml | $(VENV)/.runtime

@@ -16,6 +16,7 @@ from equisep.experiments import (
     every_snapshot,
     expand_experiment,
     load_tables,
+    save_tables,
 )
 from equisep.run import execute
 from equisep.runs import science_id
@@ -95,7 +96,7 @@ def test_tables_hold_what_is_there_count_what_is_missing_and_come_back_from_file
     (curve,) = tables.curves(tables.runs.iloc[:1])
     assert len(curve) == 8
     assert curve[0] == pytest.approx(36.8143, rel=1e-5)
-    tables.save(tmp_path / "tables", "width")
+    save_tables({"": tables.runs, "_layers": tables.layers}, tmp_path / "tables", "width")
     again = load_tables(tmp_path / "tables", "width")
     pd.testing.assert_frame_equal(again.layers, tables.layers, rtol=1e-8)
     pd.testing.assert_frame_equal(again.runs, tables.runs, rtol=1e-8, check_dtype=False)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equisep.law import Interval, fit_law, interval_over_seeds
+from equisep.law import Interval, compare_laws, fit_law, interval_over_seeds, rank_correlation
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.01, 1000.0), st.integers(3, 40))
@@ -87,3 +87,40 @@ def test_residual_and_curvature_are_told_as_shares_of_the_fall() -> None:
     rising = fit_law([1.0, 2.0, 3.0])
     assert rising.relative_residual == rising.relative_curvature == math.inf
     assert math.isnan(rising.fall)
+
+
+@given(st.floats(0.05, 0.95), st.integers(3, 20))
+def test_equal_ratios_have_no_inequality_and_unequal_ones_have_as_much_at_any_scale(ratio: float, layers: int) -> None:
+    assert fit_law(ratio ** np.arange(layers)).ratio_inequality == pytest.approx(0, abs=1e-9)
+    falls = np.resize([1.0, 3.0], layers * 2)
+    for scale in (0.1, 1.0):
+        law = fit_law(np.exp(-scale * np.concatenate([[0], np.cumsum(falls)])))
+        assert law.ratio_inequality == pytest.approx(0.5)
+    assert fit_law([2.0, 1.0, 2.0]).ratio_inequality == math.inf
+
+
+def test_each_kind_of_law_is_told_from_the_others() -> None:
+    layers = np.arange(8)
+    noise = np.exp(0.05 * np.sin(7 * layers))
+    assert compare_laws(10 * 0.5**layers * noise).best == "exponential"
+    assert compare_laws(10 / (1 + layers) ** 2 * noise).best == "power"
+    assert compare_laws(10 * noise).best == "constant"
+    assert compare_laws(10 * 0.5**layers * noise).advantage > 2 > 0 > compare_laws(10 * noise).advantage
+    assert compare_laws(10 * 0.5**layers).advantage == math.inf
+    with pytest.raises(ValueError, match="D of layer 1 is 0.0"):
+        compare_laws([1.0, 0.0])
+
+
+def test_aic_is_the_textbooks() -> None:
+    log_fuzziness = np.array([3.6, 2.4, 1.5, 0.2, 0.1])
+    residuals = log_fuzziness - log_fuzziness.mean()
+    variance = residuals @ residuals / 5
+    likelihood = -5 / 2 * (math.log(2 * math.pi * variance) + 1)
+    assert compare_laws(np.exp(log_fuzziness)).constant == pytest.approx(2 * 1 - 2 * likelihood)
+
+
+def test_rank_correlation_knows_order_alone_and_leaves_out_what_is_no_number() -> None:
+    assert rank_correlation([1, 2, 3, math.nan], [1, 10, 100, 0]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4], [4, 3, 1, 2]) == pytest.approx(-0.8)
+    assert math.isnan(rank_correlation([1, 2], [1, 2]))
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))

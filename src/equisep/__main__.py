@@ -1,7 +1,9 @@
-"""The command: ``python -m equisep KEY=VALUE …`` runs one, ``-m`` sweeps; ``status`` and ``mirror`` serve the store."""
+"""The command: ``python -m equisep KEY=VALUE …`` runs one, ``-m`` sweeps; ``status``, ``mirror``,
+``dashboard`` and ``page`` look after what was made."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
@@ -89,7 +91,31 @@ def mirror(overrides: list[str]) -> None:
     print(f"mirrored {count} runs of {config.results}")
 
 
-COMMANDS = {"status": status, "mirror": mirror}
+def dashboard(words: list[str]) -> None:
+    """Save a wandb workspace: ``python -m equisep dashboard --entity TEAM --project NAME [--json]``."""
+    from equisep.dashboards import build_workspace, save_workspace, workspace_json
+
+    parser = argparse.ArgumentParser("python -m equisep dashboard", description="Save a workspace in wandb.")
+    parser.add_argument("--entity", required=True, help="wandb user or team")
+    parser.add_argument("--project", required=True, help="wandb project")
+    parser.add_argument("--json", action="store_true", help="print what would be saved, and save nothing")
+    asked = parser.parse_args(words)
+    workspace = build_workspace(asked.entity, asked.project)
+    print(workspace_json(workspace) if asked.json else save_workspace(workspace))
+
+
+def page(words: list[str]) -> None:
+    """Show the newest runs in the browser: ``python -m equisep page [port=8808] [results=FOLDER]``."""
+    from equisep.dashboards import serve_page
+
+    ports = [word.removeprefix("port=") for word in words if word.startswith("port=")] or ["8808"]
+    if not ports[-1].isdigit() or not 0 < int(ports[-1]) < 65536:
+        raise schema.ConfigError(f"port={ports[-1]}: give 1 … 65535")
+    others = [word for word in words if not word.startswith("port=")]
+    serve_page(Path(schema.compose_config(others).results), int(ports[-1]))
+
+
+COMMANDS = {"status": status, "mirror": mirror, "dashboard": dashboard, "page": page}
 
 
 if __name__ == "__main__":

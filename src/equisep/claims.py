@@ -207,6 +207,9 @@ NAMES = {
     "adam": "Adam",
     "fashion_mnist_32x32": "Fashion-MNIST",
     "cifar10_32x32": "CIFAR-10",
+    "fashion_mnist": "Fashion-MNIST",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
     "narrow_wide": "narrow-wide",
     "wide_narrow": "wide-narrow",
     "mixed_widths": "mixed",
@@ -218,6 +221,8 @@ NAMES = {
 def name_value(column: str, value: Any) -> str:
     """Return a value of a column as a person says it: "depth 8", "Adam", "rate 3e-5", "per block"."""
     if isinstance(value, str):
-        return NAMES.get(value, value)
+        # A data set may come with its size: "mnist 10×10".
+        word, blank, rest = value.partition(" ")
+        return NAMES.get(word, word) + blank + rest
     name = "rate" if column == "learning_rate" else column.replace("_", " ")
     return f"{name} {value:g}".replace("e-0", "e-")

@@ -1,11 +1,12 @@
-"""An experiment file of conf/ as the list of runs it asks for, and those runs in the store as tables."""
+"""An experiment file of conf/ as the list of runs it asks for, and the records of those runs as tables."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from equisep import schema
-from equisep.runs import PROTOCOL, DamagedRun, LayerRecord, Run, all_runs, science_id
-from equisep.schema import Config, ConfigError, Training, conf_folder, explain
+from equisep.records import RunRecord, read_records, read_store
+from equisep.runs import FINISHED, PROTOCOL, LayerRecord, measure_id, science_id
+from equisep.schema import Config, ConfigError, Training, conf_folder, explain, from_plain
 
 # What a row of a table tells of a run, behind the columns of what varies.
 RUN_COLUMNS = (
@@ -64,13 +66,15 @@ class Tables:
 
     runs: a row per finished run, view and epoch: what varies, then RUN_COLUMNS; accuracies and loss in evaluation
     mode, test_accuracy of the last epoch. layers: a row per layer of each of those: LAYER_COLUMNS (training set).
-    missing: how many runs that were asked for are not there, or not measured. The row of a run that diverged
-    holds NaN; that of one whose D has no logarithm NaN for what the law tells.
+    missing: how many runs that were asked for are not there, or not measured. flaws: which are left out since they
+    cannot be read whole, and why. The row of a run that diverged holds NaN; that of one whose D has no logarithm NaN
+    for what the law tells.
     """
 
     runs: pd.DataFrame
     layers: pd.DataFrame
     missing: int
+    flaws: tuple[str, ...] = ()
 
     def fuzziness(self, run: str, view: str, epoch: int) -> list[float]:
         """Return D of each layer of a run, the input first."""
@@ -84,17 +88,18 @@ class Tables:
         places = zip(usable["run"], usable["view"], usable["epoch"], strict=True)
         return [self.fuzziness(*place) for place in places]
 
-    def save(self, folder: Path, name: str) -> list[Path]:
-        """Write FOLDER/NAME.csv and NAME_layers.csv and return their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{name}.csv", folder / f"{name}_layers.csv"]
-        for path, table in zip(paths, (self.runs, self.layers), strict=True):
-            table.to_csv(path, index=False, float_format="%.9g")
-        return paths
+
+def save_tables(tables: Mapping[str, pd.DataFrame], folder: Path, name: str) -> list[Path]:
+    """Write FOLDER/NAME.csv, FOLDER/NAME_layers.csv, …: a table by the ending of its name; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}{ending}.csv" for ending in tables]
+    for path, table in zip(paths, tables.values(), strict=True):
+        table.to_csv(path, index=False, float_format="%.9g")
+    return paths
 
 
 def load_tables(folder: Path, name: str) -> Tables:
-    """Return tables that :meth:`Tables.save` wrote, whole; raises ConfigError where there are none, or others."""
+    """Return tables that :func:`save_tables` wrote, whole; raises ConfigError where there are none, or others."""
     tables = []
     for path, columns in ((folder / f"{name}.csv", RUN_COLUMNS), (folder / f"{name}_layers.csv", LAYER_COLUMNS)):
         try:
@@ -199,49 +204,64 @@ def every_snapshot(training: Training) -> tuple[int, ...]:
     return training.kept_epochs()
 
 
-def collect_tables(points: Sequence[Point], epochs: Callable[[Training], Sequence[int]] = last_epoch) -> Tables:
-    """Return the finished runs of an experiment as tables; what is not in the store is counted, never trained.
+def collect_tables(
+    points: Sequence[Point],
+    epochs: Callable[[Training], Sequence[int]] = last_epoch,
+    source: str | Path | None = None,
+) -> Tables:
+    """Return the finished runs of an experiment as tables; what is not there is counted, never trained.
 
-    epochs: the measured epochs to tabulate. Raises DamagedRun for a run whose files cannot be read, ConfigError
-    where a run keeps no snapshot of one of the epochs, or the store holds one of the runs on two data sets.
+    epochs: the measured epochs to tabulate. source: where the runs are read from, see :mod:`equisep.records`; by
+    default the store that the points name. Raises ConfigError for a source that is none, where a run keeps no snapshot
+    of one of the epochs, or the source holds one of the runs on two data sets.
     """
     runs: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
+    flaws: list[str] = []
     missing = 0
     distinct = {(science_id(point.config), point.config.measure.view): point for point in points}
-    for point, run in zip(distinct.values(), _find_runs(list(distinct.values())), strict=True):
-        if run is None or not run.finished:
+    for point, record in zip(distinct.values(), _find_records(list(distinct.values()), source), strict=True):
+        if record is not None and record.flaw:
+            flaws.append(f"Left out: run {record.run}, {record.flaw}.")
+            continue
+        if record is None or record.state["state"] not in FINISHED:
             missing += 1
             continue
-        diverged = run.state()["state"] == "diverged"
-        records = {(record.epoch, record.split): record for record in run.load_measure(point.config.measure)}
-        test = records.get((point.config.training.epochs, "test"))
+        measured = record.measures.get(measure_id(point.config.measure))
+        taken = {(layer.epoch, layer.split): layer for layer in measured.records} if measured else {}
         wanted = epochs(point.config.training)
-        lost = sorted(set(wanted) - set(run.snapshot_epochs()))
-        if lost and not diverged:
-            raise ConfigError(
-                f"run {run.id} keeps no snapshot of epoch {lost[0]}: remove {run.path}, and it is trained again with it"
-            )
-        if not diverged and any((epoch, "train") not in records for epoch in wanted):
-            missing += 1
-            continue
+        if record.state["state"] != "diverged":
+            # Of the config it was begun with.
+            lost = sorted(set(wanted) - set(from_plain(dict(record.config)).training.kept_epochs()))
+            if lost:
+                raise ConfigError(
+                    f"run {record.run} keeps no snapshot of epoch {lost[0]}: remove it from the store, "
+                    "and it is trained again with it"
+                )
+            if any((epoch, "train") not in taken for epoch in wanted):
+                missing += 1
+                continue
+        test = taken.get((point.config.training.epochs, "test"))
         for epoch in wanted:
-            train = records.get((epoch, "train"))
-            runs.append(point.varied | _row(point, run, epoch, train, test))
-            layers += _layer_rows(run, point, train) if train else []
+            train = taken.get((epoch, "train"))
+            runs.append(point.varied | _row(point, record, epoch, train, test))
+            layers += _layer_rows(record.run, point, train) if train else []
     varied = list(points[0].varied) if points else []
     return Tables(
         pd.DataFrame(runs, columns=[*varied, *RUN_COLUMNS]),
         pd.DataFrame(layers, columns=list(LAYER_COLUMNS)),
         missing,
+        tuple(flaws),
     )
 
 
-def _row(point: Point, run: Run, epoch: int, train: LayerRecord | None, test: LayerRecord | None) -> dict[str, Any]:
+def _row(
+    point: Point, record: RunRecord, epoch: int, train: LayerRecord | None, test: LayerRecord | None
+) -> dict[str, Any]:
     law = train.law() if train else None
-    data, state = run.config()["data"], run.state()
+    data, state = record.config["data"], record.state
     figures = (
-        run.id,
+        record.run,
         point.config.seed,
         point.config.optimizer.learning_rate,
         point.config.measure.view,
@@ -266,29 +286,31 @@ def _row(point: Point, run: Run, epoch: int, train: LayerRecord | None, test: La
     return dict(zip(RUN_COLUMNS, figures, strict=True))
 
 
-def _layer_rows(run: Run, point: Point, record: LayerRecord) -> list[dict[str, Any]]:
-    start = {"run": run.id, "view": point.config.measure.view, "epoch": record.epoch}
+def _layer_rows(run: str, point: Point, record: LayerRecord) -> list[dict[str, Any]]:
+    start = {"run": run, "view": point.config.measure.view, "epoch": record.epoch}
     return [
         start | {"layer": layer, "name": name, "D": value}
         for layer, (name, value) in enumerate(zip(record.layers, record.fuzziness, strict=True))
     ]
 
 
-def _find_runs(points: Sequence[Point]) -> list[Run | None]:
-    """Return each point's run in the store under the present protocol, or None."""
-    wanted = {(point.config.results, science_id(point.config)) for point in points}
-    found: dict[tuple[str, str], Run] = {}
-    for results in {point.config.results for point in points}:
-        for run in all_runs(Path(results)):
-            try:
-                config = run.config()
-            except DamagedRun:
-                # It may be another experiment's; if it is one of these, the sweep that is told to train it names it.
+def _find_records(points: Sequence[Point], source: str | Path | None) -> list[RunRecord | None]:
+    """Return each point's record under the present protocol, or None."""
+    by_place: dict[str | Path, set[str]] = defaultdict(set)
+    for point in points:
+        by_place[source or Path(point.config.results)].add(science_id(point.config))
+    found: dict[tuple[str | Path, str], RunRecord] = {}
+    for place, sciences in by_place.items():
+        # A store that nothing was trained into yet is no error, a source that somebody named is.
+        for record in read_records(place, sciences) if source else read_store(Path(place), sciences):
+            # One without a config may be another experiment's; if it is one of these, the sweep that is told to
+            # train it names it.
+            if not record.config or record.config["protocol"] != PROTOCOL:
                 continue
-            key = (results, config["science"])
-            if key not in wanted or config["protocol"] != PROTOCOL:
-                continue
+            key = (place, record.config["science"])
             if key in found:
-                raise ConfigError(f"runs {found[key].id} and {run.id} differ in their data alone: remove one of them")
-            found[key] = run
-    return [found.get((point.config.results, science_id(point.config))) for point in points]
+                raise ConfigError(
+                    f"runs {found[key].run} and {record.run} differ in their data alone: remove one of them"
+                )
+            found[key] = record
+    return [found.get((source or Path(point.config.results), science_id(point.config))) for point in points]

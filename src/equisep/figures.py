@@ -50,17 +50,17 @@ def draw_law(axes: Axes, curves: Sequence[Sequence[float]], segments: Sequence[t
     is drawn in grey as far as it lives, and left out of the fit. segments: see :func:`draw_points`. The text
     gives the median of r and ρ over runs and, of more than one, their range.
     """
-    living = [curve for curve in curves if min(curve) > 0]
+    living = [curve for curve in curves if all(value > 0 for value in curve)]
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for curve in curves:
         axes.set_xlim(-0.5, len(curve) - 0.5)
-        if min(curve) <= 0:
+        if curve not in living:
             values = np.where(np.asarray(curve) > 0, curve, np.nan)
             axes.plot(values, ".-", color="0.6", markersize=3, linewidth=0.6, zorder=0)
     dead = len(curves) - len(living)
     if dead:
-        text = f"{dead} of {len(curves)} with\ndead layers (D = 0)"
+        text = f"{dead} of {len(curves)} with\nlayers without D"
         axes.annotate(text, xy=(0.03, 0.98), xycoords="axes fraction", va="top", fontsize="x-small", color="0.4")
     if not living:
         return
@@ -184,6 +184,29 @@ def depth_figure(rows: pd.DataFrame) -> Figure:
     panels[0].set_yscale("log")
     panels[1].legend(fontsize="x-small", title="best learning rate", title_fontsize="x-small", loc="lower right")
     return figure
+
+
+def place_legend(axes: Axes, place: str = "upper left", title: str | None = None) -> None:
+    """Move the legend that seaborn made into a corner that the caller keeps free, in small print."""
+    import seaborn as sns
+
+    columns = 3 if title else 1
+    sns.move_legend(
+        axes,
+        place,
+        ncol=columns,
+        title=title,
+        fontsize="x-small",
+        title_fontsize="x-small",
+        frameon=False,
+        handletextpad=0.4,
+        columnspacing=1.0,
+    )
+
+
+def say_not_run(axes: Axes) -> None:
+    """Say in an empty panel that there are no runs for it."""
+    axes.annotate("not run", xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
 
 
 def state_claim(figure: Figure, lines: Sequence[str]) -> None:

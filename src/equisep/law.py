@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,40 @@ class Law:
         """The sagitta |curvature| (L−1)² / 4 of the fitted parabola over the line's fall; infinite as above."""
         sagitta = abs(self.curvature) * len(self.layer_ratios) ** 2 / 4
         return sagitta / self.fall if self.slope < 0 else math.inf
+
+    @property
+    def ratio_inequality(self) -> float:
+        """How unequal the layers' ratios are: standard deviation of log ρ_l over the size of its mean; 0: equal.
+
+        Dimensionless, and the same for networks of any depth whose ratios are as unlike. Infinite where the product of
+        the ratios is 1. The paper's argument for robustness is about it: at a given product, equal ratios are best.
+        """
+        logs = np.log(self.layer_ratios)
+        return float(logs.std() / abs(logs.mean())) if logs.mean() else math.inf
+
+
+@dataclass(frozen=True)
+class Laws:
+    """Three descriptions of log D against layer l by their AIC, the lower the better (Akaike, 1974).
+
+    exponential: log D = a + b l, the law. power: log D = a + b log(l + 1). constant: log D = a, no law.
+    Least squares with normal errors; minus infinity for an exact fit. Not corrected for few layers: the correction does
+    not touch the choice between the two lines, and does not exist for the four points of a network of depth 4.
+    """
+
+    exponential: float
+    power: float
+    constant: float
+
+    @property
+    def best(self) -> str:
+        """The name of the one with the lowest AIC."""
+        return min(("constant", "power", "exponential"), key=lambda name: float(getattr(self, name)))
+
+    @property
+    def advantage(self) -> float:
+        """AIC of the better rival less that of the exponential; above 0 the exponential describes D best."""
+        return min(self.power, self.constant) - self.exponential
 
 
 @dataclass(frozen=True)
@@ -100,6 +134,41 @@ def fit_law(fuzziness: ArrayLike) -> Law:
         largest_residual=float(np.abs(residuals).max()),
         curvature=float(np.polyfit(layers, log_fuzziness, 2)[0]) if len(values) > 3 else math.nan,
     )
+
+
+def compare_laws(fuzziness: ArrayLike) -> Laws:
+    """Compare the law with a power law and with no law, on the separation fuzziness of consecutive layers.
+
+    fuzziness, and what is raised: as :func:`fit_law`.
+    """
+    # Imported here: a run fits its law without it, and so starts a second sooner.
+    from statsmodels.regression.linear_model import OLS
+
+    fit_law(fuzziness)
+    values = np.log(np.asarray(fuzziness, dtype=np.float64))
+    layers, ones = np.arange(len(values)), np.ones(len(values))
+    designs = (np.stack([ones, layers], 1), np.stack([ones, np.log1p(layers)], 1), ones[:, None])
+
+    def score(design: NDArray[np.float64]) -> float:
+        fit = OLS(values, design).fit()
+        # Below rounding, residuals are not evidence.
+        exact = fit.ssr <= len(values) * (1e-12 * np.abs(values).max()) ** 2
+        return -math.inf if exact else float(fit.aic)
+
+    return Laws(*map(score, designs))
+
+
+def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
+    """Return Spearman's rank correlation of two lists of equal length, −1 … 1; NaN below three pairs or where one is
+    constant. Pairs of which one is not finite are left out.
+    """
+    from scipy.stats import spearmanr
+
+    pairs = np.stack([np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)])
+    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    if pairs.shape[1] < 3 or (np.ptp(pairs, axis=1) == 0).any():
+        return math.nan
+    return float(spearmanr(*pairs).statistic)
 
 
 def interval_over_seeds(values: ArrayLike) -> Interval:

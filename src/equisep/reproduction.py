@@ -1,8 +1,9 @@
 """An experiment's runs in, its figure, its tables and its verdict out: what every script in reproduce/ does.
 
-``python reproduce/NAME.py [profile=NAME] [tables=FOLDER] [KEY=VALUE …]`` looks the experiment's runs up in the
-store; with a profile those that conf/profile has it make, with further overrides those of the same sweep. With
-``tables`` the figure is drawn again from tables written before, this package's reference results for example.
+``python reproduce/NAME.py [profile=NAME] [source=SOURCE] [tables=FOLDER] [KEY=VALUE …]`` looks the experiment's runs
+up in the store, or in the wandb logs or the wandb project that ``source`` names (see equisep.records); with a profile
+those that conf/profile has it make, with further overrides those of the same sweep. With ``tables`` the figure is
+drawn again from tables written before, this package's reference results for example.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from equisep.experiments import (
     expand_experiment,
     last_epoch,
     load_tables,
+    save_tables,
 )
 from equisep.figures import law_grid, save_figure, state_claim
 from equisep.files import write_atomically
-from equisep.runs import DamagedRun
 from equisep.schema import ConfigError, Training, compose_config, conf_folder
 
 WHOLE_TEST_SET = 10_000
@@ -65,17 +66,18 @@ class Reproduction:
         try:
             tables, results = self._read(arguments)
             verdict = self.write(tables, results)
-        except (ConfigError, DamagedRun) as error:
+        except ConfigError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
         return 1 if verdict.word == NOT_RUN else 0
 
     def _read(self, arguments: Sequence[str]) -> tuple[Tables, Path]:
-        options = dict(word.split("=", 1) for word in arguments if word.startswith(("profile=", "tables=")))
-        overrides = [word for word in arguments if not word.startswith(("profile=", "tables="))]
+        ours = ("profile=", "tables=", "source=")
+        options = dict(word.split("=", 1) for word in arguments if word.startswith(ours))
+        overrides = [word for word in arguments if not word.startswith(ours)]
         strange = [word for word in overrides if "=" not in word]
         if strange:
-            raise ConfigError(f"{strange[0]}: give KEY=VALUE overrides, profile=NAME or tables=FOLDER")
+            raise ConfigError(f"{strange[0]}: give KEY=VALUE overrides, profile=NAME, source=SOURCE or tables=FOLDER")
         elsewhere = [word for word in overrides if word.startswith("results=")]
         results = Path(compose_config(elsewhere).results)
         if "tables" in options:
@@ -86,24 +88,25 @@ class Reproduction:
         if asked is None:
             raise ConfigError(f"profile={options['profile']}: it leaves this experiment out")
         sweeps = [[*sweep, *overrides] for sweep in asked]
-        tables = self.collect(sweeps)
+        tables = self.collect(sweeps, options.get("source"))
         if tables.missing:
             print(f"{self.name}: {tables.missing} runs are missing; these commands train them:", file=sys.stderr)
             for sweep in sweeps:
                 print(f"  python -m equisep -m experiment={self.name} {shlex.join(sweep)}", file=sys.stderr)
         return tables, results
 
-    def collect(self, sweeps: Sequence[Sequence[str]]) -> Tables:
+    def collect(self, sweeps: Sequence[Sequence[str]], source: str | None = None) -> Tables:
         """Return the tables of the runs of the experiment under each list of overrides, together.
 
-        Raises ConfigError where the overrides sweep over what is no condition of the figure.
+        source: see :func:`equisep.experiments.collect_tables`. Raises ConfigError where the overrides sweep over
+        what is no condition of the figure, or the source is none.
         """
         points = [point for overrides in sweeps for point in expand_experiment(self.name, overrides)]
         for name in points[0].varied:
             values = {point.varied[name] for point in points}
             if name not in self.conditions and len(values) > 1:
                 raise ConfigError(f"{name}={','.join(map(str, sorted(values)))}: no condition of this figure, give one")
-        return collect_tables(points, self.epochs)
+        return collect_tables(points, self.epochs, source)
 
     def shown(self, tables: Tables) -> pd.DataFrame:
         """Return the rows at the best learning rate of each condition."""
@@ -179,14 +182,32 @@ class Reproduction:
         would pass for whole ones.
         """
         verdict, rows = self.judge(tables), self.shown(tables)
-        told = [*notes(tables, rows), *self.compare_rates(tables)] if len(rows) else []
+        told = [*notes(tables, rows), *self.compare_rates(tables)] if len(rows) else list(tables.flaws)
+        figure = self.draw(tables, rows) if rows["train_loss"].notna().any() else None
+        whole = len(rows) > 0 and not tables.missing
+        contents = {"": tables.runs, "_layers": tables.layers} if whole else {}
+        Result(self.name, verdict, figure, contents, tuple(told)).write(results)
+        return verdict
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a script writes: a claim's verdict, the figure, tables by the ending of their name, and notes."""
+
+    name: str
+    verdict: Verdict
+    figure: Figure | None
+    tables: Mapping[str, pd.DataFrame]
+    notes: tuple[str, ...]
+
+    def write(self, results: Path) -> None:
+        """Write figures/, tables/ and verdicts/ below a results folder, and say what came out."""
+        verdict = self.verdict
         written: list[Path] = []
-        if rows["train_loss"].notna().any():
-            figure = self.draw(tables, rows)
-            state_claim(figure, [f"Claim: {verdict.claim.text}", f"Here: {verdict}", *told])
-            written += save_figure(figure, results / "figures", self.name)
-        if len(rows) and not tables.missing:
-            written += tables.save(results / "tables", self.name)
+        if self.figure is not None:
+            state_claim(self.figure, [f"Claim: {verdict.claim.text}", f"Here: {verdict}", *self.notes])
+            written += save_figure(self.figure, results / "figures", self.name)
+        written += save_tables(self.tables, results / "tables", self.name)
         record: dict[str, Any] = {
             "experiment": self.name,
             "claim": verdict.claim.text,
@@ -195,7 +216,7 @@ class Reproduction:
             "held": verdict.held,
             "conditions": verdict.conditions,
             "statistics": "; ".join(map(str, verdict.decisive)) or verdict.missing,
-            "notes": told,
+            "notes": self.notes,
             "findings": [
                 {
                     "condition": finding.condition,
@@ -210,10 +231,9 @@ class Reproduction:
         path = results / "verdicts" / f"{self.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False).encode())
-        for line in [f"claim: {verdict.claim.text}", f"verdict: {verdict}", *told]:
+        for line in [f"claim: {verdict.claim.text}", f"verdict: {verdict}", *self.notes]:
             print(f"{self.name}: {line}")
         print(f"{self.name}: written: {', '.join(map(str, [*written, path]))}")
-        return verdict
 
 
 def _finite(value: float) -> float | None:
@@ -240,7 +260,7 @@ def notes(tables: Tables, rows: pd.DataFrame) -> list[str]:
         told.append(f"{diverged} of {len(last)} networks diverged.")
     if lawless:
         told.append(f"{lawless} of {len(last)} networks have a dead layer (D = 0), no line is fitted to them.")
-    return told
+    return [*told, *tables.flaws]
 
 
 def load_profile(name: str) -> dict[str, list[list[str]]]:

@@ -21,7 +21,15 @@ from equisep.networks import Network, build_network, forward_operations, outline
 from equisep.observer import Observer
 from equisep.population import can_compile, has_kernels
 from equisep.runs import DamagedRun, LayerRecord, Run, machine_facts, measure_id, run_id
-from equisep.schema import Config, ConfigError, Dataset, architecture_from_plain, from_plain, to_plain
+from equisep.schema import (
+    Config,
+    ConfigError,
+    Dataset,
+    architecture_from_plain,
+    from_plain,
+    identity_of_measure,
+    to_plain,
+)
 from equisep.separation import NotFinite
 from equisep.tracking import Mirror, run_title
 from equisep.training import Epoch, Member, Population
@@ -114,7 +122,8 @@ class Job:
             records.append(self._measure_snapshot(network, epoch, split))
             self.run.save_measure(self.config.measure, records)
             if mirror:
-                mirror.log_measure(measure_id(self.config.measure), records[-1])
+                settings = identity_of_measure(self.config.measure)
+                mirror.log_measure(measure_id(self.config.measure), settings, records[-1])
 
     def _measure_snapshot(self, network: nn.Module, epoch: int, name: str) -> LayerRecord:
         split, measure = self.split(name), self.config.measure
@@ -325,6 +334,8 @@ class _Course:
         state = "diverged" if self.diverged else "done"
         ended = time.strftime("%Y-%m-%d %H:%M:%S")
         self.job.run.write_state(state, seconds=round(seconds, 3), ended=ended)
+        if self.mirror:
+            self.mirror.log_state(self.job.run.state())
         self.job.run.log(f"{state} after epoch {len(self.epochs)}")
 
 

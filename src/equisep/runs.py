@@ -94,6 +94,14 @@ class LayerRecord:
             return None
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A measure of a run. settings: what the measure was; records: of its snapshots, by epoch and split."""
+
+    settings: Mapping[str, Any]
+    records: tuple[LayerRecord, ...]
+
+
 def run_id(config: Config, data_digest: str) -> str:
     """Return the name of the run a config describes: 16 hex digits over science, training tensors and protocol."""
     return _hash({"science": science_id(config), "data": data_digest, "protocol": PROTOCOL})
@@ -246,8 +254,9 @@ class Run:
         if not (self.path / "metrics.jsonl").exists():
             return []
         with self._reading("metrics.jsonl", self._whole) as path:
-            lines = path.read_text().splitlines(keepends=True)
-            epochs = [Epoch(**json.loads(line)) for line in lines if line.endswith("\n")]
+            whole_lines = path.read_text().rpartition("\n")[0]
+            # Parsed as one array, which takes a fifth of the time.
+            epochs = [Epoch(**values) for values in json.loads(f"[{whole_lines.replace(chr(10), ',')}]")]
             if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
                 raise ValueError("epochs are missing or doubled")
             return epochs
@@ -284,17 +293,21 @@ class Run:
     def load_measure(self, measure: Measure) -> list[LayerRecord]:
         """Return the records of a measure so far, ordered by epoch and split."""
         name = f"{measure_id(measure)}.json"
-        return self._load_measure(name) if (self.path / "measures" / name).exists() else []
+        return list(self._load_measure(name).records) if (self.path / "measures" / name).exists() else []
 
-    def load_measures(self) -> dict[str, list[LayerRecord]]:
-        """Return the records of every measure of the run, by measure id."""
+    def load_measures(self) -> dict[str, Measured]:
+        """Return every measure of the run, by measure id."""
         return {path.stem: self._load_measure(path.name) for path in sorted(self.path.glob("measures/*.json"))}
 
-    def _load_measure(self, name: str) -> list[LayerRecord]:
+    def _load_measure(self, name: str) -> Measured:
         with self._reading(f"measures/{name}", "remove the file, and the run is measured again") as path:
-            records = json.loads(path.read_text())["records"]
+            content = json.loads(path.read_text())
             sequences = ("layers", "fuzziness", "rank")
-            return [LayerRecord(**(record | {key: tuple(record[key]) for key in sequences})) for record in records]
+            records = [
+                LayerRecord(**(record | {key: tuple(record[key]) for key in sequences}))
+                for record in content["records"]
+            ]
+            return Measured(content["measure"], tuple(records))
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import PIL.Image
 
-from equisep.runs import LayerRecord, Run, all_runs, measure_id
+from equisep.runs import LayerRecord, Measured, Run, all_runs, measure_id
 from equisep.schema import ConfigError, Measure, Tracking
 from equisep.training import Epoch
 
@@ -59,18 +59,24 @@ class Mirror:
         self._image = wandb.Image
         self._last = int(config["training"]["epochs"])
         self._first_measure = measure_id(Measure(**config["measure"]))
+        self._measures: dict[str, dict[str, Any]] = {}
         # A wandb run that is taken up online has the epochs up to here already.
         self._known = int(dict(self._run.summary).get("epoch", 0)) if self._run.resumed else 0
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
+        self.log_state(run.state())
 
-    def replay(self, epochs: Sequence[Epoch], measures: Mapping[str, Sequence[LayerRecord]]) -> None:
+    def replay(self, epochs: Sequence[Epoch], measures: Mapping[str, Measured]) -> None:
         """Mirror what is recorded already, so that every segment of a run's log is whole up to its end."""
         for epoch in epochs:
             self.log_epoch(epoch)
-        for measure, records in measures.items():
-            for record in records:
-                self.log_measure(measure, record)
+        for measure, measured in measures.items():
+            for record in measured.records:
+                self.log_measure(measure, measured.settings, record)
+
+    def log_state(self, state: Mapping[str, Any]) -> None:
+        """Mirror what state.json tells of the run."""
+        self._guard(lambda: self._run.summary.update({"run": dict(state)}))
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Mirror an epoch of training."""
@@ -78,18 +84,31 @@ class Mirror:
             values = {"loss": epoch.loss, "accuracy": epoch.accuracy, "learning_rate": epoch.learning_rate}
             self._log({"epoch": epoch.epoch} | {f"training/{name}": value for name, value in values.items()})
 
-    def log_measure(self, measure: str, record: LayerRecord) -> None:
-        """Mirror a measure of a snapshot: D of each layer, r and ρ where D has a logarithm, in the end the plot."""
+    def log_measure(self, measure: str, settings: Mapping[str, Any], record: LayerRecord) -> None:
+        """Mirror a measure of a snapshot: D of each layer, r and ρ where D has a logarithm, in the end the plot.
+
+        measure: its id. settings: what it is; they go into the wandb config with the names of the layers.
+        """
         prefix = record.split if measure == self._first_measure else f"measure_{measure}/{record.split}"
+        if measure not in self._measures:
+            place = prefix.removesuffix(record.split)
+            facts = {"prefix": place, "layers": list(record.layers), "classes": record.classes}
+            self._measures[measure] = facts | {"settings": dict(settings)}
+            told = {"measures": dict(self._measures)}
+            config: Any = self._run.config
+            self._guard(lambda: config.update(told, allow_val_change=True))
         values: dict[str, Any] = {"epoch": record.epoch}
         values |= {f"{prefix}/D/{layer:02d}": value for layer, value in enumerate(record.fuzziness)}
+        values |= {f"{prefix}/rank/{layer:02d}": rank for layer, rank in enumerate(record.rank)}
         values |= {f"{prefix}/loss": record.loss, f"{prefix}/accuracy": record.accuracy}
         law = record.law()
         if law is not None:
             values |= {f"{prefix}/r": law.pearson_r, f"{prefix}/decay_ratio": law.decay_ratio}
-            if record.epoch == self._last:
-                values[f"{prefix}/layers"] = self._image(_plot(record, f"{prefix}, epoch {record.epoch}"))
         self._log(values)
+        if law is not None and record.epoch == self._last:
+            # A row of its own: the numbers do not wait for the drawing.
+            plot = self._image(_plot(record, f"{prefix}, epoch {record.epoch}"))
+            self._log({"epoch": record.epoch, f"{prefix}/layers": plot})
 
     def finish(self, *, failed: bool = False) -> None:
         """Close the wandb run."""

@@ -1,0 +1,226 @@
+"""All runs of a source side by side: what decay ratio and test accuracy go with, whatever experiment the runs are of.
+
+``python reproduce/NAME.py [source=SOURCE] [results=FOLDER]`` for NAME decay_ratio or test_accuracy. A row is a run at
+one epoch; statistics are taken for each data set and seed, over all networks of that seed.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from equisep.claims import NOT_RUN, judge, load_claims, name_value
+from equisep.experiments import at_best_learning_rate
+from equisep.law import compare_laws, fit_law, rank_correlation
+from equisep.records import load_runs
+from equisep.reproduction import FITTED, Result
+from equisep.runs import PROTOCOL
+from equisep.schema import ConfigError, compose_config
+
+# A condition of a network: what is equal between runs that differ in their seed or learning rate alone.
+CONDITION = ("dataset", "depth", "width", "optimizer", "training")
+COLUMNS = (
+    "run",
+    "experiment",
+    "family",
+    *CONDITION,
+    "learning_rate",
+    "seed",
+    "epoch",
+    "last",
+    "D_last",
+    "r",
+    "decay_ratio",
+    "ratio_inequality",
+    "aic_advantage",
+    "train_loss",
+    "train_accuracy",
+    "test_accuracy",
+)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The networks of a source. table: a row per run and measured epoch, COLUMNS; notes: what was left out, and why."""
+
+    table: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def summarise_runs(runs: pd.DataFrame) -> Runs:
+    """Return one row per run and epoch of a table that :func:`equisep.records.load_runs` made.
+
+    Of the columns: dataset is name and size, optimizer "sgd", "momentum" or "adam", training "joint" or "half by
+    half"; last tells the last epoch's row, which alone has aic_advantage (of the exponential, see law.Laws) and
+    test_accuracy. Left out, and told in the notes: runs that did not end, cannot be read whole, diverged, or have a
+    layer whose D has no logarithm; and those of another protocol version than the present one.
+    """
+    notes = []
+    by_run = runs.drop_duplicates("run").set_index("run")
+    strange = by_run["flaw"] != ""
+    other = ~strange & (by_run["protocol"] != PROTOCOL)
+    unfinished = ~strange & ~other & (by_run["state"] != "done")
+    for chosen, why in (
+        (strange, "cannot be read whole"),
+        (other, f"are of another protocol version than {PROTOCOL}, with which they are not to be compared"),
+        (unfinished, "did not end, or diverged"),
+    ):
+        if chosen.any():
+            notes.append(f"Left out: {chosen.sum()} of {len(by_run)} runs that {why}.")
+    usable = runs[runs["run"].isin(by_run.index[~(strange | other | unfinished)]) & runs["epoch"].notna()]
+    rows, lawless = [], 0
+    # A run measured per block and per layer counts once, per layer.
+    views = usable.groupby("run")["measure.view"].transform("max")
+    usable = usable[usable["measure.view"] == views]
+    test = usable[usable["split"] == "test"].drop_duplicates(["run", "epoch"]).set_index(["run", "epoch"])["accuracy"]
+    for (run, _, epoch), layers in usable[usable["split"] == "train"].groupby(["run", "measure", "epoch"], sort=False):
+        first = layers.iloc[0]
+        last = bool(epoch == first["training.epochs"])
+        try:
+            fuzziness = layers.sort_values("layer")["D"].tolist()
+            law = fit_law(fuzziness)
+        except ValueError:
+            lawless += last
+            continue
+        rows.append(
+            _describe(first)
+            | {
+                "epoch": int(first["epoch"]),
+                "last": last,
+                "D_last": fuzziness[-1],
+                "r": law.pearson_r,
+                "decay_ratio": law.decay_ratio,
+                "ratio_inequality": law.ratio_inequality,
+                "aic_advantage": compare_laws(fuzziness).advantage if last else math.nan,
+                "train_loss": first["loss"],
+                "train_accuracy": first["accuracy"],
+                "test_accuracy": test.get((run, epoch), math.nan) if last else math.nan,
+            }
+        )
+    if lawless:
+        notes.append(f"Left out: {lawless} of {len(by_run)} runs with a layer of which D has no logarithm.")
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return Runs(table[table["run"].isin(table.loc[table["last"].astype(bool), "run"])], tuple(notes))
+
+
+def _describe(row: pd.Series) -> dict[str, object]:
+    """Return what a run is, of its configuration in one of its rows."""
+    momentum = row["optimizer.kind"] == "sgd" and row["optimizer.momentum"] > 0
+    uniform = row["architecture.family"] == "fnn" and bool(row["architecture.depth"])
+    imbalanced = ", imbalanced" if isinstance(row["dataset.sizes"], list) else ""
+    return {
+        "run": row["run"],
+        "experiment": row["experiment"],
+        "family": _family(row),
+        "dataset": f"{row['dataset.name']} {row['dataset.size']}×{row['dataset.size']}{imbalanced}",
+        "depth": row["architecture.depth"] if uniform else math.nan,
+        "width": row["architecture.width"] if uniform else math.nan,
+        "optimizer": "momentum" if momentum else row["optimizer.kind"],
+        "training": "half by half" if row["training.phases"] else "joint",
+        "learning_rate": row["optimizer.learning_rate"],
+        "seed": row["seed"],
+    }
+
+
+def _family(row: pd.Series) -> str:
+    family = str(row["architecture.family"])
+    if family != "fnn":
+        return family
+    parts = ["widths"] if isinstance(row["architecture.widths"], list) else []
+    parts += [] if row["architecture.batch_norm"] else ["no batch norm"]
+    parts += [] if row["architecture.activation"] == "relu" else ["linear"]
+    return ", ".join(["fnn", *parts])
+
+
+def comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the paper's plain networks: feed-forward, one width, batch norm, ReLU, classes of one size."""
+    return table[(table["family"] == "fnn") & ~table["dataset"].str.contains("imbalanced")]
+
+
+def best_rates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows at the learning rate with the lowest final training loss, in each condition."""
+    return at_best_learning_rate(table, CONDITION) if len(table) else table
+
+
+def exponential_against_rivals(table: pd.DataFrame) -> pd.DataFrame:
+    """Return by data set and seed how the exponential does against a power law and no law, over all fitted networks.
+
+    exponential_share: of networks of which it has the lowest AIC. aic_advantage: median over them.
+    """
+    rows = comparable(table)
+    rows = rows[rows["last"] & (rows["train_accuracy"] >= FITTED) & (rows["training"] == "joint")]
+    grouped = rows.groupby(["dataset", "seed"])["aic_advantage"]
+    return grouped.agg(
+        exponential_share=lambda values: float(np.mean(values > 0)), aic_advantage="median", networks="size"
+    ).reset_index()
+
+
+def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
+    """Return by data set and seed Spearman's correlation of test accuracy with r, D of the last layer and inequality.
+
+    Over all networks that fit their data; NaN below three of them.
+    """
+    rows = comparable(table)
+    rows = rows[rows["last"] & (rows["train_accuracy"] >= FITTED)]
+    found = [
+        {"dataset": dataset, "seed": seed, "networks": len(group)}
+        | {
+            f"correlation_with_{name}": rank_correlation(group[name], group["test_accuracy"])
+            for name in ("r", "D_last", "ratio_inequality")
+        }
+        for (dataset, seed), group in rows.groupby(["dataset", "seed"])
+    ]
+    return pd.DataFrame(found).dropna()
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A figure over all runs of a source, with its claim.
+
+    name: the script's and the claim's. draw: the figure of the rows. statistics: a row per data set and seed with the
+    claim's statistics.
+    """
+
+    name: str
+    draw: Callable[[pd.DataFrame], Figure]
+    statistics: Callable[[pd.DataFrame], pd.DataFrame]
+
+    def main(self, arguments: Sequence[str]) -> int:
+        """Run a script's command line; exit code 1 where there are too few runs, 2 where the arguments are wrong."""
+        try:
+            sources = [word.removeprefix("source=") for word in arguments if word.startswith("source=")]
+            others = [word for word in arguments if not word.startswith("source=")]
+            strange = [word for word in others if not word.startswith("results=")]
+            if strange or len(sources) > 1:
+                raise ConfigError(f"{(strange or sources)[-1]}: give source=SOURCE and results=FOLDER, once each")
+            results = Path(compose_config(others).results)
+            result = self.make(load_runs(sources[0] if sources else results))
+        except ConfigError as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
+            return 2
+        result.write(results)
+        return 1 if result.verdict.word == NOT_RUN else 0
+
+    def make(self, runs: pd.DataFrame) -> Result:
+        """Return figure, table and verdict of a table that :func:`equisep.records.load_runs` made."""
+        found = summarise_runs(runs)
+        table = found.table
+        claim = load_claims()[self.name]
+        last = table[table["last"]]
+        told = [f"{last['run'].nunique()} networks, {last['seed'].nunique()} seeds.", *found.notes]
+        statistics = self.statistics(table) if len(last) else pd.DataFrame(columns=["dataset", "seed"])
+        seeds = statistics.groupby("dataset")["seed"].nunique()
+        few = seeds[seeds < claim.seeds]
+        if len(few):
+            names = ", ".join(name_value("dataset", name) for name in few.index)
+            told.append(f"Shown, not judged, for fewer than {claim.seeds} seeds: {names}.")
+        verdict = judge(claim, statistics[~statistics["dataset"].isin(few.index)], ["dataset"])
+        figure = self.draw(table) if len(last) else None
+        return Result(self.name, verdict, figure, {"": table}, tuple(told))

@@ -1,0 +1,355 @@
+"""Runs as they were recorded, read back from wherever they were logged, and as one tidy table.
+
+A source is a results folder (the store), a folder of wandb logs (RESULTS/wandb, offline or synced), or a wandb
+project, ``wandb:ENTITY/PROJECT``. What was read is the same whichever it is: :class:`RunRecord`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import zlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from equisep.runs import DamagedRun, LayerRecord, Measured, Run, all_runs
+from equisep.schema import ConfigError
+from equisep.training import Epoch
+
+PROJECT = "wandb:"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is recorded of one run.
+
+    run: its id. config: the whole configuration, with the digests and sizes of the data, the protocol version and
+    the science's name; empty where it cannot be read. state: new, running, interrupted, failed, done or diverged under
+    "state", with what is known of seconds, end, machine and versions. measures: by measure id. flaw: what could
+    not be read, for a person; '' for nothing.
+    """
+
+    run: str
+    config: Mapping[str, Any]
+    state: Mapping[str, Any]
+    epochs: tuple[Epoch, ...]
+    measures: Mapping[str, Measured]
+    flaw: str = ""
+
+
+def load_runs(source: str | Path) -> pd.DataFrame:
+    """Return all runs of a source as one table: a row per run, measure, epoch, split and layer.
+
+    Columns: run, state, flaw, protocol; the configuration, a column a field, named as on the command line
+    (``architecture.depth``, ``measure.view`` of the row's measure, …); epoch, split, layer (0 is the input), name;
+    D (separation fuzziness), NC1 (D/K), ratio (ρ_l = D_l/D_{l−1}; NaN for the input), rank (of SS_b); loss and accuracy
+    of that split in evaluation mode; training_loss and training_accuracy of the epoch's steps (NaN at epoch 0);
+    seconds, ended, commit, torch, processor. Loss in nats, accuracy 0 … 1, time in seconds. A run without any
+    measure has one row of which epoch and all that follows are NaN.
+
+    Raises ConfigError for a source that is none.
+    """
+    return tabulate(read_records(source))
+
+
+def read_records(source: str | Path, wanted: Collection[str] | None = None) -> Iterator[RunRecord]:
+    """Yield what a source has of each run, by id; of those of the sciences ``wanted`` alone, where given.
+
+    Raises ConfigError for a source that is none.
+    """
+    if str(source).startswith(PROJECT):
+        return read_project(str(source).removeprefix(PROJECT), wanted)
+    folder = Path(source)
+    if (folder / "runs").is_dir():
+        return read_store(folder, wanted)
+    if any(_segments(folder)):
+        return read_logs(folder, wanted)
+    raise ConfigError(
+        f"source={source}: neither a results folder (runs/) nor a folder of wandb logs (offline-run-…/) nor "
+        f"{PROJECT}ENTITY/PROJECT"
+    )
+
+
+def read_store(results: Path, wanted: Collection[str] | None = None) -> Iterator[RunRecord]:
+    """Yield the runs of the store below a results folder."""
+    for run in all_runs(results):
+        record = read_run(run)
+        if wanted is None or not record.config or record.config["science"] in wanted:
+            yield record
+
+
+def read_run(run: Run) -> RunRecord:
+    """Return what the store has of a run; a file that cannot be read is its flaw."""
+    config: Mapping[str, Any] = {}
+    try:
+        config = run.config()
+        return RunRecord(run.id, config, run.state(), tuple(run.epochs()), run.load_measures())
+    except DamagedRun as error:
+        return RunRecord(run.id, config, {"state": "damaged"}, (), {}, str(error))
+
+
+def read_logs(folder: Path, wanted: Collection[str] | None = None) -> Iterator[RunRecord]:
+    """Yield the runs of a folder of wandb logs; the segments of one run, of which later ones prevail, are one."""
+    segments: dict[str, list[Path]] = defaultdict(list)
+    for path in _segments(folder):
+        segments[path.stem.removeprefix("run-")].append(path)
+    for run, paths in sorted(segments.items()):
+        log = _Log()
+        for path in paths:
+            log.read(path)
+        record = log.record(run)
+        if wanted is None or not record.config or record.config["science"] in wanted:
+            yield record
+
+
+def _segments(folder: Path) -> Iterator[Path]:
+    """Yield the .wandb files below a folder in the order in which they were begun, which their folders' names tell."""
+    yield from sorted(folder.glob("*run-*-*/run-*.wandb"), key=lambda path: path.parent.name.removeprefix("offline-"))
+
+
+def tabulate(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """Return records as one tidy table; see :func:`load_runs`."""
+    kept = list(records)
+    rows: dict[str, list[Any]] = {name: [] for name in ("place", *MEASURED)}
+    settings: list[Mapping[str, Any]] = []
+    for place, record in enumerate(kept):
+        trained = {epoch.epoch: epoch for epoch in record.epochs}
+        before = len(rows["place"])
+        for measure, measured in record.measures.items():
+            for taken in measured.records:
+                _add_layers(rows, place, measure, taken, trained.get(taken.epoch))
+                settings += [measured.settings] * len(taken.layers)
+        if len(rows["place"]) == before:
+            rows["place"].append(place)
+            for name in MEASURED:
+                rows[name].append(None)
+            settings.append({})
+    table = pd.DataFrame({name: rows[name] for name in MEASURED}).astype(dict.fromkeys(NUMBERS, float))
+    told = _describe_runs(kept).iloc[rows["place"]].reset_index(drop=True)
+    taken_as = pd.DataFrame(settings).add_prefix("measure.")
+    return pd.concat([told[list(RUN)], table, taken_as, told.drop(columns=list(RUN))], axis=1)
+
+
+RUN = ("run", "state", "flaw", "protocol")
+NUMBERS = ("D", "NC1", "ratio", "loss", "accuracy", "training_loss", "training_accuracy")
+MEASURED = ("measure", "epoch", "split", "layer", "name", "rank", *NUMBERS)
+MACHINE = ("commit", "torch", "processor")
+
+
+def _add_layers(
+    rows: Mapping[str, list[Any]], place: int, measure: str, record: LayerRecord, trained: Epoch | None
+) -> None:
+    """Add a record's layers to the columns of the table."""
+    before = [math.nan, *record.fuzziness[:-1]]
+    ratios = [value / last if last else math.nan for value, last in zip(record.fuzziness, before, strict=True)]
+    columns: dict[str, Sequence[Any]] = {
+        "layer": range(len(record.layers)),
+        "name": record.layers,
+        "D": record.fuzziness,
+        "NC1": [value / record.classes for value in record.fuzziness],
+        "ratio": ratios,
+        "rank": record.rank,
+    }
+    fixed = {
+        "place": place,
+        "measure": measure,
+        "epoch": record.epoch,
+        "split": record.split,
+        "loss": record.loss,
+        "accuracy": record.accuracy,
+        "training_loss": trained.loss if trained else math.nan,
+        "training_accuracy": trained.accuracy if trained else math.nan,
+    }
+    for name in rows:
+        rows[name] += columns[name] if name in columns else [fixed[name]] * len(record.layers)
+
+
+def _describe_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Return a row per run: what it is, its configuration, how it went."""
+    configs = [{key: value for key, value in record.config.items() if key != "measure"} for record in records]
+    rows = []
+    for record in records:
+        machine = record.state.get("machine", {})
+        facts = {"run": record.run, "state": record.state["state"], "flaw": record.flaw}
+        facts |= {name: record.state.get(name) for name in ("seconds", "ended")}
+        rows.append(facts | {name: machine.get(name) for name in MACHINE})
+    told = pd.DataFrame(rows, columns=["run", "state", "flaw", "seconds", "ended", *MACHINE])
+    fields = pd.json_normalize(configs) if configs else pd.DataFrame()
+    if "protocol" not in fields:
+        fields["protocol"] = None
+    return pd.concat([told, fields], axis=1)
+
+
+def read_project(project: str, wanted: Collection[str] | None = None) -> Iterator[RunRecord]:
+    """Yield the runs of a wandb project, ENTITY/PROJECT, through wandb's public API.
+
+    The server is the one wandb is logged in to (WANDB_BASE_URL, WANDB_API_KEY). Raises ConfigError in one line where
+    there is no account, no such project or no answer.
+    """
+    if project.count("/") != 1 or not all(project.split("/")):
+        raise ConfigError(f"source={PROJECT}{project}: give {PROJECT}ENTITY/PROJECT")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    # Raised by the reading of a history, and no wandb.Error.
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    # Silent: no question to the terminal. wandb's own patience with a server that does not answer is hours.
+    seconds = 20
+    patience = {"x_graphql_retry_max": 1, "x_graphql_timeout_seconds": seconds}
+    waits = {"x_graphql_retry_wait_min_seconds": 1, "x_graphql_retry_wait_max_seconds": 1}
+    wandb.setup(settings=wandb.Settings(silent=True, **patience, **waits))  # type: ignore[arg-type]
+    try:
+        api = wandb.Api(timeout=3 * seconds)
+        runs = sorted(api.runs(project, per_page=50, lazy=False), key=lambda run: str(run.id))
+        for run in runs:
+            if wanted is not None and run.config.get("science") not in wanted:
+                continue
+            # Rows that the server has stored already and keeps in memory as well come twice.
+            rows = {row["_step"]: row for row in run.scan_history(use_cache=False)}
+            in_order = [rows[step] for step in sorted(rows)]
+            yield record_from_wandb(str(run.id), run.config, in_order, dict(run.summary))
+    except (wandb.Error, WandbApiFailedError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"source={PROJECT}{project}: {reason} (an account is needed: `wandb login`, or WANDB_API_KEY)"
+        ) from None
+
+
+@dataclass
+class _Log:
+    """What wandb's records of one run add up to, a segment after the other."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    rows: list[Mapping[str, Any]] = field(default_factory=list)
+    flaw: str = ""
+
+    def read(self, path: Path) -> None:
+        from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+        # Every segment tells the whole run again, up to its own end: a cut in an earlier one loses nothing.
+        self.flaw = ""
+        try:
+            for content in _log_entries(path):
+                entry = Record.FromString(content)
+                for kind in (entry.run, entry):
+                    for item in kind.config.update:
+                        _place(self.config, item)
+                for item in entry.summary.update:
+                    _place(self.summary, item)
+                if entry.history.item:
+                    self.rows.append({_key(item): json.loads(item.value_json) for item in entry.history.item})
+        except (ValueError, struct.error) as error:
+            self.flaw = f"{path}: {error}"
+
+    def record(self, run: str) -> RunRecord:
+        return record_from_wandb(run, self.config, self.rows, self.summary, self.flaw)
+
+
+def _key(item: Any) -> str:
+    return str(item.key) or "/".join(item.nested_key)
+
+
+def _place(content: dict[str, Any], item: Any) -> None:
+    keys = list(item.nested_key) or [item.key]
+    for key in keys[:-1]:
+        content = content.setdefault(key, {})
+    content[keys[-1]] = json.loads(item.value_json)
+
+
+# A .wandb file: 7 bytes of header, then blocks of 32 KiB as LevelDB's log has them, the first with the header.
+_BLOCK = 32768
+_HEADER = b":W&B"
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+def _log_entries(path: Path) -> Iterator[bytes]:
+    """Yield the entries of a .wandb file; raises ValueError where it ends in the middle of one, or is damaged."""
+    content = path.read_bytes()
+    if not content.startswith(_HEADER):
+        raise ValueError("not a wandb log")
+    place, parts = 7, b""
+    while place < len(content):
+        if _BLOCK - place % _BLOCK < 7:
+            # The rest of a block too short for an entry's head is padding.
+            place += _BLOCK - place % _BLOCK
+            continue
+        if len(content) - place < 7:
+            raise ValueError("the log is cut off")
+        checksum, length, kind = struct.unpack_from("<IHB", content, place)
+        body = content[place + 7 : place + 7 + length]
+        if len(body) < length:
+            raise ValueError("the log is cut off")
+        if zlib.crc32(content[place + 6 : place + 7 + length]) != checksum or kind not in (
+            _FULL,
+            _FIRST,
+            _MIDDLE,
+            _LAST,
+        ):
+            raise ValueError("the log is damaged")
+        parts = body if kind in (_FULL, _FIRST) else parts + body
+        if kind in (_FULL, _LAST):
+            yield parts
+        place += 7 + length
+
+
+def record_from_wandb(
+    run: str,
+    config: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    flaw: str = "",
+) -> RunRecord:
+    """Return the record of a run from its wandb config, history rows in order and summary (see equisep.tracking)."""
+    plain = {key: value for key, value in config.items() if key not in ("_wandb", "measures")}
+    if "science" not in plain:
+        return RunRecord(run, {}, {"state": "damaged"}, (), {}, flaw or "the log tells nothing of the run's config")
+    state = dict(summary.get("run", {"state": "new"}))
+    if state["state"] == "running":
+        # A log does not tell whether its writer lives.
+        state["state"] = "interrupted"
+    epochs: dict[int, Epoch] = {}
+    values: dict[int, dict[str, Any]] = defaultdict(dict)
+    for row in (row for row in rows if "epoch" in row):
+        if "training/loss" in row:
+            figures = (_number(row[f"training/{name}"]) for name in ("loss", "accuracy", "learning_rate"))
+            epochs[int(row["epoch"])] = Epoch(int(row["epoch"]), *figures)
+        values[int(row["epoch"])].update(row)
+    measures = {}
+    for measure, facts in sorted(config.get("measures", {}).items()):
+        records = []
+        for epoch, split in sorted((epoch, split) for epoch in values for split in ("train", "test")):
+            prefix, row = facts["prefix"] + split, values[epoch]
+            if f"{prefix}/loss" not in row:
+                continue
+            layers = range(len(facts["layers"]))
+            absent = [layer for layer in layers if f"{prefix}/D/{layer:02d}" not in row]
+            if absent:
+                flaw = flaw or f"epoch {epoch}, {split}: layer {absent[0]} has no D"
+            records.append(
+                LayerRecord(
+                    epoch=epoch,
+                    split=split,
+                    layers=tuple(facts["layers"]),
+                    fuzziness=tuple(_number(row.get(f"{prefix}/D/{layer:02d}")) for layer in layers),
+                    rank=tuple(int(row.get(f"{prefix}/rank/{layer:02d}", 0)) for layer in layers),
+                    classes=int(facts["classes"]),
+                    loss=_number(row[f"{prefix}/loss"]),
+                    accuracy=_number(row[f"{prefix}/accuracy"]),
+                )
+            )
+        measures[measure] = Measured(facts["settings"], tuple(records))
+    return RunRecord(run, plain, state, tuple(epochs[epoch] for epoch in sorted(epochs)), measures, flaw)
+
+
+def _number(value: Any) -> float:
+    """Return a logged number; wandb writes what JSON has no number for as text, and nothing for a missing one."""
+    return math.nan if value is None else float(value)
