@@ -33,6 +33,9 @@ def draw(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(FULL_WIDTH, 5.0), layout="constrained")
     panels = figure.subplots(2, 2).flat
     for axes, (column, label) in zip(panels, AGAINST.items(), strict=False):
+        if points.empty:
+            say_not_run(axes)
+            continue
         sns.scatterplot(
             points,
             x=column,

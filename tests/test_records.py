@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,13 +21,25 @@ from equisep import records
 from equisep.data import Data
 from equisep.experiments import collect_tables, expand_experiment
 from equisep.law import fit_law
-from equisep.records import load_runs, read_logs, read_records, read_store
+from equisep.records import RunRecord, load_runs, read_logs, read_records, read_store
 from equisep.run import execute
-from equisep.schema import ConfigError, compose_config
+from equisep.runs import LayerRecord, Measured
+from equisep.schema import ConfigError, compose_config, to_plain
 from tests.conftest import ROOT
 from tests.wandb_server import StoredRun, WandbServer
 
 KEY = "0" * 40
+# Of a run's history in wandb.
+KEYS_LOGGED = (
+    *(f"training/{name}" for name in ("loss", "accuracy", "learning_rate")),
+    *(f"{split}/{name}" for split in ("train", "test") for name in ("D/00", "r", "decay_ratio", "loss", "accuracy")),
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +51,27 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     execute([compose_config([*usual, *more, "architecture.depth=4"]) for more in overrides])
     execute([compose_config([*usual, "seed=2", "architecture.depth=4", "measure.batch_norm=running"])])
     return folder
+
+
+def make_record(
+    run: str,
+    fuzziness: list[float],
+    *,
+    state: str = "done",
+    flaw: str = "",
+    protocol: int = 1,
+    test_accuracy: float = 0.8,
+) -> RunRecord:
+    """Return a record with these values of D at its last epoch, of a network like the paper's."""
+    config = to_plain(compose_config(["training=smoke"])) | {"protocol": protocol, "science": run, "data": {}}
+    names = ("input", *(f"hidden.{layer}" for layer in range(len(fuzziness) - 1)))
+    ranks = (9,) * len(names)
+    taken = [
+        LayerRecord(2, split, names, tuple(fuzziness), ranks, 10, 0.0, accuracy)
+        for split, accuracy in (("test", test_accuracy), ("train", 1.0))
+    ]
+    measures = {"a": Measured({"view": "layer", "batch_norm": "batch"}, tuple(taken))}
+    return RunRecord(run, config, {"state": state}, (), measures, flaw)
 
 
 def test_the_store_as_one_tidy_table(results: Path) -> None:
@@ -55,6 +89,13 @@ def test_the_store_as_one_tidy_table(results: Path) -> None:
     assert table.loc[table["epoch"] == 0, "training_loss"].isna().all()
     assert set(table.loc[table["seed"] == 2, "measure.batch_norm"]) == {"batch", "running"}
     assert table[["commit", "torch", "processor", "seconds"]].notna().all(axis=None)
+
+
+def test_the_keys_of_the_dashboards_are_logged(results: Path) -> None:
+    log = records._Log()
+    for path in results.glob("wandb/offline-run-*/*.wandb"):
+        log.read(path)
+    assert set(KEYS_LOGGED) <= {key for row in log.rows for key in row}
 
 
 def test_the_logs_hold_what_the_store_holds(results: Path) -> None:

@@ -177,7 +177,11 @@ def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
         }
         for (dataset, seed), group in rows.groupby(["dataset", "seed"])
     ]
-    return pd.DataFrame(found).dropna()
+    return (
+        pd.DataFrame(found).dropna(subset=["correlation_with_r"])
+        if found
+        else pd.DataFrame(columns=["dataset", "seed"])
+    )
 
 
 @dataclass(frozen=True)
