@@ -105,7 +105,7 @@ def test_each_script_writes_figure_table_and_verdict(name: str, store: Path, tmp
     # Nothing is fitted after two epochs.
     assert record["verdict"] == "not run"
     assert (tmp_path / f"figures/{name}.png").stat().st_size > 10_000
-    assert len(pd.read_csv(tmp_path / f"tables/{name}.csv")) == 8
+    assert len(pd.read_csv(tmp_path / f"tables/{name}.csv")) == 4
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_the_keys_of_the_dashboards_are_logged(results: Path) -> None:
 
 def test_the_logs_hold_what_the_store_holds(results: Path) -> None:
     pd.testing.assert_frame_equal(load_runs(results / "wandb"), load_runs(results), check_exact=True)
+    assert list(read_logs(results / "wandb")) == list(read_store(results))
 
 
 def test_a_project_holds_what_the_store_holds(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from equisep.reproduction import (
 )
 from equisep.run import execute
 from equisep.runs import all_runs
-from equisep.schema import ConfigError, conf_folder
+from equisep.schema import ConfigError, Tracking, conf_folder
+from equisep.tracking import mirror_store
 from reproduce import __main__ as whole
 from tests.conftest import ROOT
 from tests.test_data import DEVELOPMENT_DATA
@@ -112,6 +113,12 @@ def test_every_experiment_runs_and_gives_figure_table_and_verdict(name: str, tmp
         assert any("Test accuracy on 1,000 images" in note for note in record["notes"])
     if name in ("vgg13", "alexnet"):
         assert "Networks scaled down: 0.125 of the channels and units." in record["notes"]
+    # The same tables from the wandb logs alone.
+    mirror_store(tmp_path, Tracking(mode="offline", project="equisep"))
+    logged = reproduction.collect([overrides], str(tmp_path / "wandb"))
+    pd.testing.assert_frame_equal(logged.runs, tables.runs, check_exact=True)
+    pd.testing.assert_frame_equal(logged.layers, tables.layers, check_exact=True)
+    assert reproduction.judge(logged) == verdict
 
 
 def test_a_script_says_what_is_missing_and_how_to_train_it(tmp_path: Path) -> None:

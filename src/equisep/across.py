@@ -213,7 +213,7 @@ class Overview:
         return 1 if result.verdict.word == NOT_RUN else 0
 
     def make(self, runs: pd.DataFrame) -> Result:
-        """Return figure, table and verdict of a table that :func:`equisep.records.load_runs` made."""
+        """Return figure, table (of last epochs) and verdict of what :func:`equisep.records.load_runs` returned."""
         found = summarise_runs(runs)
         table = found.table
         claim = load_claims()[self.name]
@@ -227,4 +227,4 @@ class Overview:
             told.append(f"Shown, not judged, for fewer than {claim.seeds} seeds: {names}.")
         verdict = judge(claim, statistics[~statistics["dataset"].isin(few.index)], ["dataset"])
         figure = self.draw(table) if len(last) else None
-        return Result(self.name, verdict, figure, {"": table}, tuple(told))
+        return Result(self.name, verdict, figure, {"": last}, tuple(told))

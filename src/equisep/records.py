@@ -309,7 +309,7 @@ def record_from_wandb(
     flaw: str = "",
 ) -> RunRecord:
     """Return the record of a run from its wandb config, history rows in order and summary (see equisep.tracking)."""
-    plain = {key: value for key, value in config.items() if key not in ("_wandb", "measures")}
+    plain = {key: _with_numbers(value) for key, value in config.items() if key not in ("_wandb", "measures")}
     if "science" not in plain:
         return RunRecord(run, {}, {"state": "damaged"}, (), {}, flaw or "the log tells nothing of the run's config")
     state = dict(summary.get("run", {"state": "new"}))
@@ -348,6 +348,13 @@ def record_from_wandb(
             )
         measures[measure] = Measured(facts["settings"], tuple(records))
     return RunRecord(run, plain, state, tuple(epochs[epoch] for epoch in sorted(epochs)), measures, flaw)
+
+
+def _with_numbers(value: Any) -> Any:
+    """Return a config with the numbers as keys that JSON turned into text: learning rates by depth."""
+    if not isinstance(value, dict):
+        return value
+    return {int(key) if key.isdecimal() else key: _with_numbers(item) for key, item in value.items()}
 
 
 def _number(value: Any) -> float:
