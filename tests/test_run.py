@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from equisep.data import Data
+from equisep.locks import InUse
 from equisep.run import final_record
-from equisep.runs import DamagedRun, Run, RunInUse, all_runs, run_id, status_table
+from equisep.runs import DamagedRun, Run, all_runs, run_id, status_table
 from equisep.schema import Config, ConfigError
 from tests.conftest import run_one
 
@@ -125,7 +126,7 @@ def test_a_run_that_another_process_trains_is_left_alone(configure: Configure, f
     config = configure()
     run = Run(tmp_path, run_id(config, fashion.train.digest))
     run.create(config, {"digest": fashion.train.digest, "test_digest": fashion.test.digest, "source": ""})
-    with run.held(), pytest.raises(RunInUse, match=f"run {run.id} is in use by process {os.getpid()}"):
+    with run.held(), pytest.raises(InUse, match=f"run {run.id} is in use by process {os.getpid()}"):
         run_one(config)
     assert run_one(config).state == "done"
 

@@ -39,9 +39,10 @@ def main() -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         from equisep.data import DataUnavailable
-        from equisep.runs import DamagedRun, RunInUse
+        from equisep.locks import InUse
+        from equisep.runs import DamagedRun
 
-        ours = (schema.ConfigError, DataUnavailable, DamagedRun, RunInUse)
+        ours = (schema.ConfigError, DataUnavailable, DamagedRun, InUse)
     except KeyboardInterrupt:
         return _say_stopped()
     try:

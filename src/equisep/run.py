@@ -87,6 +87,10 @@ class Job:
         """The modules whose outputs are the points of the law behind the input, as the measure's view has them."""
         return self.outline.blocks if self.config.measure.view == "block" else self.outline.layers
 
+    def create_run(self) -> None:
+        """Make the run's folder, with its config, where there is none."""
+        self.run.create(self.config, _data_facts(self.data))
+
     def split(self, name: str) -> Split:
         """Return the train or test split, on the device."""
         split = self.data.train if name == "train" else self.data.test
@@ -158,7 +162,7 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
     configs: of one shape: equal data set sizes, training schedule and compute. A finished run is not
     trained again; an interrupted one goes on from its checkpoint, together with the whole population it
     was begun in. Raises ConfigError or DataUnavailable before any work where one of them cannot be run,
-    RunInUse where another process has it, DamagedRun where its files cannot be read, Stopped when the
+    InUse where another process has it, DamagedRun where its files cannot be read, Stopped when the
     observer wants that.
     """
     observer = observer or Observer()
@@ -169,7 +173,7 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
     trained: dict[Path, int] = {}
     with ExitStack() as stack:
         for job in {job.run.path: job for job in jobs if not job.run.finished or job.missing()}.values():
-            job.run.create(job.config, _data_facts(job.data))
+            job.create_run()
             stack.enter_context(job.run.held())
         for population in populations:
             # Another process may have finished it between the look and the hold.
@@ -440,7 +444,7 @@ def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
     """Write into the state of every run that its training stopped, and why."""
     if error is None:
         return
-    state = "interrupted" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed"
+    state = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit, Stopped)) else "failed"
     for job in (job for job in jobs if not job.run.finished):
         job.run.write_state(state, error=f"{type(error).__name__}: {error}")
         job.run.log(f"{state}: {''.join(traceback.format_exception(error)).rstrip()}")

@@ -4,6 +4,7 @@ results/runs/<id>/ holds
 
     config.yaml               the configuration, all values filled in, and the digests of the data
     state.json                running, interrupted, failed, done or diverged; machine, population
+    submitted.json            the SLURM task that was given the run
     owner.json                the process that trains or measures the run now; removed when it is through
     run.log                   what happened and when: starts, resumptions, failures with their traceback
     metrics.jsonl             a line an epoch: loss, accuracy, learning rate
@@ -28,7 +29,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +43,7 @@ from torch import Tensor
 
 from equisep.files import write_atomically
 from equisep.law import Law, fit_law
+from equisep.locks import BEAT, held, living_owner, queued_jobs
 from equisep.schema import Config, Measure, identity_of_measure, identity_of_science, to_plain
 from equisep.training import Epoch
 
@@ -56,17 +58,9 @@ PROTOCOL = 1
 
 FINISHED = ("done", "diverged")
 
-# An owner on another host is taken for dead when it has not touched its file for this long, seconds.
-LEASE = 900.0
-BEAT = 30.0
-
 
 class DamagedRun(RuntimeError):
     """A file of the store that cannot be read; the message names it and what to remove."""
-
-
-class RunInUse(RuntimeError):
-    """A run that another living process trains or measures."""
 
 
 @dataclass(frozen=True)
@@ -148,44 +142,9 @@ class Run:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the run for this process; raises RunInUse where another living process does.
-
-        Relies on exclusive creation of a file and on rename being atomic, which NFS has too; an owner
-        that died is found out by its process, on another host by not having touched its file for LEASE.
-        """
-        path = self.path / "owner.json"
-        content = json.dumps(_this_process()).encode()
-        for _ in range(3):
-            try:
-                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                owner = self.owner()
-                if owner is not None:
-                    raise RunInUse(
-                        f"run {self.id} is in use by process {owner['process']} on {owner['host']}"
-                    ) from None
-                self._clear_away(path)
-            else:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
-                break
-        else:
-            raise RunInUse(f"run {self.id} is wanted by several processes at once: try again")
-        try:
+        """Hold the run for this process; raises InUse where another living process does (see equisep.locks)."""
+        with held(self.path / "owner.json", f"run {self.id}"):
             yield
-        finally:
-            if path.exists() and path.read_bytes() == content:
-                path.unlink()
-
-    def _clear_away(self, path: Path) -> None:
-        """Move a dead owner's file away; only one of several that find it gets to, and a living one's is put back."""
-        stale = path.with_name(f".owner.{os.getpid()}.part")
-        with suppress(FileNotFoundError):
-            path.replace(stale)
-            if _living_owner(stale) is not None:
-                with suppress(FileExistsError):
-                    os.link(stale, path)
-            stale.unlink()
 
     def beat(self) -> None:
         """Tell other hosts that the owner lives; cheap enough for every epoch."""
@@ -195,7 +154,7 @@ class Run:
 
     def owner(self) -> dict[str, Any] | None:
         """Return the living process that holds the run, or None."""
-        return _living_owner(self.path / "owner.json")
+        return living_owner(self.path / "owner.json")
 
     def state(self) -> dict[str, Any]:
         """Return state.json, {"state": "new"} where there is none; a running run that nobody holds is interrupted."""
@@ -217,6 +176,17 @@ class Run:
     def finished(self) -> bool:
         """Whether training has ended, by reaching the last epoch or by divergence."""
         return self.state()["state"] in FINISHED
+
+    def mark_submitted(self, task: str) -> None:
+        """Record which SLURM task has the run."""
+        write_atomically(self.path / "submitted.json", json.dumps({"task": task}).encode())
+
+    def submitted(self) -> str | None:
+        """Return the SLURM task that was given the run last, whether it lives or not, or None."""
+        try:
+            return str(json.loads((self.path / "submitted.json").read_text())["task"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
 
     def log(self, text: str) -> None:
         """Add a dated line to run.log, which tells a person what happened to the run and when."""
@@ -362,10 +332,14 @@ def all_runs(results: Path) -> Iterator[Run]:
 
 
 def status_table(results: Path) -> pd.DataFrame:
-    """Return a row per run: run, state, epoch, epochs, what describes it; a damaged one says which file."""
+    """Return a row per run: run, state, epoch, epochs, what describes it; a damaged one says which file.
+
+    A run that waits for, or runs in, a SLURM task says which.
+    """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
+    tasks: dict[str, str] | None = None
     for run in all_runs(results):
         try:
             config, state, epochs = run.config(), run.state(), run.epochs()
@@ -373,6 +347,12 @@ def status_table(results: Path) -> pd.DataFrame:
             rows.append({"run": run.id, "state": f"damaged: {str(error).split(': ')[0]}"})
             continue
         architecture, optimizer = config["architecture"], config["optimizer"]
+        task = None if state["state"] in FINISHED else run.submitted()
+        if task:
+            # Asked once, and only where a run was submitted.
+            tasks = (queued_jobs() or {}) if tasks is None else tasks
+            if task in tasks:
+                state["state"] = f"{state['state']}, task {task} {tasks[task].lower()}"
         rows.append(
             {
                 "run": run.id,
@@ -405,45 +385,6 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "equisep": version("equisep"),
         "commit": commit.stdout.strip(),
     }
-
-
-def _living_owner(path: Path) -> dict[str, Any] | None:
-    """Return the process that an owner.json names, if it lives; of another host, if the file was touched of late."""
-    try:
-        age = time.time() - path.stat().st_mtime
-        owner: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        # Just being written, or left half written by a crash.
-        return {"host": "an unknown host", "process": 0} if age < BEAT else None
-    if owner["host"] == socket.gethostname():
-        return owner if owner == _describe_process(owner["process"]) else None
-    return owner if age < LEASE else None
-
-
-def _this_process() -> dict[str, str | int]:
-    description = _describe_process(os.getpid())
-    assert description is not None
-    return description
-
-
-def _describe_process(process: int) -> dict[str, str | int] | None:
-    """Return what tells a living process of this host from a later one of the same number, or None."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    try:
-        # Field 22: start time in clock ticks since boot; counted from behind the name, which may hold blanks.
-        started = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except (OSError, IndexError):
-        started = boot = ""
-    facts: dict[str, str | int] = {"process": process, "started": started, "boot": boot}
-    return {"host": socket.gethostname()} | facts
 
 
 def _processor() -> str:

@@ -26,10 +26,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from equisep import schema
+from equisep.locks import InUse
 from equisep.observer import ConsoleObserver, Observer, Row, SweepTable, stopping_on_interrupt
 from equisep.population import gains_from_batching
 from equisep.run import Job, Outcome, Stopped, execute, outcome_of, prepare, split_into_populations
-from equisep.runs import RunInUse
 from equisep.schema import Config, ConfigError, to_plain
 from equisep.tracking import run_title
 from equisep.training import Epoch
@@ -50,15 +50,23 @@ class Request:
 
 
 Result = Mapping[str, object] | Exception
+# Is told what became of a population: its index, and a result for each member or one exception for all.
+Ended = Callable[[int, list[Result] | Exception], None]
+Runner = Callable[[Sequence[Sequence[Job]], Ended, Console], None]
 
 
 def run_sweep(
-    requests: Sequence[Request], *, max_members: int, processes: int | None, console: Console | None = None
+    requests: Sequence[Request],
+    *,
+    max_members: int,
+    processes: int | None,
+    console: Console | None = None,
+    elsewhere: Runner | None = None,
 ) -> list[Result]:
     """Train, measure and mirror what is not done of the requests; return for each what became of it, or its exception.
 
-    A request that fails is reported at once and does not stop the others. Raises KeyboardInterrupt
-    after Ctrl-C, when every population has written its checkpoint.
+    A request that fails is reported at once and does not stop the others. elsewhere: runs the populations in place of
+    this machine. Raises KeyboardInterrupt after Ctrl-C, when every population has written its checkpoint.
     """
     if max_members < 1 or (processes is not None and processes < 1):
         raise ConfigError(f"hydra.launcher: max_members={max_members}, processes={processes}: give at least 1")
@@ -80,9 +88,12 @@ def run_sweep(
     for number, request in enumerate(requests):
         try:
             jobs[number] = _prepare(request)
+            if elsewhere is None:
+                _refuse_runs_in_use(jobs[number])
         except Exception as error:
+            jobs.pop(number, None)
             fail(number, error)
-    workers = _workers(list(jobs.values()), processes)
+    workers = _workers(list(jobs.values()), processes) if elsewhere is None else 1
     populations = plan(list(jobs.values()), max_members=max_members, processes=workers)
     number_of = {id(job): number for number, job in jobs.items()}
     to_do = {id(job) for population in populations for job in population}
@@ -101,7 +112,10 @@ def run_sweep(
             else:
                 results[number] = ended[place]
 
-    _run_populations(populations, end, workers, console)
+    if elsewhere is None:
+        _run_populations(populations, end, workers, console)
+    else:
+        elsewhere(populations, end, console)
     failed = [request.overrides for number, request in enumerate(requests) if isinstance(results[number], Exception)]
     if failed:
         more = f"; and {len(failed) - FAILURES_TOLD} more" if len(failed) > FAILURES_TOLD else ""
@@ -189,13 +203,17 @@ def run_one(config: Config, console: Console | None = None) -> dict[str, object]
 def _prepare(request: Request) -> Job:
     """Return a request's job; raises for whatever keeps it from being run or looked up."""
     job = prepare(schema.typed(request.composed))
-    if job.missing() or not job.run.finished:
-        owner = job.run.owner()
-        if owner is not None:
-            raise RunInUse(f"run {job.run.id} is in use by process {owner['process']} on {owner['host']}")
     split_into_populations([job])
     outcome_of(job)
     return job
+
+
+def _refuse_runs_in_use(job: Job) -> None:
+    """Raise InUse where there is something to do for a job, and another process does it."""
+    if job.missing() or not job.run.finished:
+        owner = job.run.owner()
+        if owner is not None:
+            raise InUse(f"run {job.run.id} is in use by process {owner['process']} on {owner['host']}")
 
 
 def _workers(jobs: Sequence[Job], processes: int | None) -> int:
@@ -207,9 +225,6 @@ def _workers(jobs: Sequence[Job], processes: int | None) -> int:
 
 def _work(population: Sequence[Job]) -> float:
     return sum(job.operations for job in population)
-
-
-Ended = Callable[[int, list[Result] | Exception], None]
 
 
 def _run_populations(populations: Sequence[Sequence[Job]], end: Ended, workers: int, console: Console) -> None:

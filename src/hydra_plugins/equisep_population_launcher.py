@@ -1,15 +1,24 @@
-"""Hydra's door to equisep.sweep: a launcher that trains a sweep's jobs as populations (hydra/launcher=population)."""
+"""Hydra's door to equisep.sweep: launchers that train a sweep's jobs as populations, here or on a cluster.
+
+hydra/launcher=population (the default), slurm, debug.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+
+from equisep.schema import ConfigError
+
+if TYPE_CHECKING:
+    from equisep.sweep import Runner
 
 
 class PopulationLauncher(Launcher):
@@ -41,12 +50,35 @@ class PopulationLauncher(Launcher):
             job = JobReturn(overrides=list(overrides), cfg=task, hydra_cfg=hydra_config, task_name="equisep")
             returns.append(job)
             requests.append(Request(" ".join(filter_overrides(overrides)), task))
-        results = run_sweep(requests, max_members=self.max_members, processes=self.processes)
+        results = run_sweep(
+            requests, max_members=self.max_members, processes=self.processes, elsewhere=self._elsewhere()
+        )
         for job, result in zip(returns, results, strict=True):
             self._fill(job, result)
         return returns
+
+    def _elsewhere(self) -> Runner | None:
+        """Return what runs the populations, where it is not this machine."""
+        return None
 
     @staticmethod
     def _fill(job: JobReturn, result: Any) -> None:
         job.status = JobStatus.FAILED if isinstance(result, Exception) else JobStatus.COMPLETED
         job.return_value = result
+
+
+class SlurmLauncher(PopulationLauncher):
+    """The same populations as tasks of a SLURM job array; its fields are told in conf/hydra/launcher/slurm.yaml."""
+
+    def __init__(self, max_members: int, debug: bool, wait: bool, **resources: Any) -> None:
+        super().__init__(max_members, processes=None)
+        self.debug, self.wait, self.resources = debug, wait, resources
+
+    def _elsewhere(self) -> Runner | None:
+        try:
+            import submitit  # noqa: F401
+        except ImportError:
+            raise ConfigError("hydra/launcher=slurm: submitit is missing: pip install 'equisep[slurm]'") from None
+        from equisep.cluster import Resources, run_on_cluster
+
+        return partial(run_on_cluster, resources=Resources(**self.resources), debug=self.debug, wait=self.wait)

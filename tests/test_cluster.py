@@ -1,0 +1,228 @@
+"""Populations on a cluster: the same path in process, and on a real, throwaway SLURM (``make test-slurm``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from equisep.cluster import PopulationTask, Resources
+from equisep.data import Data
+from equisep.runs import Run, all_runs
+from equisep.schema import ConfigError, compose_config
+from tests.conftest import ROOT
+from tests.slurm_cluster import NoSlurm, missing_programs, throwaway_cluster
+
+USUAL = {"partition": None, "account": None, "qos": None, "gpus": 0, "cpus": 1, "memory": 1.0, "minutes": 10}
+USUAL |= {"parallel": 2, "notice": 30, "modules": [], "setup": [], "options": {}}
+
+
+def sweep(results: Path, *overrides: str, launcher: str = "slurm") -> list[str]:
+    words = [f"results={results}", "tracking=off", f"hydra/launcher={launcher}", *overrides]
+    if launcher == "slurm":
+        words += ["hydra.launcher.gpus=0", "hydra.launcher.cpus=1", "hydra.launcher.memory=1", "compute.compile=never"]
+    return [sys.executable, "-m", "equisep", "-m", *words]
+
+
+def states(results: Path) -> dict[str, str]:
+    return {run.id: run.state()["state"] for run in all_runs(results)}
+
+
+def test_the_debug_launcher_takes_the_same_path_without_slurm(fashion: Data, tmp_path: Path) -> None:
+    command = sweep(tmp_path, "training=smoke", "seed=1,2,3", "hydra.launcher.max_members=2", launcher="debug")
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "submitted 3 runs as 2 tasks" in said.stderr
+    assert set(states(tmp_path).values()) == {"done"}
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (again.returncode, "3 of 3 runs are done already" in again.stderr) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"gpus": -1}, "hydra.launcher.gpus=-1: give at least 0"),
+        ({"minutes": 0}, "hydra.launcher.minutes=0: give at least 1"),
+        ({"notice": 600}, "hydra.launcher.notice=600: give less than a task's 600 seconds"),
+    ],
+)
+def test_resources_that_slurm_could_not_give_are_refused(wrong: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Resources(**(USUAL | wrong))
+
+
+def test_resources_become_sbatch_options() -> None:
+    given = USUAL | {"partition": "long", "gpus": 2, "modules": ["cuda/12"], "setup": ["ulimit -n 4096"]}
+    options = Resources(**given, **{}).sbatch()
+    assert options["partition"] == "long"
+    assert (options["time"], options["mem"], options["gpus_per_node"]) == (10, "1024MB", 2)
+    assert options["setup"] == ["module load cuda/12", "ulimit -n 4096"]
+    assert "account" not in options
+
+
+def test_without_sbatch_it_is_one_line(tmp_path: Path, fashion: Data) -> None:
+    plain = os.environ | {"PATH": "/nowhere"}
+    said = subprocess.run(
+        sweep(tmp_path, "training=smoke", "seed=1"), cwd=ROOT, env=plain, capture_output=True, text=True
+    )
+    assert said.returncode == 2
+    assert "hydra/launcher=slurm: there is no sbatch here" in said.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_task_that_was_promised_a_gpu_and_sees_none_fails_at_once(tmp_path: Path) -> None:
+    task = PopulationTask([compose_config([f"results={tmp_path}"])], gpus=1)
+    with pytest.raises(RuntimeError, match="promised 1 GPU and torch .* sees none on "):
+        task()
+    assert not list(tmp_path.iterdir())
+
+
+# The rest needs SLURM.
+
+Reached = Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reached]:
+    try:
+        with throwaway_cluster(tmp_path_factory.mktemp("slurm")) as reached:
+            yield os.environ | reached
+    except NoSlurm as error:
+        if missing_programs():
+            pytest.skip(str(error))
+        raise
+
+
+def run(command: list[str], cluster: Reached) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=cluster, capture_output=True, text=True)
+
+
+def wait_for(ready: Callable[[], bool], what: str, seconds: float = 180) -> None:
+    until = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < until, f"{what}: not in {seconds:g} s"
+        time.sleep(0.2)
+
+
+def begun(results: Path, epochs: int) -> list[Run]:
+    """Return the runs that a living process has brought so far, one of each population."""
+    found = []
+    for one in all_runs(results):
+        if one.owner() and one.state().get("population", [""])[0] == one.id and len(one.epochs()) > epochs:
+            found.append(one)
+    return found
+
+
+def tasks(results: Path) -> set[str]:
+    return {path.name for path in (results / "slurm").iterdir() if path.is_dir()}
+
+
+@pytest.mark.slurm
+def test_what_is_preempted_killed_requeued_or_timed_out_ends_bit_for_bit_as_undisturbed(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    network = ["architecture.depth=4", "training=short", "training.epochs=4000", "training.snapshots=[]"]
+    network += ["seed=range(1,17)", "hydra.launcher.max_members=4", "compute.checkpoint_every=40"]
+    limits = ["hydra.launcher.minutes=1", "hydra.launcher.notice=15"]
+    disturbed = sweep(tmp_path / "disturbed", *network, *limits)
+    first = subprocess.Popen(disturbed, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True)
+    store = tmp_path / "disturbed"
+    wait_for(lambda: len(begun(store, 100)) == 2, "two populations on their way")
+    preempted, killed = begun(store, 100)
+    for one, act in ((preempted, "preempt"), (killed, "kill")):
+        owner = one.owner()
+        assert owner is not None
+        if act == "kill":
+            os.kill(int(owner["process"]), signal.SIGKILL)
+        else:
+            subprocess.run(["scancel", "--signal=USR2", str(one.submitted())], env=cluster, check=True)
+    through = {preempted.id, killed.id}
+    wait_for(lambda: any(one.id not in through for one in begun(store, 100)), "another population on its way", 240)
+    requeued = next(one for one in begun(store, 100) if one.id not in through)
+    subprocess.run(["scontrol", "requeue", str(requeued.submitted())], env=cluster, check=True)
+    said = first.communicate(timeout=900)[1]
+    assert first.returncode != 0
+    assert re.search(r"task \d+_\d ended before its runs", said)
+    # What was killed is all that is left to do.
+    assert sorted(states(store).values()).count("done") == 12
+    second = run(disturbed, cluster)
+    assert second.returncode == 0, second.stderr
+    assert "submitted 4 runs as 1 tasks" in second.stderr
+    assert set(states(store).values()) == {"done"}
+    logs = "".join(path.read_text() for path in store.glob("slurm/*/*_log.err"))
+    assert "timed-out" in logs
+    calm = ["hydra.launcher.processes=2", "compute.compile=never"]
+    undisturbed = run(sweep(tmp_path / "calm", *network, *calm, launcher="population"), cluster)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for one in all_runs(store):
+        other = Run(tmp_path / "calm", one.id)
+        assert one.state()["population"] == other.state()["population"]
+        theirs = other.load_snapshot(4000)
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in one.load_snapshot(4000).items())
+        assert one.epochs() == other.epochs()
+        assert one.load_measures() == other.load_measures()
+        assert one.path.joinpath("run.log").read_text().count(" starts,") == 1
+    for one in (preempted, killed, requeued):
+        assert " goes on after epoch " in one.path.joinpath("run.log").read_text()
+
+
+@pytest.mark.slurm
+def test_the_submitting_process_may_go_and_two_sweeps_at_once_submit_each_run_once(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    network = ["architecture.depth=4", "training=short", "training.epochs=1500", "seed=range(1,5)"]
+    command = sweep(tmp_path, *network, "hydra.launcher.max_members=2")
+    both = [
+        subprocess.Popen(command, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        for _ in range(2)
+    ]
+    wait_for(lambda: len(begun(tmp_path, 20)) == 2, "both populations on their way")
+    os.killpg(both[0].pid, signal.SIGKILL)
+    status = run([sys.executable, "-m", "equisep", "status", f"results={tmp_path}"], cluster)
+    assert len(re.findall(r"running, task \d+_\d running", status.stdout)) == 4
+    assert both[1].wait(timeout=300) == 0
+    assert set(states(tmp_path).values()) == {"done"}
+    assert len(tasks(tmp_path)) == 2
+    third = run(command, cluster)
+    assert "4 of 4 runs are done already" in third.stderr
+    assert len(tasks(tmp_path)) == 2
+
+
+@pytest.mark.slurm
+def test_a_task_that_a_user_ends_stays_ended_and_the_next_call_goes_on(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    network = ["architecture.depth=4", "training=short", "training.epochs=3000", "seed=1,2"]
+    command = sweep(tmp_path, *network)
+    submitted = run([*command, "hydra.launcher.wait=false"], cluster)
+    assert submitted.returncode == 0, submitted.stderr
+    wait_for(lambda: len(begun(tmp_path, 20)) == 1, "the population on its way")
+    (leader,) = begun(tmp_path, 20)
+    subprocess.run(["scancel", str(leader.submitted())], env=cluster, check=True)
+    wait_for(lambda: leader.owner() is None, "the end of the task")
+    assert leader.state()["state"] == "interrupted"
+    trained = len(leader.epochs())
+    again = run(command, cluster)
+    assert again.returncode == 0, again.stderr
+    assert set(states(tmp_path).values()) == {"done"}
+    (start,) = re.findall(r"goes on after epoch (\d+)", leader.path.joinpath("run.log").read_text())
+    # It had time for a checkpoint of its last epoch.
+    assert int(start) == trained
+
+
+@pytest.mark.slurm
+def test_a_promised_gpu_that_is_none_is_told_by_the_sweep(cluster: Reached, fashion: Data, tmp_path: Path) -> None:
+    command = [*sweep(tmp_path, "training=smoke", "seed=1"), "hydra.launcher.gpus=1"]
+    said = run(command, cluster)
+    assert said.returncode != 0
+    assert "promised 1 GPU and torch" in said.stderr
+    assert json.loads((next(all_runs(tmp_path)).path / "submitted.json").read_text())["task"]
