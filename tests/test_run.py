@@ -17,9 +17,9 @@ import torch
 
 from equisep.data import Data
 from equisep.locks import InUse
-from equisep.run import final_record
+from equisep.run import final_record, set_arithmetic
 from equisep.runs import DamagedRun, Run, all_runs, run_id, status_table
-from equisep.schema import Config, ConfigError
+from equisep.schema import Config, ConfigError, compose_config
 from tests.conftest import run_one
 
 Configure = Callable[..., Config]
@@ -288,3 +288,18 @@ def test_a_failing_run_is_recorded_with_its_error(configure: Configure, monkeypa
     outcome = run_one(configure())
     assert outcome.state == "done"
     assert "error" not in json.loads((run.path / "state.json").read_text())
+
+
+def test_a_gpus_arithmetic_is_what_the_config_says() -> None:
+    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    config = compose_config(["compute.tf32=true", "compute.deterministic=true"])
+    try:
+        set_arithmetic(config.compute, torch.device("cuda"))
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        torch.use_deterministic_algorithms(False)
+        del os.environ["CUBLAS_WORKSPACE_CONFIG"]

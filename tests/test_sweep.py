@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from equisep.observer import Observer
 from equisep.run import Job, Stopped, execute, prepare
 from equisep.runs import DamagedRun, Run, all_runs, status_table
 from equisep.schema import Config
-from equisep.sweep import Request, plan, run_sweep
+from equisep.sweep import Request, gpu_of_worker, members_that_fit, plan, run_sweep
 from tests.conftest import compose_untyped
 
 Configure = Callable[..., Config]
@@ -273,3 +274,25 @@ def test_hydras_own_launcher_runs_the_same_task(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "equisep", *overrides], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert set(status_table(tmp_path)["state"]) == {"done"}
+
+
+def test_workers_share_the_gpus_evenly() -> None:
+    assert [gpu_of_worker(worker, 2) for worker in range(5)] == [0, 1, 0, 1, 0]
+    assert gpu_of_worker(3, 0) is None
+
+
+def test_a_gpus_free_memory_bounds_a_population(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(configure("architecture.depth=3", "architecture.width=10"))
+    hidden, batch = 10, 128
+    parameters = (100 * hidden + hidden) + (hidden**2 + hidden) + (hidden * 10 + 10) + 2 * 2 * hidden
+    # Linear, BatchNorm and ReLU twice, and the classifier, put out so many values an image; a flattening the image's.
+    values = 5 * parameters + 3 * batch * (2 * 3 * hidden + 10)
+    assert job.memory - 4 * values in (0, 4 * 3 * batch * 100)
+    assert members_that_fit(job) == sys.maxsize
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * job.memory, 10 * job.memory))
+    on_gpu = replace(job, device=torch.device("cuda"))
+    assert members_that_fit(on_gpu) == 7
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1, 1))
+    assert members_that_fit(on_gpu) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from equisep.data import Data, DataUnavailable, Split, load_data
 from equisep.measure import INPUT, evaluate, measure_separation
-from equisep.networks import Network, build_network, forward_operations, outline_network
+from equisep.networks import Network, build_network, forward_operations, outline_network, training_values
 from equisep.observer import Observer
 from equisep.population import can_compile, has_kernels
 from equisep.runs import DamagedRun, LayerRecord, Run, machine_facts, measure_id, run_id
 from equisep.schema import (
+    Compute,
     Config,
     ConfigError,
     Dataset,
@@ -33,6 +35,9 @@ from equisep.schema import (
 from equisep.separation import NotFinite
 from equisep.tracking import Mirror, run_title
 from equisep.training import Epoch, Member, Population
+
+# Fields of compute that the bits of a result depend on: a population goes on with those it was begun with.
+ENGINE = ("threads", "dtype", "tf32", "deterministic")
 
 # Compiling pays from about this many steps × layers × networks on; it takes 3 s, and 15 s the first time.
 COMPILE_FROM = 50_000
@@ -66,21 +71,26 @@ class Job:
         network = build_network(self.config.architecture, *self._shape, self.config.seed)
         return network.to(self.device, self.dtype)
 
-    @cached_property
+    @property
     def outline(self) -> Network:
-        """The network without its values: names and shapes."""
-        return outline_network(self.config.architecture, *self._shape)
+        """The network without its values: names and shapes; one object for all jobs of an architecture."""
+        return _outline(_as_key(self.config.architecture), *self._shape)
 
     @cached_property
     def operations(self) -> float:
         """Floating-point operations of the whole training: forward, and twice that backward, of every image."""
-        architecture = yaml.safe_dump(to_plain(self.config.architecture))
-        forward = _count_operations(architecture, *self._shape)
+        forward = _count_operations(_as_key(self.config.architecture), *self._shape)
         return 3.0 * forward * len(self.data.train.labels) * self.config.training.epochs
 
     @property
     def _shape(self) -> tuple[tuple[int, ...], int]:
         return tuple(self.data.train.inputs.shape[1:]), len(self.data.classes)
+
+    @cached_property
+    def memory(self) -> int:
+        """Bytes that a member of a population takes on its device while it trains."""
+        values = training_values(self.outline, self._shape[0], self.config.training.batch_size)
+        return values * self.dtype.itemsize
 
     @property
     def points(self) -> tuple[str, ...]:
@@ -246,17 +256,19 @@ def prepare(config: Config) -> Job:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"results={results}: {error.strerror}; name a folder that can be written to") from None
-    data = _load_cached(yaml.safe_dump(to_plain(config.dataset)))
+    data = _load_cached(_as_key(config.dataset))
     job = Job(config, Run(results, run_id(config, data.train.digest)), data, device)
-    if job.run.state()["state"] != "new":
+    state = job.run.state()["state"]
+    if state != "new":
+        begun = job.run.config()
+        if begun["data"]["test_digest"] != data.test.digest:
+            raise ConfigError(f"run {job.run.id} was measured on another test set: name another results folder")
         # A run goes on with the snapshots it was begun with.
-        training = replace(config.training, snapshots=job.run.config()["training"]["snapshots"])
+        training = replace(config.training, snapshots=begun["training"]["snapshots"])
         job = replace(job, config=replace(config, training=training))
     _refuse_what_the_network_cannot(job)
     _refuse_lone_images(job)
-    _refuse_epochs_not_kept(job.run, job.config)
-    if job.run.state()["state"] != "new" and job.run.config()["data"]["test_digest"] != data.test.digest:
-        raise ConfigError(f"run {job.run.id} was measured on another test set: name another results folder")
+    _refuse_epochs_not_kept(job.run, job.config, state)
     return job
 
 
@@ -349,9 +361,10 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
     names = [job.run.id for job in jobs]
     checkpoint = _load_checkpoint(leader, names, jobs[0].device) if resumed else None
     engine = checkpoint["engine"] if checkpoint else _choose_engine(jobs, observer)
-    compute = replace(jobs[0].config.compute, **{name: engine[name] for name in ("threads", "dtype")})
+    stored = {name: engine[name] for name in ENGINE if name in engine}
+    compute = replace(jobs[0].config.compute, **stored)
     jobs = [replace(job, config=replace(job.config, compute=compute)) for job in jobs]
-    torch.set_num_threads(compute.threads)
+    set_arithmetic(compute, jobs[0].device)
     splits = _shared_splits(jobs)
     members = [Member(job.network(), splits[job.run.id], job.config.optimizer, job.config.seed) for job in jobs]
     population = Population(members, training, compiled=engine["compiled"])
@@ -431,7 +444,17 @@ def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
         observer.say(
             "no C++ compiler with Python headers (g++, python3-dev): the kernels run uncompiled, about half as fast"
         )
-    return {"compiled": wanted and possible, "threads": config.compute.threads, "dtype": config.compute.dtype}
+    return {"compiled": wanted and possible} | {name: getattr(config.compute, name) for name in ENGINE}
+
+
+def set_arithmetic(compute: Compute, device: torch.device) -> None:
+    """Set for this process what of a config's means the bits of a result depend on: threads, TF32, determinism."""
+    torch.set_num_threads(compute.threads)
+    if device.type == "cuda":
+        # cuBLAS reads it when it starts; without it, it has no algorithm that repeats.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = compute.tf32
+        torch.use_deterministic_algorithms(compute.deterministic)
 
 
 def _shared_splits(jobs: Sequence[Job]) -> dict[str, Split]:
@@ -450,9 +473,8 @@ def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
         job.run.log(f"{state}: {''.join(traceback.format_exception(error)).rstrip()}")
 
 
-def _refuse_epochs_not_kept(run: Run, config: Config) -> None:
+def _refuse_epochs_not_kept(run: Run, config: Config, state: str) -> None:
     """Raise ConfigError where a measure asks for epochs whose weights the run does not or will not keep."""
-    state = run.state()["state"]
     if state == "diverged":
         return
     kept = run.snapshot_epochs() if state == "done" else config.training.kept_epochs()
@@ -465,9 +487,19 @@ def _refuse_epochs_not_kept(run: Run, config: Config) -> None:
             raise ConfigError(f"measure.{name}={epochs}: {whose} the epochs {sorted(kept)}, not {absent[0]}")
 
 
+def _as_key(part: Any) -> str:
+    """Return a part of a config as text, which caches can look up."""
+    return json.dumps(to_plain(part), sort_keys=True)
+
+
+@lru_cache(maxsize=256)
+def _outline(architecture: str, input_shape: tuple[int, ...], classes: int) -> Network:
+    return outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes)
+
+
 @lru_cache(maxsize=256)
 def _count_operations(architecture: str, input_shape: tuple[int, ...], classes: int) -> int:
-    return forward_operations(architecture_from_plain(yaml.safe_load(architecture)), input_shape, classes)
+    return forward_operations(architecture_from_plain(json.loads(architecture)), input_shape, classes)
 
 
 def _load_cached(dataset: str) -> Data:
@@ -481,7 +513,7 @@ def _load_cached(dataset: str) -> Data:
 def _try_to_load(dataset: str) -> Data | DataUnavailable:
     # A sweep's jobs share their data: what cannot be had is not looked for again for each of them.
     try:
-        return load_data(Dataset(**yaml.safe_load(dataset)))
+        return load_data(Dataset(**json.loads(dataset)))
     except DataUnavailable as error:
         return error
 

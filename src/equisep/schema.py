@@ -389,6 +389,10 @@ class Compute:
     """Of weights and activations: float32 or float64."""
     checkpoint_every: int = MISSING
     """Epochs between checkpoints, ≥ 1."""
+    tf32: bool = False
+    """Matrix products and convolutions of a GPU in TF32: faster, with ten bits of mantissa in place of 23."""
+    deterministic: bool = True
+    """On a GPU only algorithms that repeat bit for bit, some of them slower; a CPU repeats anyway."""
 
     def __post_init__(self) -> None:
         _one_of("compute.compile", self.compile, self.COMPILES)

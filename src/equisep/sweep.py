@@ -14,14 +14,16 @@ import multiprocessing.connection
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -37,16 +39,23 @@ from equisep.training import Epoch
 # Floating-point operations from which starting worker processes, 6 s each, pays: some 20 s of training.
 WORK_FOR_WORKERS = 9e11
 
+# Of a GPU's free memory, what populations are cut to; the rest is for the data and what kernels need.
+MEMORY_SHARE = 0.7
+
 # Failed jobs that the last line of a sweep names.
 FAILURES_TOLD = 5
 
 
 @dataclass(frozen=True)
 class Request:
-    """One job of a sweep: its overrides as typed, and its composed config."""
+    """One job of a sweep: its overrides as typed, and its composed config.
+
+    seed: in place of the composed one, where jobs that differ in it alone share what was composed.
+    """
 
     overrides: str
     composed: DictConfig
+    seed: int | None = None
 
 
 Result = Mapping[str, object] | Exception
@@ -85,9 +94,13 @@ def run_sweep(
             text = f"failed: {requests[number].overrides}: {reason}"
             console.print(text, style="red", highlight=False, soft_wrap=True, markup=False)
 
+    configs: dict[int, Config] = {}
     for number, request in enumerate(requests):
         try:
-            jobs[number] = _prepare(request)
+            if id(request.composed) not in configs:
+                configs[id(request.composed)] = schema.typed(request.composed)
+            config = configs[id(request.composed)]
+            jobs[number] = _prepare(config if request.seed is None else replace(config, seed=request.seed))
             if elsewhere is None:
                 _refuse_runs_in_use(jobs[number])
         except Exception as error:
@@ -144,7 +157,7 @@ def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[
     for group in groups.values():
         # Members with equal optimizers stand side by side, so that one update serves them all.
         group.sort(key=lambda job: json.dumps(to_plain(job.config.optimizer), sort_keys=True))
-        members = max_members if gains_from_batching(group[0].outline) else 1
+        members = min(max_members, members_that_fit(group[0])) if gains_from_batching(group[0].outline) else 1
         pieces = max(-(-len(group) // members), min(len(group), processes) if idle else 1)
         bounds = [round(piece * len(group) / pieces) for piece in range(pieces + 1)]
         populations += [group[start:end] for start, end in itertools.pairwise(bounds)]
@@ -154,6 +167,14 @@ def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[
         paths = {job.run.path for job in population}
         population += [job for job in others if job.run.path in paths]
     return populations
+
+
+def members_that_fit(job: Job) -> int:
+    """Return how many networks like a job's fit into the free memory of its GPU, at least one; a CPU takes any."""
+    if job.device.type != "cuda":
+        return sys.maxsize
+    free, _ = torch.cuda.mem_get_info(job.device)
+    return max(1, int(MEMORY_SHARE * free) // job.memory)
 
 
 def population_key(config: Config) -> str:
@@ -200,9 +221,9 @@ def run_one(config: Config, console: Console | None = None) -> dict[str, object]
     return summary(outcome)
 
 
-def _prepare(request: Request) -> Job:
-    """Return a request's job; raises for whatever keeps it from being run or looked up."""
-    job = prepare(schema.typed(request.composed))
+def _prepare(config: Config) -> Job:
+    """Return a config's job; raises for whatever keeps it from being run or looked up."""
+    job = prepare(config)
     split_into_populations([job])
     outcome_of(job)
     return job
@@ -218,7 +239,7 @@ def _refuse_runs_in_use(job: Job) -> None:
 
 def _workers(jobs: Sequence[Job], processes: int | None) -> int:
     if any(job.device.type == "cuda" for job in jobs):
-        return processes or 1
+        return processes or max(1, torch.cuda.device_count())
     threads = max((job.config.compute.threads for job in jobs), default=1)
     return processes or max(1, (os.cpu_count() or 1) // threads)
 
@@ -260,7 +281,11 @@ def _run_in_workers(populations: Sequence[Sequence[Job]], end: Ended, workers: i
     with table.shown(), stopping_on_interrupt(stop.set):
         # A worker that dies, of lack of memory say, breaks its pool: the others' work is taken up in a new one.
         while left and not stop.is_set():
-            pool = ProcessPoolExecutor(min(workers, len(left)), context, _initialise_worker, (messages, stop))
+            count = min(workers, len(left))
+            gpus = context.SimpleQueue()
+            for worker in range(count):
+                gpus.put(gpu_of_worker(worker, torch.cuda.device_count()))
+            pool = ProcessPoolExecutor(count, context, _initialise_worker, (messages, stop, gpus))
             with pool:
                 through = _run_pool(pool, {index: populations[index] for index in left}, messages, table, end)
             broken = {index: tries - 1 for index, tries in left.items() if index not in through}
@@ -359,7 +384,15 @@ class _Worker:
 _worker = _Worker()
 
 
-def _initialise_worker(messages: Any, stop: Any) -> None:
+def gpu_of_worker(worker: int, gpus: int) -> int | None:
+    """Return the number of the GPU that a worker process has, so that they share those of the machine evenly."""
+    return worker % gpus if gpus else None
+
+
+def _initialise_worker(messages: Any, stop: Any, gpus: Any) -> None:
+    gpu = gpus.get()
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
     # Ctrl-C reaches the whole process group; the sweep's process tells the workers to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker.messages, _worker.stop = messages, stop

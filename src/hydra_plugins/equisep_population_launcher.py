@@ -5,7 +5,7 @@ hydra/launcher=population (the default), slurm, debug.
 
 from __future__ import annotations
 
-import copy
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,36 +35,37 @@ class PopulationLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; a failed one holds its exception, which Hydra raises after the last."""
+        """Run the jobs; a failed one holds its exception, which Hydra raises after the last.
+
+        Composing takes Hydra some 50 ms: it is done once for all jobs that differ in their seed alone, and for all
+        before any work, so that what cannot be composed is refused.
+        """
         from equisep.sweep import Request, run_sweep
 
-        returns, requests = [], []
-        for number, overrides in enumerate(job_overrides, start=initial_job_idx):
-            composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(composed):
-                composed.hydra.job.id = str(number)
-                composed.hydra.job.num = number
-            task = copy.deepcopy(composed)
-            with open_dict(task):
-                hydra_config = task.pop("hydra")
-            job = JobReturn(overrides=list(overrides), cfg=task, hydra_cfg=hydra_config, task_name="equisep")
-            returns.append(job)
-            requests.append(Request(" ".join(filter_overrides(overrides)), task))
+        composed: dict[tuple[str, ...], DictConfig] = {}
+        requests = []
+        for overrides in job_overrides:
+            seeds = [override for override in overrides if re.fullmatch(r"seed=\d+", override)]
+            shared = tuple(override for override in overrides if override not in seeds)
+            if shared not in composed:
+                loader = self.hydra_context.config_loader
+                composed[shared] = loader.load_sweep_config(self.config, [*shared, *seeds[-1:]])
+                with open_dict(composed[shared]):
+                    del composed[shared].hydra
+            seed = int(seeds[-1].removeprefix("seed=")) if seeds else None
+            requests.append(Request(" ".join(filter_overrides(overrides)), composed[shared], seed))
         results = run_sweep(
             requests, max_members=self.max_members, processes=self.processes, elsewhere=self._elsewhere()
         )
+        returns = [JobReturn(overrides=list(overrides), task_name="equisep") for overrides in job_overrides]
         for job, result in zip(returns, results, strict=True):
-            self._fill(job, result)
+            job.status = JobStatus.FAILED if isinstance(result, Exception) else JobStatus.COMPLETED
+            job.return_value = result
         return returns
 
     def _elsewhere(self) -> Runner | None:
         """Return what runs the populations, where it is not this machine."""
         return None
-
-    @staticmethod
-    def _fill(job: JobReturn, result: Any) -> None:
-        job.status = JobStatus.FAILED if isinstance(result, Exception) else JobStatus.COMPLETED
-        job.return_value = result
 
 
 class SlurmLauncher(PopulationLauncher):

@@ -12,7 +12,7 @@ from equisep.networks.network import Network
 from equisep.networks.resnet import ResidualNetwork
 from equisep.schema import AlexNet, Architecture, ConfigError, DenseNet, FeedForward, ResNet, Vgg
 
-__all__ = ["Network", "build_network", "forward_operations", "outline_network"]
+__all__ = ["Network", "build_network", "forward_operations", "outline_network", "training_values"]
 
 
 def build_network(architecture: Architecture, input_shape: tuple[int, ...], classes: int, seed: int) -> Network:
@@ -62,3 +62,25 @@ def forward_operations(architecture: Architecture, input_shape: tuple[int, ...],
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(1, *input_shape, device="meta"))
     return int(counter.get_total_flops())
+
+
+def training_values(outline: Network, input_shape: tuple[int, ...], images: int) -> int:
+    """Return about how many numbers a network keeps while it trains on a batch of so many images.
+
+    outline: from :func:`outline_network`. Five a parameter (itself, its gradient, two of the optimizer, one in work),
+    and three for each value that a module puts out (itself, what its derivative needs, its gradient).
+    """
+    outputs: list[int] = []
+
+    def count(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
+        outputs.append(output.numel())
+
+    leaves = [module for module in outline.modules() if not list(module.children())]
+    handles = [module.register_forward_hook(count) for module in leaves]
+    training = outline.training
+    with torch.no_grad():
+        outline.eval()(torch.empty(1, *input_shape, device="meta"))
+    outline.train(training)
+    for handle in handles:
+        handle.remove()
+    return 5 * sum(parameter.numel() for parameter in outline.parameters()) + 3 * images * sum(outputs)

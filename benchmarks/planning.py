@@ -1,0 +1,61 @@
+"""How long a sweep of 10,000 runs, half of them done, takes to plan: ``python -m benchmarks.planning [RUNS]``.
+
+Looking each up in the store, and grouping what is left into populations; nothing is trained, and the store is a
+simulated one whose finished runs have a state, a snapshot's name and a measure, and no weights.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from equisep.run import prepare
+from equisep.runs import LayerRecord, Run
+from equisep.schema import Config, compose_config
+from equisep.sweep import plan
+
+
+def main(runs: int) -> None:
+    """Print the seconds that each part takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = compose_config([f"results={folder}", "tracking=off", "training=smoke"])
+        configs = [
+            replace(base, seed=seed, optimizer=replace(base.optimizer, learning_rate=rate))
+            for seed in range(runs // 5)
+            for rate in (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+        ]
+        first = prepare(base)
+        _clock("simulating done runs", lambda: [_pretend_done(config, first.data) for config in configs[::2]])
+        jobs = _clock(f"looking {len(configs):,} runs up", lambda: [prepare(config) for config in configs])
+        populations = _clock("grouping them", lambda: plan(jobs, max_members=10, processes=2))
+        print(f"{sum(map(len, populations)):,} runs to train in {len(populations):,} populations")
+
+
+def _clock(what: str, act: Callable[[], Any]) -> Any:
+    start, busy = time.perf_counter(), time.process_time()
+    result = act()
+    print(f"{what}: {time.perf_counter() - start:.2f} s ({time.process_time() - busy:.2f} s of processor)")
+    return result
+
+
+def _pretend_done(config: Config, data: Any) -> None:
+    job = prepare(config)
+    job.create_run()
+    names = ("input", *job.points)
+    for epoch in config.training.kept_epochs():
+        (job.run.path / f"snapshots/epoch_{epoch:04d}.safetensors").touch()
+    records = [
+        LayerRecord(epoch, split, names, (1.0,) * len(names), (9,) * len(names), 10, 0.1, 1.0)
+        for epoch, split in job.missing()
+    ]
+    Run(Path(config.results), job.run.id).save_measure(config.measure, records)
+    job.run.write_state("done", seconds=1.0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
