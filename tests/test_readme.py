@@ -35,6 +35,8 @@ def commands() -> list[str]:
 def test_python_commands(command: str, tmp_path: Path) -> None:
     words = shlex.split(command)[1:]
     results = f"results={tmp_path}"
+    # SLURM has tests of its own; here the same path without it.
+    words = [word.replace("hydra/launcher=slurm", "hydra/launcher=debug") for word in words]
     if "--json" in words:
         assert _run(words).returncode == 0
         return
