@@ -123,7 +123,7 @@ def begun(results: Path, epochs: int) -> list[Run]:
 
 
 def tasks(results: Path) -> set[str]:
-    return {path.name for path in (results / "slurm").iterdir() if path.is_dir()}
+    return {path.name for path in results.glob("slurm/*/*_submitted.pkl")}
 
 
 @pytest.mark.slurm

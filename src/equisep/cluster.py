@@ -62,9 +62,8 @@ class Resources:
             if getattr(self, name) < least:
                 raise ConfigError(f"hydra.launcher.{name}={getattr(self, name)}: give at least {least}")
         if self.notice >= 60 * self.minutes:
-            raise ConfigError(
-                f"hydra.launcher.notice={self.notice}: give less than the {self.minutes} minutes of a task"
-            )
+            limit = 60 * self.minutes
+            raise ConfigError(f"hydra.launcher.notice={self.notice}: give less than a task's {limit} seconds")
 
     def sbatch(self) -> dict[str, Any]:
         """Return submitit's parameters."""
@@ -300,7 +299,9 @@ def _end_of(population: Sequence[Job], task: str, lives: bool, results: Path) ->
     if lives:
         return [{"run": job.run.id, "state": f"in task {task}", "trained_epochs": 0} for job in population]
     (log, *_) = [*sorted((results / "slurm").glob(f"*/{task}_0_log.err")), Path(f"{results}/slurm")]
-    lines = log.read_text().splitlines() if log.is_file() else []
+    told = log.read_text().splitlines() if log.is_file() else []
+    # What srun and slurmd add says that the task ended, not why.
+    lines = [line for line in told if not line.startswith(("srun:", "slurmstepd:"))]
     last = f": {lines[-1]}" if lines else ""
     return RuntimeError(
         f"task {task} ended before its runs ({log}){last}; the same command goes on from the checkpoint"
