@@ -85,7 +85,9 @@ def _joint_and_half(axes: Axes, rows: pd.DataFrame) -> None:
     place_legend(axes, "upper right")
 
 
-OVERVIEW = Overview("test_accuracy", draw, correlations_with_test_accuracy)
+CAVEAT = "Networks of all depths, widths, optimizers and rates together, which test accuracy goes with as well."
+
+OVERVIEW = Overview("test_accuracy", draw, correlations_with_test_accuracy, CAVEAT)
 
 if __name__ == "__main__":
     sys.exit(OVERVIEW.main(sys.argv[1:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -37,7 +38,7 @@ def overview(name: str) -> Overview:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("results")
-    usual = [f"results={results}", "tracking=off", "training=smoke", "architecture.depth=4"]
+    usual = [f"results={results}", "tracking=offline", "training=smoke", "architecture.depth=4"]
     more = [["seed=1"], ["seed=2"], ["seed=3"], ["seed=1", "optimizer=sgd", "optimizer.learning_rate=1e30"]]
     execute([compose_config([*usual, *words]) for words in more])
     phases = "training.phases=[{start:0,first:1,last:2},{start:1,first:3,last:4}]"
@@ -49,7 +50,7 @@ def test_a_row_is_a_run_at_one_epoch(store: Path) -> None:
     found = summarise_runs(load_runs(store))
     assert tuple(found.table.columns) == COLUMNS
     assert len(found.table) == 4 * 2
-    assert found.notes == ("Left out: 1 of 5 runs that did not end, or diverged.",)
+    assert found.notes == ("Left out: 1 of 5 runs: did not end, or diverged.",)
     last = found.table[found.table["last"]]
     assert sorted(last["training"]) == ["half by half", "joint", "joint", "joint"]
     assert last["test_accuracy"].between(0.05, 1).all()
@@ -72,15 +73,45 @@ def test_what_cannot_be_compared_is_left_out_and_counted() -> None:
         make_record("c", [4.0, math.nan, 1.0], flaw="epoch 2, train: layer 1 has no D"),
         make_record("d", [4.0, 2.0, 1.0], protocol=0),
         make_record("e", [4.0, 2.0, 1.0], state="interrupted"),
+        replace(make_record("f", [4.0, 2.0, 1.0]), measures={}),
+        make_record("g", [4.0, 2.0, 1.0], training="training.batch_size=64"),
     ]
     found = summarise_runs(tabulate(records))
     assert found.table["run"].tolist() == ["a"]
     assert found.notes == (
-        "Left out: 1 of 5 runs that cannot be read whole.",
-        "Left out: 1 of 5 runs that are of another protocol version than 1, with which they are not to be compared.",
-        "Left out: 1 of 5 runs that did not end, or diverged.",
-        "Left out: 1 of 5 runs with a layer of which D has no logarithm.",
+        "Left out: 1 of 7 runs: of a layer D has no logarithm in the last epoch.",
+        "Left out: 1 of 7 runs: cannot be read whole.",
+        "Left out: 1 of 7 runs: of another protocol version than 1.",
+        "Left out: 1 of 7 runs: did not end, or diverged.",
+        "Left out: 1 of 7 runs: not measured in the paper's way.",
+        "Left out: 1 of 7 runs: not trained in the paper's way, or for less long than others.",
     )
+
+
+def test_shorter_training_is_not_mixed_in() -> None:
+    """Of a data set and a way of training only the longest count: a smoke run beside the others changes nothing."""
+    long = [make_record(run, [4.0, 2.0, 1.0], training="training.epochs=3") for run in "ab"]
+    found = summarise_runs(tabulate([*long, make_record("c", [4.0, 1.0, 0.5])]))
+    # Their records end at epoch 2, which is not their last.
+    assert found.table.empty
+    assert "Left out: 1 of 3 runs: not trained in the paper's way, or for less long than others." in found.notes
+
+
+@pytest.mark.parametrize("name", OVERVIEWS)
+def test_nothing_to_draw_is_not_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    assert overview(name).main([f"results={tmp_path}"]) == 1
+    assert json.loads((tmp_path / f"verdicts/{name}.json").read_text())["verdict"] == "not run"
+    unmeasured = tabulate([replace(make_record("a", [2.0, 1.0]), measures={})])
+    assert overview(name).make(unmeasured).verdict.word == "not run"
+
+
+@pytest.mark.parametrize("name", OVERVIEWS)
+def test_the_logs_give_the_figures_that_the_store_gives(name: str, store: Path) -> None:
+    from_store, from_logs = (overview(name).make(load_runs(source)) for source in (store, store / "wandb"))
+    pd.testing.assert_frame_equal(from_logs.tables[""], from_store.tables[""], check_exact=True)
+    assert (from_logs.verdict, from_logs.notes) == (from_store.verdict, from_store.notes)
+    assert from_logs.figure is not None
 
 
 def test_statistics_are_taken_by_data_set_and_seed() -> None:
@@ -126,8 +157,8 @@ def test_bad_arguments_are_one_line(words: list[str], said: str, capsys: pytest.
 def test_a_measure_of_layers_counts_and_one_of_blocks_beside_it_does_not() -> None:
     record = make_record("a", [4.0, 2.0, 1.0])
     blocks = LayerRecord(2, "train", ("input", "block"), (4.0, 1.0), (9, 9), 10, 0.0, 1.0)
-    measures = dict(record.measures) | {"b": Measured({"view": "block", "batch_norm": "batch"}, (blocks,))}
-    (row,) = summarise_runs(tabulate([type(record)(**(vars(record) | {"measures": measures}))])).table.to_dict(
-        "records"
-    )
+    measures = dict(record.measures) | {
+        "b": Measured(dict(record.measures["a"].settings) | {"view": "block"}, (blocks,))
+    }
+    (row,) = summarise_runs(tabulate([replace(record, measures=measures)])).table.to_dict("records")
     assert row["decay_ratio"] == pytest.approx(0.5)

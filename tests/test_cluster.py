@@ -140,8 +140,8 @@ def test_what_is_preempted_killed_requeued_or_timed_out_ends_bit_for_bit_as_undi
     owner = killed.owner()
     assert owner is not None
     os.kill(int(owner["process"]), signal.SIGKILL)
-    # It may say "try again later" of a signal that has arrived.
-    subprocess.run(["scancel", "--signal=USR2", str(preempted.submitted())], env=cluster)
+    # Of a signal that has arrived it may hear "try again later", and does so for minutes.
+    subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", str(preempted.submitted())], env=cluster)
     early = {preempted.id, killed.id}
 
     def late() -> list[Run]:

@@ -110,7 +110,7 @@ def page(words: list[str]) -> None:
     from equisep.dashboards import serve_page
 
     ports = [word.removeprefix("port=") for word in words if word.startswith("port=")] or ["8808"]
-    if not ports[-1].isdigit() or not 0 < int(ports[-1]) < 65536:
+    if not (ports[-1].isascii() and ports[-1].isdecimal()) or not 0 < int(ports[-1]) < 65536:
         raise schema.ConfigError(f"port={ports[-1]}: give 1 … 65535")
     others = [word for word in words if not word.startswith("port=")]
     serve_page(Path(schema.compose_config(others).results), int(ports[-1]))

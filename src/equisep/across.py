@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -43,6 +42,10 @@ COLUMNS = (
     "train_loss",
     "train_accuracy",
     "test_accuracy",
+    "seconds",
+    "commit",
+    "torch",
+    "processor",
 )
 
 
@@ -59,26 +62,24 @@ def summarise_runs(runs: pd.DataFrame) -> Runs:
 
     Of the columns: dataset is name and size, optimizer "sgd", "momentum" or "adam", training "joint" or "half by
     half"; last tells the last epoch's row, which alone has aic_advantage (of the exponential, see law.Laws) and
-    test_accuracy. Left out, and told in the notes: runs that did not end, cannot be read whole, diverged, or have a
-    layer whose D has no logarithm; and those of another protocol version than the present one.
+    test_accuracy. Left out, and counted in the notes by the first reason: runs that cannot be read whole, are of
+    another protocol version, did not end or diverged, were not trained or measured in the paper's way, or have a layer
+    whose D has no logarithm.
     """
-    notes = []
     by_run = runs.drop_duplicates("run").set_index("run")
-    strange = by_run["flaw"] != ""
-    other = ~strange & (by_run["protocol"] != PROTOCOL)
-    unfinished = ~strange & ~other & (by_run["state"] != "done")
+    measured, usual = set(_as_the_paper_measures(runs)["run"]), set(by_run.index[_usual(by_run)])
+    left = pd.Series("", index=by_run.index)
+    # The first reason counts.
     for chosen, why in (
-        (strange, "cannot be read whole"),
-        (other, f"are of another protocol version than {PROTOCOL}, with which they are not to be compared"),
-        (unfinished, "did not end, or diverged"),
+        (by_run["flaw"] != "", "cannot be read whole"),
+        (by_run["protocol"] != PROTOCOL, f"of another protocol version than {PROTOCOL}"),
+        (by_run["state"] != "done", "did not end, or diverged"),
+        (~by_run.index.isin(usual), "not trained in the paper's way, or for less long than others"),
+        (~by_run.index.isin(measured), "not measured in the paper's way"),
     ):
-        if chosen.any():
-            notes.append(f"Left out: {chosen.sum()} of {len(by_run)} runs that {why}.")
-    usable = runs[runs["run"].isin(by_run.index[~(strange | other | unfinished)]) & runs["epoch"].notna()]
-    rows, lawless = [], 0
-    # A run measured per block and per layer counts once, per layer.
-    views = usable.groupby("run")["measure.view"].transform("max")
-    usable = usable[usable["measure.view"] == views]
+        left[chosen & (left == "")] = why
+    usable = _as_the_paper_measures(runs[runs["run"].isin(left.index[left == ""])])
+    rows = []
     test = usable[usable["split"] == "test"].drop_duplicates(["run", "epoch"]).set_index(["run", "epoch"])["accuracy"]
     for (run, _, epoch), layers in usable[usable["split"] == "train"].groupby(["run", "measure", "epoch"], sort=False):
         first = layers.iloc[0]
@@ -87,7 +88,6 @@ def summarise_runs(runs: pd.DataFrame) -> Runs:
             fuzziness = layers.sort_values("layer")["D"].tolist()
             law = fit_law(fuzziness)
         except ValueError:
-            lawless += last
             continue
         rows.append(
             _describe(first)
@@ -103,11 +103,41 @@ def summarise_runs(runs: pd.DataFrame) -> Runs:
                 "train_accuracy": first["accuracy"],
                 "test_accuracy": test.get((run, epoch), math.nan) if last else math.nan,
             }
+            | {name: first[name] for name in ("seconds", "commit", "torch", "processor")}
         )
-    if lawless:
-        notes.append(f"Left out: {lawless} of {len(by_run)} runs with a layer of which D has no logarithm.")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Runs(table[table["run"].isin(table.loc[table["last"].astype(bool), "run"])], tuple(notes))
+    kept = set(table.loc[table["last"].astype(bool), "run"])
+    left[(left == "") & ~left.index.isin(kept)] = "of a layer D has no logarithm in the last epoch"
+    counts = left[left != ""].value_counts(sort=False)
+    notes = tuple(f"Left out: {count} of {len(left)} runs: {why}." for why, count in counts.items())
+    return Runs(table[table["run"].isin(kept)], notes)
+
+
+def _as_the_paper_measures(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows measured in the paper's way; of a run measured per layer and per block those per layer."""
+    measured = runs[runs["epoch"].notna()]
+    measure = compose_config([]).measure
+    for name in ("batch_norm", "batch_size", "weighting"):
+        measured = measured[measured[f"measure.{name}"] == getattr(measure, name)]
+    return measured[measured["measure.view"] == measured.groupby("run")["measure.view"].transform("max")]
+
+
+def _usual(by_run: pd.DataFrame) -> pd.Series:
+    """Return which runs were trained in the paper's way, and for as long as any other of their data set and way."""
+    usual = pd.Series(False, index=by_run.index)
+    readable = by_run[(by_run["flaw"] == "") & (by_run["state"] == "done")]
+    if readable.empty:
+        return usual
+    paper = compose_config([])
+    same = readable["training.batch_size"] == paper.training.batch_size
+    same &= readable["optimizer.weight_decay"] == paper.optimizer.weight_decay
+    same &= readable["optimizer.momentum"].isin((0.0, 0.9))
+    sizes = readable["dataset.sizes"].map(lambda value: isinstance(value, list))
+    same &= sizes | (readable["dataset.per_class"] == paper.dataset.per_class)
+    way = readable["training.phases"].map(str)
+    longest = readable.groupby([readable["dataset.name"], way])["training.epochs"].transform("max")
+    usual[readable.index] = same & (readable["training.epochs"] == longest)
+    return usual
 
 
 def _describe(row: pd.Series) -> dict[str, object]:
@@ -156,9 +186,11 @@ def exponential_against_rivals(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = comparable(table)
     rows = rows[rows["last"] & (rows["train_accuracy"] >= FITTED) & (rows["training"] == "joint")]
-    grouped = rows.groupby(["dataset", "seed"])["aic_advantage"]
+    # A D that grows exponentially is no law.
+    best = rows.assign(best=(rows["aic_advantage"] > 0) & (rows["decay_ratio"] < 1))
+    grouped = best.groupby(["dataset", "seed"])
     return grouped.agg(
-        exponential_share=lambda values: float(np.mean(values > 0)), aic_advantage="median", networks="size"
+        exponential_share=("best", "mean"), aic_advantage=("aic_advantage", "median"), networks=("run", "size")
     ).reset_index()
 
 
@@ -189,12 +221,13 @@ class Overview:
     """A figure over all runs of a source, with its claim.
 
     name: the script's and the claim's. draw: the figure of the rows. statistics: a row per data set and seed with the
-    claim's statistics.
+    claim's statistics. caveat: what a reader of the figure must know, '' for nothing.
     """
 
     name: str
     draw: Callable[[pd.DataFrame], Figure]
     statistics: Callable[[pd.DataFrame], pd.DataFrame]
+    caveat: str = ""
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 where there are too few runs, 2 where the arguments are wrong."""
@@ -206,10 +239,10 @@ class Overview:
                 raise ConfigError(f"{(strange or sources)[-1]}: give source=SOURCE and results=FOLDER, once each")
             results = Path(compose_config(others).results)
             result = self.make(load_runs(sources[0] if sources else results))
+            result.write(results)
         except ConfigError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
-        result.write(results)
         return 1 if result.verdict.word == NOT_RUN else 0
 
     def make(self, runs: pd.DataFrame) -> Result:
@@ -217,8 +250,8 @@ class Overview:
         found = summarise_runs(runs)
         table = found.table
         claim = load_claims()[self.name]
-        last = table[table["last"]]
-        told = [f"{last['run'].nunique()} networks, {last['seed'].nunique()} seeds.", *found.notes]
+        last = table[table["last"].astype(bool)]
+        told = [f"{last['run'].nunique()} networks, {last['seed'].nunique()} seeds.", self.caveat, *found.notes]
         statistics = self.statistics(table) if len(last) else pd.DataFrame(columns=["dataset", "seed"])
         seeds = statistics.groupby("dataset")["seed"].nunique()
         few = seeds[seeds < claim.seeds]
@@ -227,4 +260,4 @@ class Overview:
             told.append(f"Shown, not judged, for fewer than {claim.seeds} seeds: {names}.")
         verdict = judge(claim, statistics[~statistics["dataset"].isin(few.index)], ["dataset"])
         figure = self.draw(table) if len(last) else None
-        return Result(self.name, verdict, figure, {"": last}, tuple(told))
+        return Result(self.name, verdict, figure, {"": last}, tuple(filter(None, told)))

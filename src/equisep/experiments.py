@@ -220,7 +220,10 @@ def collect_tables(
     flaws: list[str] = []
     missing = 0
     distinct = {(science_id(point.config), point.config.measure.view): point for point in points}
-    for point, record in zip(distinct.values(), _find_records(list(distinct.values()), source), strict=True):
+    found, others = _find_records(list(distinct.values()), source)
+    if others:
+        flaws.append(f"Not among them: {others} runs of another protocol version than {PROTOCOL}.")
+    for point, record in zip(distinct.values(), found, strict=True):
         if record is not None and record.flaw:
             flaws.append(f"Left out: run {record.run}, {record.flaw}.")
             continue
@@ -294,8 +297,9 @@ def _layer_rows(run: str, point: Point, record: LayerRecord) -> list[dict[str, A
     ]
 
 
-def _find_records(points: Sequence[Point], source: str | Path | None) -> list[RunRecord | None]:
-    """Return each point's record under the present protocol, or None."""
+def _find_records(points: Sequence[Point], source: str | Path | None) -> tuple[list[RunRecord | None], int]:
+    """Return each point's record under the present protocol, or None; and how many there are under another one."""
+    others = 0
     by_place: dict[str | Path, set[str]] = defaultdict(set)
     for point in points:
         by_place[source or Path(point.config.results)].add(science_id(point.config))
@@ -305,7 +309,10 @@ def _find_records(points: Sequence[Point], source: str | Path | None) -> list[Ru
         for record in read_records(place, sciences) if source else read_store(Path(place), sciences):
             # One without a config may be another experiment's; if it is one of these, the sweep that is told to
             # train it names it.
-            if not record.config or record.config["protocol"] != PROTOCOL:
+            if not record.config:
+                continue
+            if record.config["protocol"] != PROTOCOL:
+                others += 1
                 continue
             key = (place, record.config["science"])
             if key in found:
@@ -313,4 +320,5 @@ def _find_records(points: Sequence[Point], source: str | Path | None) -> list[Ru
                     f"runs {found[key].run} and {record.run} differ in their data alone: remove one of them"
                 )
             found[key] = record
-    return [found.get((source or Path(point.config.results), science_id(point.config))) for point in points]
+    wanted = [(source or Path(point.config.results), science_id(point.config)) for point in points]
+    return [found.get(key) for key in wanted], others

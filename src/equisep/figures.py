@@ -190,6 +190,8 @@ def place_legend(axes: Axes, place: str = "upper left", title: str | None = None
     """Move the legend that seaborn made into a corner that the caller keeps free, in small print."""
     import seaborn as sns
 
+    if axes.get_legend() is None:
+        return
     columns = 3 if title else 1
     sns.move_legend(
         axes,

@@ -63,7 +63,8 @@ class Law:
         the ratios is 1. The paper's argument for robustness is about it: at a given product, equal ratios are best.
         """
         logs = np.log(self.layer_ratios)
-        return float(logs.std() / abs(logs.mean())) if logs.mean() else math.inf
+        rounding = 1e-12 * np.abs(logs).max()
+        return float(logs.std() / abs(logs.mean())) if abs(logs.mean()) > rounding else math.inf
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Laws:
     @property
     def advantage(self) -> float:
         """AIC of the better rival less that of the exponential; above 0 the exponential describes D best."""
-        return min(self.power, self.constant) - self.exponential
+        rival = min(self.power, self.constant)
+        return 0.0 if rival == self.exponential else rival - self.exponential
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,15 @@ def fit_law(fuzziness: ArrayLike) -> Law:
 def compare_laws(fuzziness: ArrayLike) -> Laws:
     """Compare the law with a power law and with no law, on the separation fuzziness of consecutive layers.
 
-    fuzziness, and what is raised: as :func:`fit_law`.
+    fuzziness, and what is raised: as :func:`fit_law`; also ValueError for fewer than three layers, through which any
+    line goes.
     """
     # Imported here: a run fits its law without it, and so starts a second sooner.
     from statsmodels.regression.linear_model import OLS
 
     fit_law(fuzziness)
+    if len(np.asarray(fuzziness)) < 3:
+        raise ValueError("laws are told apart by three layers or more")
     values = np.log(np.asarray(fuzziness, dtype=np.float64))
     layers, ones = np.arange(len(values)), np.ones(len(values))
     designs = (np.stack([ones, layers], 1), np.stack([ones, np.log1p(layers)], 1), ones[:, None])

@@ -13,14 +13,14 @@ import struct
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from equisep.runs import DamagedRun, LayerRecord, Measured, Run, all_runs
-from equisep.schema import ConfigError
+from equisep.runs import FINISHED, DamagedRun, LayerRecord, Measured, Run, all_runs
+from equisep.schema import NOT_MEASURE, ConfigError, Measure
 from equisep.training import Epoch
 
 PROJECT = "wandb:"
@@ -90,9 +90,9 @@ def read_run(run: Run) -> RunRecord:
     config: Mapping[str, Any] = {}
     try:
         config = run.config()
-        return RunRecord(run.id, config, run.state(), tuple(run.epochs()), run.load_measures())
+        return _checked(RunRecord(run.id, config, run.state(), tuple(run.epochs()), run.load_measures()))
     except DamagedRun as error:
-        return RunRecord(run.id, config, {"state": "damaged"}, (), {}, str(error))
+        return _checked(RunRecord(run.id, config, {"state": "damaged"}, (), {}, str(error)))
 
 
 def read_logs(folder: Path, wanted: Collection[str] | None = None) -> Iterator[RunRecord]:
@@ -101,10 +101,10 @@ def read_logs(folder: Path, wanted: Collection[str] | None = None) -> Iterator[R
     for path in _segments(folder):
         segments[path.stem.removeprefix("run-")].append(path)
     for run, paths in sorted(segments.items()):
-        log = _Log()
-        for path in paths:
-            log.read(path)
-        record = log.record(run)
+        # Every segment tells the whole run again, up to its own end: the last that is whole tells it, or the last.
+        told = [_read_segment(run, path) for path in paths]
+        whole = [record for record in told if not record.flaw and record.state["state"] in FINISHED]
+        record = (whole or told)[-1]
         if wanted is None or not record.config or record.config["science"] in wanted:
             yield record
 
@@ -133,7 +133,8 @@ def tabulate(records: Iterable[RunRecord]) -> pd.DataFrame:
             settings.append({})
     table = pd.DataFrame({name: rows[name] for name in MEASURED}).astype(dict.fromkeys(NUMBERS, float))
     told = _describe_runs(kept).iloc[rows["place"]].reset_index(drop=True)
-    taken_as = pd.DataFrame(settings).add_prefix("measure.")
+    # The columns are there also where nothing is measured yet.
+    taken_as = pd.DataFrame(settings, columns=list(SETTINGS)).add_prefix("measure.")
     return pd.concat([told[list(RUN)], table, taken_as, told.drop(columns=list(RUN))], axis=1)
 
 
@@ -141,6 +142,7 @@ RUN = ("run", "state", "flaw", "protocol")
 NUMBERS = ("D", "NC1", "ratio", "loss", "accuracy", "training_loss", "training_accuracy")
 MEASURED = ("measure", "epoch", "split", "layer", "name", "rank", *NUMBERS)
 MACHINE = ("commit", "torch", "processor")
+SETTINGS = tuple(field.name for field in fields(Measure) if field.name not in NOT_MEASURE)
 
 
 def _add_layers(
@@ -176,15 +178,15 @@ def _describe_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
     configs = [{key: value for key, value in record.config.items() if key != "measure"} for record in records]
     rows = []
     for record in records:
-        machine = record.state.get("machine", {})
+        machine = record.state.get("machine") or {}
         facts = {"run": record.run, "state": record.state["state"], "flaw": record.flaw}
         facts |= {name: record.state.get(name) for name in ("seconds", "ended")}
         rows.append(facts | {name: machine.get(name) for name in MACHINE})
     told = pd.DataFrame(rows, columns=["run", "state", "flaw", "seconds", "ended", *MACHINE])
-    fields = pd.json_normalize(configs) if configs else pd.DataFrame()
-    if "protocol" not in fields:
-        fields["protocol"] = None
-    return pd.concat([told, fields], axis=1)
+    described = pd.json_normalize(configs) if configs else pd.DataFrame()
+    if "protocol" not in described:
+        described["protocol"] = None
+    return pd.concat([told, described], axis=1)
 
 
 def read_project(project: str, wanted: Collection[str] | None = None) -> Iterator[RunRecord]:
@@ -215,7 +217,7 @@ def read_project(project: str, wanted: Collection[str] | None = None) -> Iterato
             # Rows that the server has stored already and keeps in memory as well come twice.
             rows = {row["_step"]: row for row in run.scan_history(use_cache=False)}
             in_order = [rows[step] for step in sorted(rows)]
-            yield record_from_wandb(str(run.id), run.config, in_order, dict(run.summary))
+            yield record_from_wandb(str(run.id), run.config, in_order, _plain(run.summary))
     except (wandb.Error, WandbApiFailedError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
@@ -223,35 +225,43 @@ def read_project(project: str, wanted: Collection[str] | None = None) -> Iterato
         ) from None
 
 
-@dataclass
-class _Log:
-    """What wandb's records of one run add up to, a segment after the other."""
+def _read_segment(run: str, path: Path) -> RunRecord:
+    """Return what a .wandb file tells of a run, up to where it ends or is damaged."""
+    log = read_log(path)
+    return record_from_wandb(run, log.config, log.rows, log.summary, log.flaw)
 
-    config: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    rows: list[Mapping[str, Any]] = field(default_factory=list)
-    flaw: str = ""
 
-    def read(self, path: Path) -> None:
-        from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+@dataclass(frozen=True)
+class Log:
+    """What the entries of a .wandb file add up to. flaw: why they are not all, '' where they are."""
 
-        # Every segment tells the whole run again, up to its own end: a cut in an earlier one loses nothing.
-        self.flaw = ""
-        try:
-            for content in _log_entries(path):
-                entry = Record.FromString(content)
-                for kind in (entry.run, entry):
-                    for item in kind.config.update:
-                        _place(self.config, item)
-                for item in entry.summary.update:
-                    _place(self.summary, item)
-                if entry.history.item:
-                    self.rows.append({_key(item): json.loads(item.value_json) for item in entry.history.item})
-        except (ValueError, struct.error) as error:
-            self.flaw = f"{path}: {error}"
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+    flaw: str
 
-    def record(self, run: str) -> RunRecord:
-        return record_from_wandb(run, self.config, self.rows, self.summary, self.flaw)
+
+def read_log(path: Path) -> Log:
+    """Return the content of a .wandb file."""
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    config: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+    flaw = ""
+    try:
+        for content in _log_entries(path):
+            entry = Record.FromString(content)
+            for item in (*entry.run.config.update, *entry.config.update):
+                _place(config, item)
+            for item in entry.summary.update:
+                _place(summary, item)
+            if entry.history.item:
+                rows.append({_key(item): json.loads(item.value_json) for item in entry.history.item})
+    except (ValueError, TypeError, AttributeError, OSError, struct.error, DecodeError) as error:
+        flaw = f"{path}: {error}"
+    return Log(config, summary, rows, flaw)
 
 
 def _key(item: Any) -> str:
@@ -276,7 +286,7 @@ def _log_entries(path: Path) -> Iterator[bytes]:
     content = path.read_bytes()
     if not content.startswith(_HEADER):
         raise ValueError("not a wandb log")
-    place, parts = 7, b""
+    place, parts, kind = 7, b"", _FULL
     while place < len(content):
         if _BLOCK - place % _BLOCK < 7:
             # The rest of a block too short for an entry's head is padding.
@@ -299,6 +309,8 @@ def _log_entries(path: Path) -> Iterator[bytes]:
         if kind in (_FULL, _LAST):
             yield parts
         place += 7 + length
+    if kind in (_FIRST, _MIDDLE):
+        raise ValueError("the log is cut off")
 
 
 def record_from_wandb(
@@ -310,44 +322,116 @@ def record_from_wandb(
 ) -> RunRecord:
     """Return the record of a run from its wandb config, history rows in order and summary (see equisep.tracking)."""
     plain = {key: _with_numbers(value) for key, value in config.items() if key not in ("_wandb", "measures")}
-    if "science" not in plain:
-        return RunRecord(run, {}, {"state": "damaged"}, (), {}, flaw or "the log tells nothing of the run's config")
-    state = dict(summary.get("run", {"state": "new"}))
-    if state["state"] == "running":
-        # A log does not tell whether its writer lives.
-        state["state"] = "interrupted"
-    epochs: dict[int, Epoch] = {}
-    values: dict[int, dict[str, Any]] = defaultdict(dict)
-    for row in (row for row in rows if "epoch" in row):
-        if "training/loss" in row:
-            figures = (_number(row[f"training/{name}"]) for name in ("loss", "accuracy", "learning_rate"))
-            epochs[int(row["epoch"])] = Epoch(int(row["epoch"]), *figures)
-        values[int(row["epoch"])].update(row)
-    measures = {}
-    for measure, facts in sorted(config.get("measures", {}).items()):
-        records = []
-        for epoch, split in sorted((epoch, split) for epoch in values for split in ("train", "test")):
-            prefix, row = facts["prefix"] + split, values[epoch]
-            if f"{prefix}/loss" not in row:
-                continue
-            layers = range(len(facts["layers"]))
-            absent = [layer for layer in layers if f"{prefix}/D/{layer:02d}" not in row]
-            if absent:
-                flaw = flaw or f"epoch {epoch}, {split}: layer {absent[0]} has no D"
-            records.append(
-                LayerRecord(
-                    epoch=epoch,
-                    split=split,
-                    layers=tuple(facts["layers"]),
-                    fuzziness=tuple(_number(row.get(f"{prefix}/D/{layer:02d}")) for layer in layers),
-                    rank=tuple(int(row.get(f"{prefix}/rank/{layer:02d}", 0)) for layer in layers),
-                    classes=int(facts["classes"]),
-                    loss=_number(row[f"{prefix}/loss"]),
-                    accuracy=_number(row[f"{prefix}/accuracy"]),
-                )
+    try:
+        state = dict(summary.get("run", {"state": "interrupted"}))
+        if state["state"] == "running":
+            # A log does not tell whether its writer lives.
+            state["state"] = "interrupted"
+        values: dict[int, dict[str, Any]] = defaultdict(dict)
+        for row in (row for row in rows if isinstance(row.get("epoch"), int)):
+            values[row["epoch"]].update(row)
+        epochs = tuple(_epoch_of(epoch, values[epoch]) for epoch in sorted(values) if "training/loss" in values[epoch])
+        measures = {
+            measure: Measured(facts["settings"], tuple(_records_of(facts, values)))
+            for measure, facts in sorted(config.get("measures", {}).items())
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"not a run of this package's ({type(error).__name__}: {error})"
+        return _checked(RunRecord(run, plain, {"state": "damaged"}, (), {}, flaw or reason))
+    return _checked(RunRecord(run, plain, state, epochs, measures, flaw))
+
+
+def _epoch_of(epoch: int, row: Mapping[str, Any]) -> Epoch:
+    return Epoch(epoch, *(_number(row[f"training/{name}"]) for name in ("loss", "accuracy", "learning_rate")))
+
+
+def _records_of(facts: Mapping[str, Any], values: Mapping[int, Mapping[str, Any]]) -> Iterator[LayerRecord]:
+    """Yield the records of a measure; a layer without a value of D has NaN."""
+    layers = range(len(facts["layers"]))
+    for epoch, split in sorted((epoch, split) for epoch in values for split in ("train", "test")):
+        prefix, row = facts["prefix"] + split, values[epoch]
+        if f"{prefix}/loss" in row:
+            yield LayerRecord(
+                epoch=epoch,
+                split=split,
+                layers=tuple(facts["layers"]),
+                fuzziness=tuple(_number(row.get(f"{prefix}/D/{layer:02d}")) for layer in layers),
+                rank=tuple(int(row.get(f"{prefix}/rank/{layer:02d}", 0)) for layer in layers),
+                classes=int(facts["classes"]),
+                loss=_number(row[f"{prefix}/loss"]),
+                accuracy=_number(row[f"{prefix}/accuracy"]),
             )
-        measures[measure] = Measured(facts["settings"], tuple(records))
-    return RunRecord(run, plain, state, tuple(epochs[epoch] for epoch in sorted(epochs)), measures, flaw)
+
+
+# What every reader of a record relies on.
+_PARTS = {
+    "architecture": ("family",),
+    "dataset": ("name", "size", "sizes"),
+    "optimizer": ("kind", "learning_rate", "momentum"),
+    "training": ("epochs", "snapshots", "phases"),
+    "measure": ("view",),
+    "data": ("train_images", "test_images"),
+}
+_FIELDS = ("seed", "science", "protocol", "experiment")
+
+
+def _checked(record: RunRecord) -> RunRecord:
+    """Return a record that its readers can rely on: with a flaw where a part is missing or makes no sense."""
+    try:
+        flaw = record.flaw or _flaw_of_config(record.config) or _flaw_of_course(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        flaw = f"its record makes no sense ({type(error).__name__}: {error})"
+    if not flaw:
+        return record
+    readable = not _flaw_of_config(record.config)
+    state = record.state if isinstance(record.state.get("state"), str) and readable else {"state": "damaged"}
+    sound = {name: measured for name, measured in record.measures.items() if not _flaw_of_measure(measured)}
+    return replace(record, config=record.config if readable else {}, state=state, measures=sound, flaw=flaw)
+
+
+def _flaw_of_config(config: Mapping[str, Any]) -> str:
+    absent = [name for name in _FIELDS if name not in config]
+    for part, names in _PARTS.items():
+        if not isinstance(config.get(part), Mapping):
+            absent.append(part)
+        else:
+            absent += [f"{part}.{name}" for name in names if name not in config[part]]
+    return f"its config lacks {absent[0]}" if absent else ""
+
+
+def _flaw_of_course(record: RunRecord) -> str:
+    """Return what is wrong with how a run went, '' for nothing."""
+    if not isinstance(record.state.get("machine") or {}, Mapping):
+        return "its state names no machine"
+    state, asked = record.state["state"], int(record.config["training"]["epochs"])
+    if state in FINISHED and not isinstance(record.state.get("seconds"), int | float):
+        return "its state tells no seconds"
+    if state == "done" and len(record.epochs) != asked:
+        return f"it is done and has {len(record.epochs)} of {asked} epochs"
+    flaws = [_flaw_of_measure(measured) for measured in record.measures.values()]
+    return next(filter(None, flaws), "")
+
+
+def _flaw_of_measure(measured: Measured) -> str:
+    """Return what is wrong with a measure's records: values that are none, a layer that one of them lacks."""
+    if not isinstance(measured.settings, Mapping) or "view" not in measured.settings:
+        return "a measure does not tell what it is"
+    layers = {taken.layers for taken in measured.records}
+    for taken in measured.records:
+        where = f"epoch {taken.epoch}, {taken.split}"
+        if len(taken.layers) < 2 or taken.classes < 2:
+            return f"{where}: {len(taken.layers)} layers and {taken.classes} classes"
+        if not len(taken.layers) == len(taken.fuzziness) == len(taken.rank) or len(layers) > 1:
+            return f"{where}: a layer is missing"
+        for layer, value in enumerate(taken.fuzziness):
+            if not isinstance(value, int | float) or math.isnan(value):
+                return f"{where}: layer {layer} has no D"
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    """Return a summary of wandb's, whose parts are mappings of its own, as plain containers."""
+    return {key: _plain(item) for key, item in value.items()} if hasattr(value, "items") else value
 
 
 def _with_numbers(value: Any) -> Any:

@@ -95,12 +95,15 @@ def _read_record(results: Path, name: str) -> dict[str, Any]:
     path = results / "verdicts" / f"{name}.json"
     try:
         content: dict[str, Any] = json.loads(path.read_text())
+        whole = {"verdict", "statistics"} <= set(content)
+        for finding in content["findings"]:
+            whole = whole and {"condition", "statistic", "wanted", "holds", "mean", "low", "high", "n"} <= set(finding)
+        if not whole or not all(isinstance(note, str) for note in content["notes"]):
+            raise ValueError
     except FileNotFoundError:
         return {}
-    except ValueError:
-        raise ConfigError(
-            f"{path} cannot be read: remove it, and `python reproduce/{name}.py` writes it again"
-        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise _unreadable(path) from None
     return content
 
 

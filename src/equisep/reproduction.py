@@ -73,6 +73,9 @@ class Reproduction:
 
     def _read(self, arguments: Sequence[str]) -> tuple[Tables, Path]:
         ours = ("profile=", "tables=", "source=")
+        doubled = [word for word in ours if sum(argument.startswith(word) for argument in arguments) > 1]
+        if doubled or "source=" in arguments:
+            raise ConfigError(f"{(doubled or ['source='])[0]}: give it once, with a value")
         options = dict(word.split("=", 1) for word in arguments if word.startswith(ours))
         overrides = [word for word in arguments if not word.startswith(ours)]
         strange = [word for word in overrides if "=" not in word]
@@ -204,6 +207,7 @@ class Result:
         """Write figures/, tables/ and verdicts/ below a results folder, and say what came out."""
         verdict = self.verdict
         written: list[Path] = []
+        self._remove_earlier(results)
         if self.figure is not None:
             state_claim(self.figure, [f"Claim: {verdict.claim.text}", f"Here: {verdict}", *self.notes])
             written += save_figure(self.figure, results / "figures", self.name)
@@ -215,7 +219,7 @@ class Result:
             "verdict": verdict.word,
             "held": verdict.held,
             "conditions": verdict.conditions,
-            "statistics": "; ".join(map(str, verdict.decisive)) or verdict.missing,
+            "statistics": verdict.missing or "; ".join(map(str, verdict.decisive)),
             "notes": self.notes,
             "findings": [
                 {
@@ -229,11 +233,20 @@ class Result:
             ],
         }
         path = results / "verdicts" / f"{self.name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False).encode())
         for line in [f"claim: {verdict.claim.text}", f"verdict: {verdict}", *self.notes]:
             print(f"{self.name}: {line}")
         print(f"{self.name}: written: {', '.join(map(str, [*written, path]))}")
+
+    def _remove_earlier(self, results: Path) -> None:
+        """Remove what an earlier call wrote: figure, tables and verdict are of the same runs, or not there."""
+        try:
+            for name in (f"figures/{self.name}.png", f"figures/{self.name}.pdf", f"tables/{self.name}.csv"):
+                (results / name).unlink(missing_ok=True)
+            (results / f"tables/{self.name}_layers.csv").unlink(missing_ok=True)
+            (results / "verdicts").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"results={results}: {error.strerror}; name a folder that can be written to") from None
 
 
 def _finite(value: float) -> float | None:
@@ -259,7 +272,7 @@ def notes(tables: Tables, rows: pd.DataFrame) -> list[str]:
     if diverged:
         told.append(f"{diverged} of {len(last)} networks diverged.")
     if lawless:
-        told.append(f"{lawless} of {len(last)} networks have a dead layer (D = 0), no line is fitted to them.")
+        told.append(f"{lawless} of {len(last)} networks have a layer without a usable D, no line is fitted to them.")
     return [*told, *tables.flaws]
 
 

@@ -350,8 +350,6 @@ class _Course:
         state = "diverged" if self.diverged else "done"
         ended = time.strftime("%Y-%m-%d %H:%M:%S")
         self.job.run.write_state(state, seconds=round(seconds, 3), ended=ended)
-        if self.mirror:
-            self.mirror.log_state(self.job.run.state())
         self.job.run.log(f"{state} after epoch {len(self.epochs)}")
 
 
@@ -373,7 +371,8 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
     started_at = population.epoch
     seconds: float = checkpoint["seconds"] if checkpoint else 0.0
     kept = training.kept_epochs()
-    with ExitStack() as stack:
+    # The mirrors are closed last: they tell how it ended.
+    with ExitStack() as mirrors, ExitStack() as stack:
         stack.push(lambda kind, error, trace: _record_failure(jobs, error))
         courses = []
         for index, job in enumerate(jobs):
@@ -382,7 +381,7 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
             job.run.save_epochs(epochs)
             job.run.write_state("running", machine=machine_facts(job.device) | engine, population=names)
             diverged = bool(checkpoint["diverged"][index]) if checkpoint else False
-            courses.append(_Course(job, stack.enter_context(_mirrored(job)), epochs, diverged))
+            courses.append(_Course(job, mirrors.enter_context(_mirrored(job)), epochs, diverged))
             facts = f"{run_title(to_plain(job.config))} ({job.data.source}; {job.device})"
             start = f"goes on after epoch {started_at}" if started_at else "starts"
             job.run.log(f"{start}, {index + 1} of {len(jobs)} in its population, {engine}: {facts}")

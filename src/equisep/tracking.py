@@ -64,7 +64,9 @@ class Mirror:
         self._known = int(dict(self._run.summary).get("epoch", 0)) if self._run.resumed else 0
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
-        self.log_state(run.state())
+        self._own = run
+        if not run.finished:
+            self._log_state()
 
     def replay(self, epochs: Sequence[Epoch], measures: Mapping[str, Measured]) -> None:
         """Mirror what is recorded already, so that every segment of a run's log is whole up to its end."""
@@ -73,10 +75,6 @@ class Mirror:
         for measure, measured in measures.items():
             for record in measured.records:
                 self.log_measure(measure, measured.settings, record)
-
-    def log_state(self, state: Mapping[str, Any]) -> None:
-        """Mirror what state.json tells of the run."""
-        self._guard(lambda: self._run.summary.update({"run": dict(state)}))
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Mirror an epoch of training."""
@@ -111,8 +109,13 @@ class Mirror:
             self._log({"epoch": record.epoch, f"{prefix}/layers": plot})
 
     def finish(self, *, failed: bool = False) -> None:
-        """Close the wandb run."""
+        """Close the wandb run; that the run ended is told last, so that a log that tells it is whole."""
+        self._log_state()
         self._guard(lambda: self._run.finish(exit_code=1 if failed else 0))
+
+    def _log_state(self) -> None:
+        state = self._own.state()
+        self._guard(lambda: self._run.summary.update({"run": state}))
 
     def _log(self, values: dict[str, Any]) -> None:
         self._guard(lambda: self._run.log(values))
