@@ -293,3 +293,71 @@ def test_only_the_wanted_sciences_are_read(results: Path) -> None:
     one = next(iter(read_store(results)))
     for source in (results, results / "wandb"):
         assert [record.run for record in read_records(source, {one.config["science"]})] == [one.run]
+
+
+def test_a_log_cut_anywhere_is_never_taken_for_a_whole_one(results: Path, tmp_path: Path) -> None:
+    whole = {record.run: record for record in read_logs(results / "wandb")}
+    (path, *_) = sorted(results.glob("wandb/offline-run-*/*.wandb"))
+    run, content = path.stem.removeprefix("run-"), path.read_bytes()
+    copy = tmp_path / path.parent.name / path.name
+    copy.parent.mkdir()
+    ended = []
+    for length in range(7, len(content), 97):
+        copy.write_bytes(content[:length])
+        (record,) = read_logs(tmp_path)
+        if record.state["state"] in ("done", "diverged"):
+            ended.append(record)
+    # That it ended stands at the very end, behind all that it had to tell.
+    assert len(ended) < 10
+    assert all((record.epochs, record.measures) == (whole[run].epochs, whole[run].measures) for record in ended)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("measures/e04d71d8.json", lambda text: text.replace('"fuzziness": [', '"fuzziness": [1.5, '), "a layer is"),
+        ("measures/e04d71d8.json", lambda text: text.replace('"fuzziness": [', '"fuzziness": [NaN, '), "layer"),
+        ("measures/e04d71d8.json", lambda text: text.replace('"classes": 10', '"classes": 0'), "0 classes"),
+        ("measures/e04d71d8.json", lambda text: '{"measure": null, "records": []}', "does not tell what it is"),
+        ("state.json", lambda text: '{"state": "done", "machine": null, "population": []}', "no seconds"),
+        ("state.json", lambda text: '{"state": 3}', "makes no sense"),
+        ("config.yaml", lambda text: text.replace("protocol:", "prologue:"), "its config lacks protocol"),
+        ("config.yaml", lambda text: text.replace("momentum:", "movement:"), "its config lacks optimizer.momentum"),
+        ("metrics.jsonl", lambda text: text.splitlines()[0] + "\n", "1 of 2 epochs"),
+    ],
+)
+def test_one_wrong_file_of_a_store_is_one_flawed_run(
+    results: Path, tmp_path: Path, file: str, change: Callable[[str], str], words: str
+) -> None:
+    shutil.copytree(results / "runs", tmp_path / "runs")
+    (run,) = [record.run for record in read_store(results) if record.config["seed"] == 1]
+    path = tmp_path / "runs" / run / file
+    path.write_text(change(path.read_text()))
+    table = load_runs(tmp_path)
+    assert table["run"].nunique() == 3
+    (flaw,) = set(table.loc[table["run"] == run, "flaw"])
+    assert words in flaw
+    assert (table.loc[table["run"] != run, "flaw"] == "").all()
+    points = expand_experiment(
+        "optimizers", [f"results={tmp_path}", "training=smoke", "seed=1,2", "architecture.depth=4", "optimizer=adam"]
+    )
+    tables = collect_tables(points)
+    assert len(tables.runs) == 1
+    assert len(tables.flaws) + tables.missing == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "summary"),
+    [
+        ({"learning_rate": 1}, [{"epoch": 1, "loss": 2.0}], {}),
+        ({"science": "x"}, [], {"run": "hello"}),
+        ({"science": "x"}, [{"epoch": None}, {"epoch": "first"}], {}),
+        ({"science": "x", "measures": ["a"]}, [{"epoch": 1, "training/loss": 1.0}], {}),
+        ({}, [], {"run": {"state": "done"}}),
+    ],
+)
+def test_a_foreign_run_in_the_folder_is_shown_and_stops_nothing(config: dict, rows: list, summary: dict) -> None:
+    record = record_from_wandb("foreign", config, rows, summary)
+    assert record.flaw
+    assert record.state["state"] == "damaged"
+    assert len(tabulate([record, make_record("a", [2.0, 1.5, 1.0])])) == 1 + 2 * 3

@@ -131,3 +131,13 @@ def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.Cap
         write_report(tmp_path, ["width"], "", MACHINE)
     assert main(["source=x"]) == 2
     assert capsys.readouterr().err.strip() == "report: source=x: give results=FOLDER"
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '"x"', '{"verdict": "supported", "statistics": "", "notes": [], "findings": null}']
+)
+def test_a_verdict_of_another_shape_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "verdicts").mkdir()
+    (tmp_path / "verdicts/width.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"width.json cannot be read: remove it"):
+        write_report(tmp_path, ["width"], "", MACHINE)

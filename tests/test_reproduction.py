@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from equisep.data import DataUnavailable
-from equisep.experiments import Tables, expand_experiment
+from equisep.experiments import Tables, expand_experiment, load_tables
 from equisep.reproduction import (
     Reproduction,
     at_best_and_published_rate,
@@ -121,6 +121,17 @@ def test_every_experiment_runs_and_gives_figure_table_and_verdict(name: str, tmp
     assert reproduction.judge(logged) == verdict
 
 
+def test_a_figure_of_earlier_runs_does_not_stay_beside_a_verdict_of_later_ones(tmp_path: Path) -> None:
+    reproduction = reproduction_of("width")
+    reference = load_tables(ROOT / "results/reference/width", "width")
+    reproduction.write(reference, tmp_path)
+    assert (tmp_path / "figures/width.png").exists()
+    nothing = reproduction.collect([[f"results={tmp_path}", "seed=1"]])
+    assert reproduction.write(nothing, tmp_path).word == "not run"
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["width.json"]
+    assert json.loads((tmp_path / "verdicts/width.json").read_text())["statistics"] == "15 runs are missing"
+
+
 def test_a_script_says_what_is_missing_and_how_to_train_it(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "reproduce/width.py"), f"results={tmp_path}", "seed=1"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -201,7 +212,7 @@ def test_a_data_set_that_cannot_be_had_is_named_and_the_rest_goes_on(
     assert "depth_mnist: mnist is not to be had" in told.err
     table = pd.read_csv(tmp_path / "tables/verdicts.csv", index_col="experiment")
     assert table.loc["depth_mnist", "verdict"] == "not run"
-    assert table.loc["width", "statistics"].startswith("r ")
+    assert table.loc["width", "statistics"].startswith("2 of 3 conditions are missing")
     assert (tmp_path / "figures/width.png").exists()
 
 

@@ -401,6 +401,8 @@ def _flaw_of_config(config: Mapping[str, Any]) -> str:
 
 def _flaw_of_course(record: RunRecord) -> str:
     """Return what is wrong with how a run went, '' for nothing."""
+    if record.state.get("state") not in ("new", "running", "interrupted", "failed", *FINISHED):
+        return f"its state is {record.state.get('state')!r}, which makes no sense"
     if not isinstance(record.state.get("machine") or {}, Mapping):
         return "its state names no machine"
     state, asked = record.state["state"], int(record.config["training"]["epochs"])
