@@ -30,13 +30,19 @@ def main(arguments: Sequence[str]) -> int:
         results = Path(compose_config(list(arguments)).results)
         for name in OVERVIEWS:
             importlib.import_module(f"reproduce.{name}").OVERVIEW.main([f"results={results}"])
-        others = [name for name in load_claims() if name not in OVERVIEWS]
-        path = write_report(results, [*OVERVIEWS, *others], deviations(), machine_facts(torch.device("cpu")))
+        path = write_report(results, scripts(), deviations(), machine_facts(torch.device("cpu")))
     except ConfigError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
     print(f"report: written: {path}")
     return 0
+
+
+def scripts() -> dict[str, str]:
+    """Return the command of each claim's script, the figures over all runs first; '' where there is none yet."""
+    names = [*OVERVIEWS, *(name for name in load_claims() if name not in OVERVIEWS)]
+    there = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    return {name: f"python reproduce/{name}.py" if name in there else "" for name in names}
 
 
 def deviations() -> str:

@@ -14,11 +14,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from equisep.claims import load_claims
 from equisep.report import write_report
 from equisep.schema import ConfigError
-from reproduce.report import deviations, main
+from reproduce.report import deviations, main, scripts
 from tests.conftest import ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REFERENCE = ROOT / "results/reference"
+WIDTH = {"width": "python reproduce/width.py"}
 MACHINE = {"processor": "two cores", "commit": "abc"}
 
 
@@ -37,7 +38,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(results: Path) -> Path:
-    return write_report(results, list(load_claims()), deviations(), MACHINE)
+    return write_report(results, scripts(), deviations(), MACHINE)
 
 
 @pytest.fixture(scope="module")
@@ -117,18 +118,18 @@ def test_text_from_records_is_escaped(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "verdicts", tmp_path / "verdicts")
     record = tmp_path / "verdicts/width.json"
     record.write_text(record.read_text().replace('"notes": []', '"notes": ["<script>alert(1)</script>"]'))
-    html = write_report(tmp_path, ["width"], "", MACHINE).read_text()
+    html = write_report(tmp_path, WIDTH, "", MACHINE).read_text()
     assert "&lt;script&gt;alert(1)" in html
     assert "<script>" not in html
 
 
 def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="no verdicts below it; `make reproduce` makes some"):
-        write_report(tmp_path, ["width"], "", MACHINE)
+        write_report(tmp_path, WIDTH, "", MACHINE)
     (tmp_path / "verdicts").mkdir()
     (tmp_path / "verdicts/width.json").write_text("{")
     with pytest.raises(ConfigError, match=r"width.json cannot be read: remove it, and `python reproduce/width.py`"):
-        write_report(tmp_path, ["width"], "", MACHINE)
+        write_report(tmp_path, WIDTH, "", MACHINE)
     assert main(["source=x"]) == 2
     assert capsys.readouterr().err.strip() == "report: source=x: give results=FOLDER"
 
@@ -140,4 +141,4 @@ def test_a_verdict_of_another_shape_is_one_line(content: str, tmp_path: Path) ->
     (tmp_path / "verdicts").mkdir()
     (tmp_path / "verdicts/width.json").write_text(content)
     with pytest.raises(ConfigError, match=r"width.json cannot be read: remove it"):
-        write_report(tmp_path, ["width"], "", MACHINE)
+        write_report(tmp_path, WIDTH, "", MACHINE)

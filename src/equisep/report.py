@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,16 @@ class Section:
     command: str
 
 
-def write_report(results: Path, names: Sequence[str], deviations: str, machine: dict[str, Any]) -> Path:
+def write_report(results: Path, scripts: Mapping[str, str], deviations: str, machine: Mapping[str, Any]) -> Path:
     """Write RESULTS/report.html from what lies below a results folder, and return its path.
 
-    names: of the scripts, in the order of the page. deviations: of the package from the paper, a table in markdown.
+    scripts: the command that judges each claim, by its name, in the order of the page; '' for one that nothing judges
+    yet. deviations: of the package from the paper, a table in markdown.
     machine: where the page is made (:func:`equisep.runs.machine_facts`). Raises ConfigError where there is nothing to
     report.
     """
     claims = load_claims()
-    sections = [_read_section(results, name, claims[name]) for name in names]
+    sections = [_read_section(results, name, claims[name], command) for name, command in scripts.items()]
     if all(section.verdict == NOT_RUN and not section.image for section in sections):
         raise ConfigError(f"results={results}: no verdicts below it; `make reproduce` makes some")
     loader = jinja2.PackageLoader("equisep", "templates")
@@ -72,22 +73,23 @@ def write_report(results: Path, names: Sequence[str], deviations: str, machine: 
     return path
 
 
-def _read_section(results: Path, name: str, claim: Claim) -> Section:
+def _read_section(results: Path, name: str, claim: Claim, command: str) -> Section:
     record, table = _read_record(results, name), _read_table(results, name)
+    unmade = "nothing was trained or judged here" if command else "nothing measures it yet"
     figure = results / "figures" / f"{name}.png"
     image = base64.b64encode(figure.read_bytes()).decode() if figure.exists() and record else ""
     return Section(
         name=name,
         claim=claim,
         verdict=record.get("verdict", NOT_RUN),
-        statistics=record.get("statistics", "nothing was trained or judged here"),
+        statistics=record.get("statistics", unmade),
         findings=tuple(record.get("findings", ())),
         notes=tuple(record.get("notes", ())),
         image=f"data:image/png;base64,{image}" if image else "",
         runs=tuple((run, _place(results, f"runs/{run}")) for run in dict.fromkeys(table["run"])),
         facts=_describe(table),
         table=_place(results, f"tables/{name}.csv"),
-        command=f"python reproduce/{name}.py",
+        command=command,
     )
 
 
