@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from equisep.experiments import (
+    LAYER_COLUMNS,
     RUN_COLUMNS,
     Point,
     at_best_learning_rate,
@@ -102,6 +103,16 @@ def test_tables_hold_what_is_there_count_what_is_missing_and_come_back_from_file
     pd.testing.assert_frame_equal(again.runs, tables.runs, rtol=1e-8, check_dtype=False)
     with pytest.raises(ConfigError, match="no file .*shape.csv"):
         load_tables(tmp_path / "tables", "shape")
+
+
+def test_names_of_digits_alone_come_back_from_files_as_names(tmp_path: Path) -> None:
+    row = dict.fromkeys(RUN_COLUMNS, 1.0) | {"run": "0012345678901234", "commit": "7523034", "torch": "2.10"}
+    layers = pd.DataFrame([dict.fromkeys(LAYER_COLUMNS, 1.0) | {"run": row["run"]}])
+    save_tables({"": pd.DataFrame([row]), "_layers": layers}, tmp_path, "width")
+    again = load_tables(tmp_path, "width")
+    found = again.runs.iloc[0]
+    assert (found["run"], found["commit"], found["torch"]) == ("0012345678901234", "7523034", "2.10")
+    assert again.layers["run"].tolist() == ["0012345678901234"]
 
 
 def test_several_epochs_of_a_run_are_several_rows(tmp_path: Path) -> None:

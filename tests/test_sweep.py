@@ -284,7 +284,7 @@ def test_workers_share_the_gpus_evenly() -> None:
 def test_a_gpus_free_memory_bounds_a_population(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = prepare(configure("architecture.depth=3", "architecture.width=10"))
+    job = prepare(configure("architecture.depth=3", "architecture.width=10", "optimizer.learning_rate=1e-3"))
     hidden, batch = 10, 128
     parameters = (100 * hidden + hidden) + (hidden**2 + hidden) + (hidden * 10 + 10) + 2 * 2 * hidden
     # Linear, BatchNorm and ReLU twice, and the classifier, put out so many values an image; a flattening the image's.

@@ -49,6 +49,8 @@ RUN_COLUMNS = (
     "torch",
     "processor",
 )
+# A name of digits alone is no number.
+TEXT_COLUMNS = ("run", "commit", "torch", "processor", "ended")
 LAYER_COLUMNS = ("run", "view", "epoch", "layer", "name", "D")
 
 
@@ -103,7 +105,7 @@ def load_tables(folder: Path, name: str) -> Tables:
     tables = []
     for path, columns in ((folder / f"{name}.csv", RUN_COLUMNS), (folder / f"{name}_layers.csv", LAYER_COLUMNS)):
         try:
-            table = pd.read_csv(path)
+            table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
         except FileNotFoundError:
             raise ConfigError(f"tables={folder}: no file {path}") from None
         except ValueError as error:

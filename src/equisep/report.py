@@ -18,6 +18,7 @@ import jinja2
 import pandas as pd
 
 from equisep.claims import NOT_RUN, NOT_SUPPORTED, SUPPORTED, Claim, load_claims
+from equisep.experiments import TEXT_COLUMNS
 from equisep.files import write_atomically
 from equisep.schema import ConfigError
 
@@ -114,7 +115,7 @@ def _read_table(results: Path, name: str) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=["run"])
     try:
-        table = pd.read_csv(path, dtype={"run": str})
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
     except ValueError:
         table = pd.DataFrame()
     if "run" not in table:
