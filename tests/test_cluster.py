@@ -52,6 +52,10 @@ def test_the_debug_launcher_takes_the_same_path_without_slurm(fashion: Data, tmp
     [
         ({"gpus": -1}, "hydra.launcher.gpus=-1: give at least 0"),
         ({"minutes": 0}, "hydra.launcher.minutes=0: give at least 1"),
+        ({"minutes": "4h"}, "hydra.launcher.minutes=4h: give a number without a point"),
+        ({"gpus": None}, "hydra.launcher.gpus=None: give a number without a point"),
+        ({"setup": "ulimit -n 9"}, "hydra.launcher.setup=ulimit -n 9: give a list"),
+        ({"options": None}, "hydra.launcher.options=None: give names with values"),
         ({"notice": 600}, "hydra.launcher.notice=600: give less than a task's 600 seconds"),
     ],
 )
@@ -84,6 +88,13 @@ def test_a_task_that_was_promised_a_gpu_and_sees_none_fails_at_once(tmp_path: Pa
     with pytest.raises(RuntimeError, match="promised 1 GPU and torch .* sees none on "):
         task()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_debug_launcher_tells_why_a_task_failed(fashion: Data, tmp_path: Path) -> None:
+    command = sweep(tmp_path, "training=smoke", "seed=1", "hydra.launcher.gpus=1", launcher="debug")
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode != 0
+    assert "promised 1 GPU and torch" in said.stderr
 
 
 # The rest needs SLURM.
@@ -196,7 +207,8 @@ def test_the_submitting_process_may_go_and_two_sweeps_at_once_submit_each_run_on
     assert both[1].wait(timeout=300) == 0
     assert set(states(tmp_path).values()) == {"done"}
     assert len(tasks(tmp_path)) == 2
-    third = run(command, cluster)
+    # Another cut of the same runs finds them done as well.
+    third = run([*command, "hydra.launcher.max_members=3"], cluster)
     assert "4 of 4 runs are done already" in third.stderr
     assert len(tasks(tmp_path)) == 2
 

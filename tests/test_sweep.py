@@ -291,8 +291,20 @@ def test_a_gpus_free_memory_bounds_a_population(
     values = 5 * parameters + 3 * batch * (2 * 3 * hidden + 10)
     assert job.memory - 4 * values in (0, 4 * 3 * batch * 100)
     assert members_that_fit(job) == sys.maxsize
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * job.memory, 10 * job.memory))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (11 * job.memory, 11 * job.memory))
     on_gpu = replace(job, device=torch.device("cuda"))
     assert members_that_fit(on_gpu) == 7
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1, 1))
     assert members_that_fit(on_gpu) == 1
+
+
+def test_jobs_share_what_is_composed_only_where_the_seed_alone_differs(tmp_path: Path) -> None:
+    usual = ["training=smoke", "tracking=off", f"results={tmp_path}", "architecture.depth=4"]
+    command = [sys.executable, "-m", "equisep", "-m", *usual]
+    asked = [*command, "seed=1,2", "dataset.subset_seed=${seed}"]
+    assert subprocess.run(asked, capture_output=True).returncode == 0
+    found = {run.config()["seed"]: run.config()["dataset"]["subset_seed"] for run in all_runs(tmp_path)}
+    assert found == {1: 1, 2: 2}
+    said = subprocess.run([*command, "seed=99999999999,3"], capture_output=True, text=True)
+    assert "1 of 2 jobs failed: " in said.stderr
+    assert {run.config()["seed"] for run in all_runs(tmp_path)} == {1, 2, 3}

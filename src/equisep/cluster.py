@@ -32,6 +32,8 @@ from equisep.training import Epoch
 
 # Timeouts after which submitit gives a task up; each is progress of a whole time limit.
 MOST_TIMEOUTS = 1000
+# Tasks of an array; SLURM's own limit, MaxArraySize, is 1,001 unless the cluster says otherwise.
+LARGEST_ARRAY = 1000
 # Seconds between looks at the queue, and a task's patience with a run that another process holds.
 POLL = 2.0
 PATIENCE = LEASE + 60.0
@@ -58,8 +60,20 @@ class Resources:
     options: Mapping[str, str]
 
     def __post_init__(self) -> None:
+        for name, kind in (("modules", Sequence), ("setup", Sequence), ("options", Mapping)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, str):
+                raise ConfigError(
+                    f"hydra.launcher.{name}={value}: give {'names with values' if kind is Mapping else 'a list'}"
+                )
         for name, least in (("gpus", 0), ("cpus", 1), ("memory", 0.1), ("minutes", 1), ("parallel", 1), ("notice", 1)):
-            if getattr(self, name) < least:
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole or (name == "memory" and isinstance(value, float))):
+                raise ConfigError(
+                    f"hydra.launcher.{name}={value}: give a number{'' if name == 'memory' else ' without a point'}"
+                )
+            if value < least:
                 raise ConfigError(f"hydra.launcher.{name}={getattr(self, name)}: give at least {least}")
         if self.notice >= 60 * self.minutes:
             limit = 60 * self.minutes
@@ -201,16 +215,17 @@ def run_on_cluster(
     (results / "slurm").mkdir(parents=True, exist_ok=True)
     with _submitting(results, console):
         tasks = _submit(populations, resources, results, console, debug=debug)
-    waiting = dict(tasks)
+    waiting = dict(enumerate(populations))
     try:
         while waiting:
             queued = {} if debug else queued_jobs()
-            for index, task in list(waiting.items()):
+            for index, population in list(waiting.items()):
                 # A queue that does not answer says nothing of a task.
-                lives = queued is None or task in queued
-                if not (lives and wait):
+                living = [job for job in population if queued is None or tasks[id(job)] in queued]
+                if not (living and wait):
                     del waiting[index]
-                    end(index, _end_of(populations[index], task, lives, results))
+                    alive = {id(job) for job in living}
+                    end(index, [_end_of(job, tasks[id(job)], id(job) in alive, results) for job in population])
             if waiting:
                 time.sleep(POLL)
     except KeyboardInterrupt:
@@ -238,29 +253,34 @@ def _submitting(results: Path, console: Console) -> Iterator[None]:
 def _submit(
     populations: Sequence[Sequence[Job]], resources: Resources, results: Path, console: Console, *, debug: bool
 ) -> dict[int, str]:
-    """Return the task of each population, by index; those that none has are submitted, as one array."""
+    """Return the task of each job, by the job's id(); the jobs that no task has are submitted, a population a task."""
     queued = {} if debug else queued_jobs()
     if queued is None:
         raise ConfigError("hydra/launcher=slurm: squeue does not answer, and what is queued already cannot be known")
     tasks: dict[int, str] = {}
-    for index, population in enumerate(populations):
-        # Where another sweep cut the populations in another way, a task may have a part of one: it is waited for.
-        given = [task for task in (job.run.submitted() for job in population) if task and task in queued]
-        if given:
-            tasks[index] = given[0]
-    fresh = [index for index in range(len(populations)) if index not in tasks]
+    for job in (job for population in populations for job in population):
+        # What an earlier call of the sweep cut in another way stays in the tasks that it made.
+        task = job.run.submitted()
+        if task and task in queued:
+            tasks[id(job)] = task
     if tasks:
-        console.print(f"{len(tasks)} of {len(populations)} populations are queued or running already", highlight=False)
-    if fresh:
-        told = [PopulationTask([_from_anywhere(job.config) for job in populations[i]], resources.gpus) for i in fresh]
-        for job in (job for index in fresh for job in populations[index]):
+        console.print(f"{len(tasks)} runs are queued or running already", highlight=False)
+    rest = [[job for job in population if id(job) not in tasks] for population in populations]
+    fresh = [population for population in rest if population]
+    # A cluster takes arrays of so many tasks, mostly; what was submitted is known to later calls at once.
+    for start in range(0, len(fresh), LARGEST_ARRAY):
+        array = fresh[start : start + LARGEST_ARRAY]
+        told = [
+            PopulationTask([_from_anywhere(job.config) for job in population], resources.gpus) for population in array
+        ]
+        for job in (job for population in array for job in population):
             job.create_run()
         ids = _submit_array(told, resources, results, debug=debug)
-        tasks |= dict(zip(fresh, ids, strict=True))
-        for index in fresh:
-            for job in populations[index]:
-                job.run.mark_submitted(tasks[index])
-        runs = sum(len(task.configs) for task in told)
+        for task, population in zip(ids, array, strict=True):
+            for job in population:
+                tasks[id(job)] = task
+                job.run.mark_submitted(task)
+        runs = sum(map(len, array))
         console.print(f"submitted {runs} runs as {len(ids)} tasks, from {ids[0]} on", highlight=False)
     return tasks
 
@@ -273,8 +293,10 @@ def _submit_array(tasks: Sequence[PopulationTask], resources: Resources, results
     if debug:
         jobs: list[Any] = [submitit.DebugExecutor(folder).submit(task) for task in tasks]
         for job in jobs:
-            # Asking for it runs it; what became of it stands in the store.
-            job.exception()
+            # Asking for it runs it.
+            error = job.exception()
+            if error is not None:
+                raise error
         return [str(job.job_id) for job in jobs]
     executor = submitit.SlurmExecutor(folder, max_num_timeout=MOST_TIMEOUTS)
     executor.update_parameters(**resources.sbatch())
@@ -292,17 +314,16 @@ def _from_anywhere(config: Config) -> Config:
     return replace(config, dataset=dataset, results=str(Path(config.results).resolve()))
 
 
-def _end_of(population: Sequence[Job], task: str, lives: bool, results: Path) -> list[Any] | Exception:
-    """Return what became of a population's runs, or why they are not done."""
-    if all(job.run.finished and not job.missing() for job in population):
-        return [summary(outcome_of(job)) for job in population]
+def _end_of(job: Job, task: str, lives: bool, results: Path) -> Any:
+    """Return what became of a job's run, or why it is not done."""
+    if job.run.finished and not job.missing():
+        return summary(outcome_of(job))
     if lives:
-        return [{"run": job.run.id, "state": f"in task {task}", "trained_epochs": 0} for job in population]
+        return {"run": job.run.id, "state": f"in task {task}", "trained_epochs": 0}
     (log, *_) = [*sorted((results / "slurm").glob(f"*/{task}_0_log.err")), Path(f"{results}/slurm")]
     told = log.read_text().splitlines() if log.is_file() else []
     # What srun and slurmd add says that the task ended, not why.
     lines = [line for line in told if not line.startswith(("srun:", "slurmstepd:"))]
     last = f": {lines[-1]}" if lines else ""
-    return RuntimeError(
-        f"task {task} ended before its runs ({log}){last}; the same command goes on from the checkpoint"
-    )
+    remedy = "the same command goes on from the last checkpoint"
+    return RuntimeError(f"task {task} ended before its runs ({log}){last}; {remedy}")

@@ -76,19 +76,32 @@ def living_owner(path: Path) -> dict[str, Any] | None:
     if owner["host"] == socket.gethostname():
         same = _describe_process(owner["process"])
         return owner if same and same.items() <= owner.items() else None
-    if age >= LEASE or (owner.get("job") and owner["job"] == os.environ.get("SLURM_JOB_ID")):
+    if owner.get("job") and (owner["job"], owner.get("cluster")) == _slurm_job():
         # This task was on another host before it was queued again.
-        return None
+        return owner if int(owner.get("restarts") or 0) >= _restarts() else None
     if age > 3 * BEAT and owner.get("job") and owner.get("user") == os.getuid():
         jobs = queued_jobs()
-        return owner if jobs is None or owner["job"] in jobs else None
-    return owner
+        if jobs is not None and owner.get("cluster") in ("", _slurm_job()[1]):
+            # A queue that answers knows better than a silence.
+            return owner if owner["job"] in jobs else None
+    return owner if age < LEASE else None
 
 
 def _this_process() -> dict[str, str | int]:
     description = _describe_process(os.getpid())
     assert description is not None
-    return description | {"job": os.environ.get("SLURM_JOB_ID", ""), "user": os.getuid()}
+    job, cluster = _slurm_job()
+    return description | {"job": job, "cluster": cluster, "restarts": _restarts(), "user": os.getuid()}
+
+
+def _slurm_job() -> tuple[str, str]:
+    """Return the SLURM job that this process is in and the cluster, both '' outside one."""
+    return os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_CLUSTER_NAME", "")
+
+
+def _restarts() -> int:
+    """Return how often SLURM has queued this process's job again."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def _describe_process(process: int) -> dict[str, str | int] | None:
@@ -117,7 +130,11 @@ def queued_jobs() -> dict[str, str] | None:
     if shutil.which("squeue") is None:
         return None
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%A|%T"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+    try:
+        answer = subprocess.run(command, env=plain, capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
     if answer.returncode:
         return None
     jobs = {}

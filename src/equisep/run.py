@@ -193,6 +193,7 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
         # One run may be asked for under several measures: each is taken.
         for job in jobs:
             if job.missing():
+                set_arithmetic(job.config.compute, job.device)
                 with _mirrored(job) as mirror:
                     job.measure_missing(mirror)
     return [outcome_of(job, trained.get(job.run.path, 0)) for job in asked]

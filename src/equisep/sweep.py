@@ -120,21 +120,27 @@ def run_sweep(
             number = number_of.get(id(job))
             if number is None:
                 continue
-            if isinstance(ended, Exception):
-                fail(number, ended)
+            result = ended if isinstance(ended, Exception) else ended[place]
+            if isinstance(result, Exception):
+                fail(number, result)
             else:
-                results[number] = ended[place]
+                results[number] = result
 
     if elsewhere is None:
         _run_populations(populations, end, workers, console)
     else:
         elsewhere(populations, end, console)
+    _tell_failures(requests, results, console)
+    return [results[number] for number in range(len(requests))]
+
+
+def _tell_failures(requests: Sequence[Request], results: Mapping[int, Result], console: Console) -> None:
+    """Print one line on all requests that failed, where there are any."""
     failed = [request.overrides for number, request in enumerate(requests) if isinstance(results[number], Exception)]
     if failed:
         more = f"; and {len(failed) - FAILURES_TOLD} more" if len(failed) > FAILURES_TOLD else ""
         text = f"{len(failed)} of {len(requests)} jobs failed: {'; '.join(failed[:FAILURES_TOLD])}{more}"
         console.print(text, highlight=False, soft_wrap=True, markup=False)
-    return [results[number] for number in range(len(requests))]
 
 
 def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[Job]]:

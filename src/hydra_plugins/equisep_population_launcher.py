@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from equisep.schema import ConfigError
 
@@ -43,17 +44,28 @@ class PopulationLauncher(Launcher):
         from equisep.sweep import Request, run_sweep
 
         composed: dict[tuple[str, ...], DictConfig] = {}
+        uses_seed: dict[int, bool] = {}
+
+        def compose(overrides: Sequence[str]) -> DictConfig:
+            key = tuple(overrides)
+            if key not in composed:
+                composed[key] = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+                with open_dict(composed[key]):
+                    del composed[key].hydra
+            return composed[key]
+
         requests = []
         for overrides in job_overrides:
-            seeds = [override for override in overrides if re.fullmatch(r"seed=\d+", override)]
-            shared = tuple(override for override in overrides if override not in seeds)
-            if shared not in composed:
-                loader = self.hydra_context.config_loader
-                composed[shared] = loader.load_sweep_config(self.config, [*shared, *seeds[-1:]])
-                with open_dict(composed[shared]):
-                    del composed[shared].hydra
-            seed = int(seeds[-1].removeprefix("seed=")) if seeds else None
-            requests.append(Request(" ".join(filter_overrides(overrides)), composed[shared], seed))
+            told = " ".join(filter_overrides(overrides))
+            others = [override for override in overrides if not re.fullmatch(r"seed=\d+", override)]
+            shared = compose(others) if len(others) == len(overrides) - 1 else None
+            if shared is not None and id(shared) not in uses_seed:
+                uses_seed[id(shared)] = _uses_seed(shared, others)
+            if shared is None or uses_seed[id(shared)]:
+                requests.append(Request(told, compose(overrides)))
+            else:
+                (seed,) = set(overrides) - set(others)
+                requests.append(Request(told, shared, int(seed.removeprefix("seed="))))
         results = run_sweep(
             requests, max_members=self.max_members, processes=self.processes, elsewhere=self._elsewhere()
         )
@@ -66,6 +78,12 @@ class PopulationLauncher(Launcher):
     def _elsewhere(self) -> Runner | None:
         """Return what runs the populations, where it is not this machine."""
         return None
+
+
+def _uses_seed(composed: DictConfig, overrides: Sequence[str]) -> bool:
+    """Whether a config, or an override of it, has more of the seed than its own field: it is not to be shared."""
+    text = OmegaConf.to_yaml(composed, resolve=False) + " ".join(overrides)
+    return bool(re.search(r"\$\{[^}]*seed|(^|[ +~])seed[=@]", text))
 
 
 class SlurmLauncher(PopulationLauncher):
@@ -82,4 +100,7 @@ class SlurmLauncher(PopulationLauncher):
             raise ConfigError("hydra/launcher=slurm: submitit is missing: pip install 'equisep[slurm]'") from None
         from equisep.cluster import Resources, run_on_cluster
 
+        strange = sorted(set(self.resources) - {field.name for field in fields(Resources)})
+        if strange:
+            raise ConfigError(f"hydra.launcher.{strange[0]}: no such field of hydra/launcher=slurm")
         return partial(run_on_cluster, resources=Resources(**self.resources), debug=self.debug, wait=self.wait)
