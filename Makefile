@@ -31,7 +31,7 @@ test-slurm: $(VENV)/.development  ## run the tests on a throwaway SLURM of this 
 	    echo "no SLURM here, and only root can fetch it: apt-get install slurmctld slurmd slurm-client munge"; exit 1; }; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    slurmctld slurmd slurm-client munge >/dev/null; }
-	$(RUN) -m pytest -m slurm
+	$(RUN) -m pytest -m slurm -rs
 
 bench: $(VENV)/.runtime  ## measure speed on this machine: steps, populations, D; results/bench/
 	$(RUN) -m benchmarks.steps
