@@ -114,11 +114,10 @@ def save_workspace(workspace: Workspace) -> str:
     return str(workspace.url)
 
 
-def serve_page(results: Path, port: int, *, rounds: int | None = None) -> None:
+def serve_page(results: Path, port: int) -> None:
     """Serve the newest runs of a store on http://127.0.0.1:PORT until interrupted, fed anew every two seconds.
 
-    rounds: how often it is fed before it ends, for ever by default. Raises ConfigError where the extra is not
-    installed, there are no runs, or the port is taken.
+    Raises ConfigError where the extra is not installed, there are no runs, or the port is taken.
     """
     _require("trackio")
     if not any(all_runs(results)):
@@ -141,10 +140,9 @@ def serve_page(results: Path, port: int, *, rounds: int | None = None) -> None:
         address = f"http://127.0.0.1:{port}/?project=equisep&smoothing=0"
         print(f"the newest {total} runs of {results}: {address} (Ctrl-C ends it)", flush=True)
         try:
-            while rounds is None or rounds > 0:
+            while True:
                 time.sleep(EVERY)
                 feed_page(newest_runs(results))
-                rounds = None if rounds is None else rounds - 1
         except KeyboardInterrupt:
             pass
         finally:
