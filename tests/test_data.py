@@ -48,6 +48,17 @@ def test_the_subset_seed_moves_the_subset_and_its_digest(fashion: Data) -> None:
     assert other.test.digest == fashion.test.digest
 
 
+def test_random_labels_are_the_true_ones_in_another_order_of_the_training_set_alone(fashion: Data) -> None:
+    permuted = load_data(compose_config(["dataset.label_seed=0"]).dataset)
+    assert torch.equal(permuted.train.inputs, fashion.train.inputs)
+    assert torch.bincount(permuted.train.labels).tolist() == [100] * 10
+    # Of labels that tell nothing one in ten is right by chance.
+    assert 0.05 < (permuted.train.labels == fashion.train.labels).double().mean() < 0.15
+    assert permuted.test.digest == fashion.test.digest
+    again, other = (load_data(compose_config([f"dataset.label_seed={seed}"]).dataset) for seed in (0, 1))
+    assert again.train.digest == permuted.train.digest != other.train.digest
+
+
 def test_a_class_that_is_too_small_is_named() -> None:
     with pytest.raises(ConfigError, match="3 images asked of class 1, which has 2 training images"):
         draw_subset(torch.tensor([0, 0, 0, 1, 1]), [3, 3], seed=0)

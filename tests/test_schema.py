@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from equisep import schema
+from equisep.runs import science_id
 from equisep.schema import (
     NOT_MEASURE,
     NOT_SCIENCE,
@@ -131,6 +132,8 @@ def test_the_protocol_stands_in_conf_as_the_paper_has_it() -> None:
 
 def test_identity_leaves_out_means_and_nothing_else() -> None:
     whole = OmegaConf.create(to_plain(compose_config([])))
+    # The name that the first runs got, before fields were added.
+    assert science_id(compose_config([])) == "7c6ee6efd72a10b1"
     science = identity_of_science(compose_config([]))
     for name in NOT_SCIENCE:
         assert OmegaConf.select(whole, name, throw_on_missing=True) is not None
@@ -139,7 +142,13 @@ def test_identity_leaves_out_means_and_nothing_else() -> None:
     assert set(NOT_MEASURE) <= set(whole.measure)
     same = compose_config(["dataset.root=elsewhere", "optimizer.learning_rate=1e-3", "training.snapshots=[0]"])
     assert identity_of_science(same) == science
-    for override in ("seed=1", "optimizer.weight_decay=0", "architecture.width=99", "training.epochs=599"):
+    for override in (
+        "seed=1",
+        "optimizer.weight_decay=0",
+        "architecture.width=99",
+        "training.epochs=599",
+        "dataset.label_seed=0",
+    ):
         assert identity_of_science(compose_config([override])) != science
 
 

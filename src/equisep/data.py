@@ -18,7 +18,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ DEBIAN_PACKAGE = "dataset-fashion-mnist"
 SPLITS = ("train", "test")
 # Raised whenever equal dataset configs come out as other tensors, so that what was kept is not taken.
 PREPARATION = 1
+# Fields of a dataset config that what is kept does not depend on.
+NOT_PREPARED = ("root", "source", "label_seed")
 TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10"}
 
 
@@ -75,15 +77,26 @@ class Data:
 def load_data(config: Dataset) -> Data:
     """Return the training subset and the whole test set that a dataset config describes.
 
+    With a label_seed the training labels are permuted at random; those of the test set are true in any case.
+
     Raises ConfigError for an unknown name or a class with fewer images than asked for, and
     DataUnavailable where no source has the data set.
     """
+    data = _load_true(config)
+    if config.label_seed is None:
+        return data
+    order = torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(config.label_seed))
+    return replace(data, train=Split(data.train.inputs, data.train.labels[order]))
+
+
+def _load_true(config: Dataset) -> Data:
+    """Return what a dataset config describes, with its true labels."""
     if config.source == "folder":
         return _prepare(config, *_from_folder(config))
     if config.name not in TORCHVISION:
         known = ", ".join(TORCHVISION)
         raise ConfigError(f"dataset.name={config.name}: choose one of {known}, or dataset.source=folder for your own")
-    science = {name: value for name, value in to_plain(config).items() if name not in ("root", "source")}
+    science = {name: value for name, value in to_plain(config).items() if name not in NOT_PREPARED}
     key = hashlib.sha256(repr((PREPARATION, sorted(science.items()))).encode()).hexdigest()[:16]
     prepared = Path(config.root) / "prepared" / f"{config.name}_{key}.safetensors"
     if not prepared.exists():

@@ -23,6 +23,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 # from, the table a learning rate was looked up in, and which epochs' weights are kept.
 NOT_SCIENCE = ("dataset.root", "dataset.source", "optimizer.learning_rates", "training.snapshots")
 
+# Science fields that came after the first runs: at the value that those runs had they are left out of the identity.
+ADDED_SCIENCE = {"dataset.label_seed": None}
+
 # Fields of measure that choose what is measured or how fast, not how.
 NOT_MEASURE = ("epochs", "test_epochs", "memory_limit")
 
@@ -225,6 +228,8 @@ class Dataset:
     """Training images of each class, class by class, in place of per_class."""
     subset_seed: int = MISSING
     """Seed of the draw of the training subset."""
+    label_seed: int | None = None
+    """Seed of a random permutation of the training labels, which keeps the sizes of the classes; null: true labels."""
     source: str = MISSING
     """auto: files under root, else a download; folder: ROOT/NAME/{train,test}/CLASS/*.png and the like."""
     root: str = MISSING
@@ -237,6 +242,8 @@ class Dataset:
         _require(all(map(math.isfinite, self.mean)), "dataset.mean", self.mean, "give finite values")
         fits = len(self.std) == len(self.mean) and all(map(_is_positive, self.std))
         _require(fits, "dataset.std", self.std, "give as many positive values as dataset.mean has")
+        seeded = self.label_seed is None or 0 <= self.label_seed < 2**32
+        _require(seeded, "dataset.label_seed", self.label_seed, "give 0 … 4294967295, or null for the true labels")
         in_range = self.channel is None or 0 <= self.channel < len(self.mean)
         _require(in_range, "dataset.channel", self.channel, f"choose 0 … {len(self.mean) - 1}, or null for all")
         if self.sizes is not None:
@@ -494,6 +501,10 @@ def identity_of_science(config: Config) -> dict[str, Any]:
     for name in NOT_SCIENCE:
         group, key = name.split(".")
         del science[group][key]
+    for name, before in ADDED_SCIENCE.items():
+        group, key = name.split(".")
+        if science[group][key] == before:
+            del science[group][key]
     return science
 
 
