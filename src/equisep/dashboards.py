@@ -38,6 +38,7 @@ SECTIONS = {
         ("learning rate", r"^training/learning_rate$", True),
     ),
     "robustness": (
+        ("accuracy under perturbation, area", r"^robustness/", False),
         ("test accuracy", r"^test/accuracy$", False),
         ("test loss", r"^test/loss$", True),
     ),

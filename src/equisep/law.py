@@ -7,6 +7,7 @@ D_l ≈ ρ^l D_0: log D is linear in the layer index l, ρ = exp(slope) is the d
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,6 +175,54 @@ def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
     if pairs.shape[1] < 3 or (np.ptp(pairs, axis=1) == 0).any():
         return math.nan
     return float(spearmanr(*pairs).statistic)
+
+
+def partial_rank_correlation(one: ArrayLike, other: ArrayLike, controls: Sequence[ArrayLike]) -> float:
+    """Return Spearman's correlation of two lists with further ones held fixed, −1 … 1.
+
+    Pearson's correlation of what is left of the ranks of the two after least squares on the ranks of the controls
+    (Conover, Practical Nonparametric Statistics, 1999). Cases of which one value is not finite are left out; NaN for
+    fewer cases than controls and three more, or where the controls tell one of the two whole.
+    """
+    from scipy.stats import rankdata
+
+    cases = np.stack([np.asarray(values, dtype=np.float64) for values in (one, other, *controls)])
+    cases = cases[:, np.isfinite(cases).all(axis=0)]
+    if cases.shape[1] < len(controls) + 3:
+        return math.nan
+    ranks = rankdata(cases, axis=1)
+    known = np.column_stack([np.ones(cases.shape[1]), *ranks[2:]])
+    left = ranks[:2].T - known @ np.linalg.lstsq(known, ranks[:2].T, rcond=None)[0]
+    if (np.ptp(left, axis=0) < 1e-9 * cases.shape[1]).any():
+        return math.nan
+    return float(np.corrcoef(left.T)[0, 1])
+
+
+def mean_height(places: ArrayLike, values: ArrayLike) -> float:
+    """Return the area under a curve over the length it spans, by trapezoids.
+
+    places: (n,) n ≥ 2, ascending; values: (n,).
+    """
+    from scipy.integrate import trapezoid
+
+    x = np.asarray(places, dtype=np.float64)
+    return float(trapezoid(np.asarray(values, dtype=np.float64), x) / (x[-1] - x[0]))
+
+
+def chance_correlations(layers: int, draws: int = 100_000, seed: int = 0) -> NDArray[np.float64]:
+    """Return r of layer and log D of networks that separate better layer by layer, and otherwise at random.
+
+    layers: L ≥ 3 points, the input among them. The fall of log D is split among the L − 1 layers uniformly at random
+    (a broken stick: exponential falls, normalised), which r does not depend on the size of; (draws,) values, sorted.
+    How often so much correlation comes without equal ratios is the share of them below the r in question.
+    """
+    if layers < 3:
+        raise ValueError(f"layers={layers}: through two layers any line goes, give at least 3")
+    falls = np.random.default_rng(seed).standard_exponential((draws, layers - 1))
+    curves = np.concatenate([np.zeros((draws, 1)), -falls.cumsum(axis=1)], axis=1)
+    curves -= curves.mean(axis=1, keepdims=True)
+    places = np.arange(layers) - (layers - 1) / 2
+    return np.sort(curves @ places / np.sqrt((curves**2).sum(axis=1) * (places**2).sum()))
 
 
 def interval_over_seeds(values: ArrayLike) -> Interval:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from equisep.runs import FINISHED, DamagedRun, LayerRecord, Measured, Run, all_runs
+from equisep.runs import FINISHED, DamagedRun, LayerRecord, Measured, Perturbed, Run, all_runs
 from equisep.schema import NOT_MEASURE, ConfigError, Measure
 from equisep.training import Epoch
 
@@ -32,8 +32,8 @@ class RunRecord:
 
     run: its id. config: the whole configuration, with the digests and sizes of the data, the protocol version and
     the science's name; empty where it cannot be read. state: new, running, interrupted, failed, done or diverged under
-    "state", with what is known of seconds, end, machine and versions. measures: by measure id. flaw: what could
-    not be read, for a person; '' for nothing.
+    "state", with what is known of seconds, end, machine and versions. measures: by measure id; robustness: what
+    perturbations did to the trained network, by their id. flaw: what could not be read, for a person; '' for nothing.
     """
 
     run: str
@@ -41,6 +41,7 @@ class RunRecord:
     state: Mapping[str, Any]
     epochs: tuple[Epoch, ...]
     measures: Mapping[str, Measured]
+    robustness: Mapping[str, Perturbed]
     flaw: str = ""
 
 
@@ -90,9 +91,10 @@ def read_run(run: Run) -> RunRecord:
     config: Mapping[str, Any] = {}
     try:
         config = run.config()
-        return _checked(RunRecord(run.id, config, run.state(), tuple(run.epochs()), run.load_measures()))
+        measures, robustness = run.load_measures(), run.load_robustness()
+        return _checked(RunRecord(run.id, config, run.state(), tuple(run.epochs()), measures, robustness))
     except DamagedRun as error:
-        return _checked(RunRecord(run.id, config, {"state": "damaged"}, (), {}, str(error)))
+        return _checked(RunRecord(run.id, config, {"state": "damaged"}, (), {}, {}, str(error)))
 
 
 def read_logs(folder: Path, wanted: Collection[str] | None = None) -> Iterator[RunRecord]:
@@ -138,6 +140,36 @@ def tabulate(records: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.concat([told[list(RUN)], table, taken_as, told.drop(columns=list(RUN))], axis=1)
 
 
+def tabulate_robustness(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """Return what perturbations did to networks: a row per run, settings, kind, strength, layer and draw.
+
+    Columns: run, robustness (id of the settings), kind, strength, layer (NaN: all or none), draw, D_last, r,
+    train_accuracy, test_accuracy; NaN for what is not taken of a kind.
+    """
+    rows: dict[str, list[Any]] = {name: [] for name in PERTURBED}
+    for record in records:
+        for identity, perturbed in record.robustness.items():
+            for cell in perturbed.cells:
+                draws = max(len(cell.last_fuzziness), len(cell.test_accuracy))
+                columns: dict[str, Sequence[Any]] = {
+                    "draw": range(draws),
+                    "D_last": cell.last_fuzziness,
+                    "r": cell.r,
+                    "train_accuracy": cell.train_accuracy,
+                    "test_accuracy": cell.test_accuracy,
+                }
+                layer = math.nan if cell.layer is None else cell.layer
+                fixed = {"run": record.run, "robustness": identity, "kind": cell.kind, "strength": cell.strength}
+                for name in PERTURBED:
+                    values = columns.get(name, [(fixed | {"layer": layer}).get(name)] * draws)
+                    rows[name] += [*values, *[math.nan] * (draws - len(values))]
+    return pd.DataFrame(rows)
+
+
+PERTURBED = (
+    *("run", "robustness", "kind", "strength", "layer", "draw"),
+    *("D_last", "r", "train_accuracy", "test_accuracy"),
+)
 RUN = ("run", "state", "flaw", "protocol")
 NUMBERS = ("D", "NC1", "ratio", "loss", "accuracy", "training_loss", "training_accuracy")
 MEASURED = ("measure", "epoch", "split", "layer", "name", "rank", *NUMBERS)
@@ -175,7 +207,10 @@ def _add_layers(
 
 def _describe_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Return a row per run: what it is, its configuration, how it went."""
-    configs = [{key: value for key, value in record.config.items() if key != "measure"} for record in records]
+    configs = [
+        {key: value for key, value in record.config.items() if key not in ("measure", "robustness")}
+        for record in records
+    ]
     rows = []
     for record in records:
         machine = record.state.get("machine") or {}
@@ -335,10 +370,12 @@ def record_from_wandb(
             measure: Measured(facts["settings"], tuple(_records_of(facts, values)))
             for measure, facts in sorted(config.get("measures", {}).items())
         }
+        told = dict(summary.get("robustness", {}))
+        robustness = {identity: Perturbed.from_json(text) for identity, text in sorted(told.items())}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"not a run of this package's ({type(error).__name__}: {error})"
-        return _checked(RunRecord(run, plain, {"state": "damaged"}, (), {}, flaw or reason))
-    return _checked(RunRecord(run, plain, state, epochs, measures, flaw))
+        return _checked(RunRecord(run, plain, {"state": "damaged"}, (), {}, {}, flaw or reason))
+    return _checked(RunRecord(run, plain, state, epochs, measures, robustness, flaw))
 
 
 def _epoch_of(epoch: int, row: Mapping[str, Any]) -> Epoch:

@@ -21,7 +21,8 @@ from equisep.measure import INPUT, evaluate, measure_separation
 from equisep.networks import Network, build_network, forward_operations, outline_network, training_values
 from equisep.observer import Observer
 from equisep.population import can_compile, has_kernels
-from equisep.runs import DamagedRun, LayerRecord, Run, machine_facts, measure_id, run_id
+from equisep.robustness import Images, measure_robustness
+from equisep.runs import DamagedRun, LayerRecord, Perturbed, Run, machine_facts, measure_id, robustness_id, run_id
 from equisep.schema import (
     Compute,
     Config,
@@ -30,6 +31,7 @@ from equisep.schema import (
     architecture_from_plain,
     from_plain,
     identity_of_measure,
+    identity_of_robustness,
     to_plain,
 )
 from equisep.separation import NotFinite
@@ -38,6 +40,9 @@ from equisep.training import Epoch, Member, Population
 
 # Fields of compute that the bits of a result depend on: a population goes on with those it was begun with.
 ENGINE = ("threads", "dtype", "tf32", "deterministic")
+
+# Beside the splits that D is taken on: what perturbations do to the trained network.
+ROBUSTNESS = "robustness"
 
 # Compiling pays from about this many steps × layers × networks on; it takes 3 s, and 15 s the first time.
 COMPILE_FROM = 50_000
@@ -112,16 +117,25 @@ class Job:
         return torch.float64 if self.config.compute.dtype == "float64" else torch.float32
 
     def missing(self) -> list[tuple[int, str]]:
-        """Return the (epoch, split) pairs that the config asks for, that have a snapshot and no record yet."""
+        """Return what the config asks for of which there is a snapshot and no record yet.
+
+        Pairs of an epoch and train, test (the split that D is taken on) or robustness.
+        """
         measure = self.config.measure
         have = {(record.epoch, record.split) for record in self.run.load_measure(measure)}
         last = [self.config.training.epochs]
-        wanted = {"train": measure.epochs, "test": last if measure.test_epochs is None else measure.test_epochs}
+        test = None if measure.test_every_snapshot else last if measure.test_epochs is None else measure.test_epochs
+        wanted = {"train": measure.epochs, "test": test}
+        robustness = self.config.robustness
+        if robustness is not None:
+            wanted[ROBUSTNESS] = last
+            if self.run.has_robustness(robustness_id(robustness, measure)):
+                have.add((last[0], ROBUSTNESS))
         return [
-            (epoch, split)
+            (epoch, part)
             for epoch in self.run.snapshot_epochs()
-            for split, epochs in wanted.items()
-            if (epochs is None or epoch in epochs) and (epoch, split) not in have
+            for part, epochs in wanted.items()
+            if (epochs is None or epoch in epochs) and (epoch, part) not in have
         ]
 
     def measure_missing(self, mirror: Mirror | None) -> None:
@@ -131,13 +145,34 @@ class Job:
             return
         network = self.network()
         records = self.run.load_measure(self.config.measure)
-        for epoch, split in missing:
+        for epoch, part in missing:
             network.load_state_dict(self.run.load_snapshot(epoch))
-            records.append(self._measure_snapshot(network, epoch, split))
+            if part == ROBUSTNESS:
+                self._perturb(network, mirror)
+                continue
+            records.append(self._measure_snapshot(network, epoch, part))
             self.run.save_measure(self.config.measure, records)
             if mirror:
                 settings = identity_of_measure(self.config.measure)
                 mirror.log_measure(measure_id(self.config.measure), settings, records[-1])
+
+    def _perturb(self, network: nn.Module, mirror: Mirror | None) -> None:
+        robustness, measure = self.config.robustness, self.config.measure
+        assert robustness is not None
+        dataset = self.config.dataset
+        kept = slice(None) if dataset.channel is None else slice(dataset.channel, dataset.channel + 1)
+        mean, std = (
+            torch.tensor(values, dtype=self.dtype)[kept].to(self.device) for values in (dataset.mean, dataset.std)
+        )
+        train, test = self.split("train"), self.split("test")
+        few = Split(test.inputs[: robustness.test_images], test.labels[: robustness.test_images])
+        images = Images(train, mean, std), Images(few, mean, std)
+        cells = measure_robustness(network, self.points, *images, robustness, measure)
+        identity = robustness_id(robustness, measure)
+        perturbed = Perturbed(identity_of_robustness(robustness, measure), cells)
+        self.run.save_robustness(identity, perturbed)
+        if mirror:
+            mirror.log_robustness(identity, perturbed)
 
     def _measure_snapshot(self, network: nn.Module, epoch: int, name: str) -> LayerRecord:
         split, measure = self.split(name), self.config.measure
@@ -269,6 +304,10 @@ def prepare(config: Config) -> Job:
         job = replace(job, config=replace(config, training=training))
     _refuse_what_the_network_cannot(job)
     _refuse_lone_images(job)
+    if config.robustness is not None and config.measure.components is not None:
+        raise ConfigError(
+            f"measure.components={config.measure.components}: robustness is of whole features, give null here or there"
+        )
     _refuse_epochs_not_kept(job.run, job.config, state)
     return job
 
@@ -526,7 +565,7 @@ def _mirrored(job: Job) -> Iterator[Mirror | None]:
         yield None
         return
     mirror = Mirror(job.run, tracking, Path(job.config.results))
-    mirror.replay(job.run.epochs(), job.run.load_measures())
+    mirror.replay(job.run.epochs(), job.run.load_measures(), job.run.load_robustness())
     try:
         yield mirror
     except BaseException:

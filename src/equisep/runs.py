@@ -10,6 +10,7 @@ results/runs/<id>/ holds
     metrics.jsonl             a line an epoch: loss, accuracy, learning rate
     snapshots/epoch_E.safetensors   weights and buffers after E epochs
     measures/<id>.json        a measure's config and its records, one per snapshot and split
+    robustness/<id>.json      perturbations' config and what the trained network is worth under them
     checkpoint.pt             all that an interrupted population goes on from, in its first member's folder
 
 Every file is replaced whole, so that a reader or a crash meets the old content or the new; only
@@ -44,7 +45,16 @@ from torch import Tensor
 from equisep.files import write_atomically
 from equisep.law import Law, fit_law
 from equisep.locks import BEAT, held, living_owner, queued_jobs
-from equisep.schema import Config, Measure, identity_of_measure, identity_of_science, to_plain
+from equisep.robustness import Cell
+from equisep.schema import (
+    Config,
+    Measure,
+    Robustness,
+    identity_of_measure,
+    identity_of_robustness,
+    identity_of_science,
+    to_plain,
+)
 from equisep.training import Epoch
 
 if TYPE_CHECKING:
@@ -96,6 +106,26 @@ class Measured:
     records: tuple[LayerRecord, ...]
 
 
+@dataclass(frozen=True)
+class Perturbed:
+    """What perturbations do to a run's trained network. settings: what they are, and how D is taken; cells: of each."""
+
+    settings: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+
+    def to_json(self) -> str:
+        """Return it as text."""
+        return json.dumps({"robustness": self.settings, "cells": [asdict(cell) for cell in self.cells]})
+
+    @classmethod
+    def from_json(cls, text: str) -> Perturbed:
+        """Return what :meth:`to_json` wrote; raises ValueError, KeyError or TypeError for anything else."""
+        content = json.loads(text)
+        sequences = ("fuzziness", "last_fuzziness", "r", "train_accuracy", "test_accuracy")
+        cells = (Cell(**(cell | {name: tuple(cell[name]) for name in sequences})) for cell in content["cells"])
+        return cls(content["robustness"], tuple(cells))
+
+
 def run_id(config: Config, data_digest: str) -> str:
     """Return the name of the run a config describes: 16 hex digits over science, training tensors and protocol."""
     return _hash({"science": science_id(config), "data": data_digest, "protocol": PROTOCOL})
@@ -109,6 +139,11 @@ def science_id(config: Config) -> str:
 def measure_id(measure: Measure) -> str:
     """Return the name of a measure beneath a run: 8 hex digits over its config."""
     return _hash(identity_of_measure(measure))[:8]
+
+
+def robustness_id(robustness: Robustness, measure: Measure) -> str:
+    """Return the name of a run's perturbations beneath it: 8 hex digits over their config and how D is taken."""
+    return _hash(identity_of_robustness(robustness, measure))[:8]
 
 
 def _hash(content: Mapping[str, Any]) -> str:
@@ -278,6 +313,25 @@ class Run:
                 for record in content["records"]
             ]
             return Measured(content["measure"], tuple(records))
+
+    def save_robustness(self, identity: str, perturbed: Perturbed) -> None:
+        """Write what perturbations did to the trained network, under their id."""
+        (self.path / "robustness").mkdir(exist_ok=True)
+        write_atomically(self.path / "robustness" / f"{identity}.json", perturbed.to_json().encode())
+
+    def has_robustness(self, identity: str) -> bool:
+        """Whether the network was perturbed in the way that an id names."""
+        return (self.path / "robustness" / f"{identity}.json").exists()
+
+    def load_robustness(self) -> dict[str, Perturbed]:
+        """Return what perturbations of each kind of settings did to the trained network, by id."""
+        found = {}
+        for file in sorted(self.path.glob("robustness/*.json")):
+            with self._reading(
+                f"robustness/{file.name}", "remove the file, and the network is perturbed again"
+            ) as path:
+                found[file.stem] = Perturbed.from_json(path.read_text())
+        return found
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""

@@ -27,7 +27,11 @@ NOT_SCIENCE = ("dataset.root", "dataset.source", "optimizer.learning_rates", "tr
 ADDED_SCIENCE = {"dataset.label_seed": None}
 
 # Fields of measure that choose what is measured or how fast, not how.
-NOT_MEASURE = ("epochs", "test_epochs", "memory_limit")
+NOT_MEASURE = ("epochs", "test_epochs", "test_every_snapshot", "memory_limit")
+
+
+# Kinds of perturbation: the fields of robustness that hold strengths.
+ROBUSTNESS_KINDS = ("weights", "one_layer", "input_noise", "corruptions", "fgsm", "pgd")
 
 
 class ConfigError(ValueError):
@@ -367,6 +371,8 @@ class Measure:
     """Snapshots measured on the training set; null measures every one the run kept. Not identity."""
     test_epochs: list[int] | None = None
     """Snapshots measured on the test set too; null measures the last one. Not identity."""
+    test_every_snapshot: bool = False
+    """Whether every snapshot is measured on the test set, in place of test_epochs. Not identity."""
     memory_limit: float = MISSING
     """GB; features of all layers up to this size are held for one pass, else two passes are made. Not identity."""
 
@@ -374,10 +380,56 @@ class Measure:
         _one_of("measure.batch_norm", self.batch_norm, self.BATCH_NORMS)
         _one_of("measure.weighting", self.weighting, self.WEIGHTINGS)
         _one_of("measure.view", self.view, self.VIEWS)
+        told_twice = self.test_every_snapshot and self.test_epochs is not None
+        _require(not told_twice, "measure.test_epochs", self.test_epochs, "measure.test_every_snapshot takes them all")
         projected = self.components is None or self.components >= 1
         _require(projected, "measure.components", self.components, "give at least 1, or null for no projection")
         _require(self.batch_size >= 2, "measure.batch_size", self.batch_size, "batch normalisation needs at least 2")
         _require(self.memory_limit >= 0, "measure.memory_limit", self.memory_limit, "give GB, 0 or more")
+
+
+@dataclass
+class Robustness:
+    """Perturbations of the trained network; a kind without strengths is left out."""
+
+    weights: list[float] = MISSING
+    """Strengths of Gaussian noise on the weights of all layers, each relative to the layer's norm, > 0."""
+    one_layer: list[float] = MISSING
+    """The same on one layer at a time: every layer with weights in turn, of which D of the last layer is taken."""
+    input_noise: list[float] = MISSING
+    """Standard deviations of Gaussian noise on the images, intensities of 0 … 1."""
+    corruptions: list[float] = MISSING
+    """Severities 0 … 1 of corruptions of the images: shot and impulse noise, blur, contrast, brightness, in turn."""
+    fgsm: list[float] = MISSING
+    """Radii of adversarial images by one step, largest change of a pixel, intensities of 0 … 1."""
+    pgd: list[float] = MISSING
+    """Radii of adversarial images by attack_steps steps from a random start."""
+    draws: int = MISSING
+    """Draws of each kind and strength, ≥ 1; FGSM has none to draw."""
+    attack_steps: int = MISSING
+    """Steps of PGD, ≥ 1."""
+    attacked_training_draws: int = MISSING
+    """Draws of PGD on the training images, of which D is taken, ≥ 1."""
+    test_images: int = MISSING
+    """Test images, the first so many, ≥ 1; all where there are fewer."""
+    seed: int = MISSING
+    """Of the draws, the same for every network; 0 … 2³²−1."""
+
+    def __post_init__(self) -> None:
+        for name in ROBUSTNESS_KINDS:
+            strengths = getattr(self, name)
+            usable = all(map(_is_positive, strengths)) and len(set(strengths)) == len(strengths)
+            _require(
+                usable, f"robustness.{name}", strengths, "give positive, finite strengths, each once, or [] for none"
+            )
+        largest = max(self.corruptions, default=0.0)
+        _require(largest <= 1, "robustness.corruptions", self.corruptions, "give severities above 0, up to 1")
+        _require(
+            any(getattr(self, name) for name in ROBUSTNESS_KINDS), "robustness", "no strengths", "give one, or null"
+        )
+        for name in ("draws", "attack_steps", "attacked_training_draws", "test_images"):
+            _require(getattr(self, name) >= 1, f"robustness.{name}", getattr(self, name), "give at least 1")
+        _require(0 <= self.seed < 2**32, "robustness.seed", self.seed, "give 0 … 4294967295")
 
 
 @dataclass
@@ -438,6 +490,8 @@ class Config:
     """How long, at which rates."""
     measure: Measure = MISSING
     """How D is taken. A measure's identity."""
+    robustness: Robustness | None = None
+    """Perturbations under which the trained network is measured as well; null: none. An identity of its own."""
     compute: Compute = MISSING
     """Means. Not identity."""
     tracking: Tracking = MISSING
@@ -516,6 +570,11 @@ def identity_of_measure(config: Measure) -> dict[str, Any]:
     return plain
 
 
+def identity_of_robustness(config: Robustness, measure: Measure) -> dict[str, Any]:
+    """Return the identity of a measure of robustness: its config, and how D is taken."""
+    return to_plain(config) | {"measure": identity_of_measure(measure)}
+
+
 def to_plain(config: Any) -> dict[str, Any]:
     """Return a typed config as plain dicts and lists."""
     return asdict(config)
@@ -533,6 +592,8 @@ def from_plain(plain: dict[str, Any]) -> Config:
     }
     groups: dict[str, Any] = {name: _from_plain(kind, plain[name]) for name, kind in kinds.items()}
     groups["architecture"] = architecture_from_plain(plain["architecture"])
+    perturbations = plain.get("robustness")
+    groups["robustness"] = _from_plain(Robustness, perturbations) if perturbations else None
     return Config(**groups, **{name: plain[name] for name in ("seed", "experiment", "results")})
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import PIL.Image
 
-from equisep.runs import LayerRecord, Measured, Run, all_runs, measure_id
+from equisep.robustness import accuracy_areas
+from equisep.runs import LayerRecord, Measured, Perturbed, Run, all_runs, measure_id
 from equisep.schema import ConfigError, Measure, Tracking
 from equisep.training import Epoch
 
@@ -60,6 +61,7 @@ class Mirror:
         self._last = int(config["training"]["epochs"])
         self._first_measure = measure_id(Measure(**config["measure"]))
         self._measures: dict[str, dict[str, Any]] = {}
+        self._perturbed: dict[str, str] = {}
         # A wandb run that is taken up online has the epochs up to here already.
         self._known = int(dict(self._run.summary).get("epoch", 0)) if self._run.resumed else 0
         self._run.define_metric("epoch")
@@ -68,13 +70,17 @@ class Mirror:
         if not run.finished:
             self._log_state()
 
-    def replay(self, epochs: Sequence[Epoch], measures: Mapping[str, Measured]) -> None:
+    def replay(
+        self, epochs: Sequence[Epoch], measures: Mapping[str, Measured], robustness: Mapping[str, Perturbed]
+    ) -> None:
         """Mirror what is recorded already, so that every segment of a run's log is whole up to its end."""
         for epoch in epochs:
             self.log_epoch(epoch)
         for measure, measured in measures.items():
             for record in measured.records:
                 self.log_measure(measure, measured.settings, record)
+        for identity, perturbed in robustness.items():
+            self.log_robustness(identity, perturbed)
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Mirror an epoch of training."""
@@ -107,6 +113,13 @@ class Mirror:
             # A row of its own: the numbers do not wait for the drawing.
             plot = self._image(_plot(record, f"{prefix}, epoch {record.epoch}"))
             self._log({"epoch": record.epoch, f"{prefix}/layers": plot})
+
+    def log_robustness(self, identity: str, perturbed: Perturbed) -> None:
+        """Mirror what perturbations did: the whole of it in the summary, as text, and a curve's area for each kind."""
+        self._perturbed[identity] = perturbed.to_json()
+        self._guard(lambda: self._run.summary.update({"robustness": dict(self._perturbed)}))
+        areas = accuracy_areas(perturbed.cells)
+        self._log({"epoch": self._last} | {f"robustness/{kind}": area for kind, area in areas.items()})
 
     def finish(self, *, failed: bool = False) -> None:
         """Close the wandb run; that the run ended is told last, so that a log that tells it is whole."""
@@ -165,7 +178,7 @@ def mirror_store(results: Path, tracking: Tracking) -> int:
     for run in runs:
         earlier = list(results.glob(f"wandb/offline-run-*-{run.id}*")) if tracking.mode == "offline" else []
         mirror = Mirror(run, tracking, results)
-        mirror.replay(run.epochs(), run.load_measures())
+        mirror.replay(run.epochs(), run.load_measures(), run.load_robustness())
         mirror.finish()
         for segment in earlier:
             shutil.rmtree(segment)
