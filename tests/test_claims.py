@@ -86,7 +86,7 @@ def test_a_single_seed_is_judged_by_its_value_and_says_so() -> None:
 
 def test_every_experiment_has_its_claim_and_every_claim_its_experiment_or_overview() -> None:
     experiments = {file.stem for file in (conf_folder() / "experiment").glob("*.yaml")}
-    assert set(load_claims()) == experiments | set(OVERVIEWS) | {"robustness"}
+    assert set(load_claims()) == experiments | set(OVERVIEWS)
     for one in load_claims().values():
         assert one.text.endswith(").")
         assert "claim " in one.text

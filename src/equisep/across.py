@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from equisep.claims import NOT_RUN, judge, load_claims, name_value
 from equisep.experiments import at_best_learning_rate
-from equisep.law import compare_laws, fit_law, rank_correlation
+from equisep.law import compare_laws, fit_law, partial_rank_correlation, rank_correlation
 from equisep.records import load_runs
 from equisep.reproduction import FITTED, Result
 from equisep.runs import PROTOCOL
@@ -197,7 +197,7 @@ def exponential_against_rivals(table: pd.DataFrame) -> pd.DataFrame:
 def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
     """Return by data set and seed Spearman's correlation of test accuracy with r, D of the last layer and inequality.
 
-    Over all networks that fit their data; NaN below three of them.
+    Over all networks that fit their data; NaN below three of them. With r and inequality also at equal depth.
     """
     rows = comparable(table)
     rows = rows[rows["last"] & (rows["train_accuracy"] >= FITTED)]
@@ -206,6 +206,12 @@ def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
         | {
             f"correlation_with_{name}": rank_correlation(group[name], group["test_accuracy"])
             for name in ("r", "D_last", "ratio_inequality")
+        }
+        | {
+            f"correlation_with_{name}_at_equal_depth": partial_rank_correlation(
+                group[name], group["test_accuracy"], [group["depth"]]
+            )
+            for name in ("r", "ratio_inequality")
         }
         for (dataset, seed), group in rows.groupby(["dataset", "seed"])
     ]

@@ -7,10 +7,11 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from equisep import schema
-from equisep.records import RunRecord, read_records, read_store
-from equisep.runs import FINISHED, PROTOCOL, LayerRecord, measure_id, science_id
+from equisep.records import RunRecord, read_records, read_store, tabulate_robustness
+from equisep.runs import FINISHED, PROTOCOL, LayerRecord, measure_id, robustness_id, science_id
 from equisep.schema import Config, ConfigError, Training, conf_folder, explain, from_plain
 
 # What a row of a table tells of a run, behind the columns of what varies.
@@ -52,6 +53,10 @@ RUN_COLUMNS = (
 # A name of digits alone is no number.
 TEXT_COLUMNS = ("run", "commit", "torch", "processor", "ended")
 LAYER_COLUMNS = ("run", "view", "epoch", "layer", "name", "D")
+PERTURBED_COLUMNS = (
+    *("run", "kind", "strength", "layer", "draws"),
+    *("D_last", "change", "r", "train_accuracy", "test_accuracy", "test_accuracy_spread"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,16 +72,19 @@ class Tables:
     """An experiment's runs as found in the store.
 
     runs: a row per finished run, view and epoch: what varies, then RUN_COLUMNS; accuracies and loss in evaluation
-    mode, test_accuracy of the last epoch. layers: a row per layer of each of those: LAYER_COLUMNS (training set).
-    missing: how many runs that were asked for are not there, or not measured. flaws: which are left out since they
-    cannot be read whole, and why. The row of a run that diverged holds NaN; that of one whose D has no logarithm NaN
-    for what the law tells.
+    mode, test_accuracy where that epoch was measured on the test set. layers: a row per layer of each of those:
+    LAYER_COLUMNS (training set). perturbed: where the experiment has perturbations, a row per run, kind, strength and
+    layer: PERTURBED_COLUMNS, over draws the geometric mean of D_last, the root mean square change of its logarithm
+    against the unperturbed network, means of the rest and the standard deviation of test accuracy. missing: how many
+    runs that were asked for are not there, or not measured. flaws: which are left out since they cannot be read whole,
+    and why. The row of a run that diverged holds NaN; that of one whose D has no logarithm NaN for what the law tells.
     """
 
     runs: pd.DataFrame
     layers: pd.DataFrame
     missing: int
     flaws: tuple[str, ...] = ()
+    perturbed: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PERTURBED_COLUMNS)))
 
     def fuzziness(self, run: str, view: str, epoch: int) -> list[float]:
         """Return D of each layer of a run, the input first."""
@@ -115,7 +123,9 @@ def load_tables(folder: Path, name: str) -> Tables:
             raise ConfigError(f"tables={folder}: {path} lacks the column {absent[0]}")
         tables.append(table)
     runs, layers = tables
-    return Tables(runs, layers, missing=0)
+    beside = folder / f"{name}_perturbed.csv"
+    perturbed = pd.read_csv(beside, dtype={"run": str}) if beside.exists() else None
+    return Tables(runs, layers, missing=0) if perturbed is None else Tables(runs, layers, 0, perturbed=perturbed)
 
 
 def at_best_learning_rate(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
@@ -201,6 +211,11 @@ def last_epoch(training: Training) -> tuple[int, ...]:
     return (training.epochs,)
 
 
+def first_and_last_epoch(training: Training) -> tuple[int, ...]:
+    """Return epoch 0 and the one at which training ends."""
+    return tuple(sorted({0, training.epochs}))
+
+
 def every_snapshot(training: Training) -> tuple[int, ...]:
     """Return the epochs of all snapshots."""
     return training.kept_epochs()
@@ -219,6 +234,7 @@ def collect_tables(
     """
     runs: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
+    perturbed: list[pd.DataFrame] = []
     flaws: list[str] = []
     missing = 0
     distinct = {(science_id(point.config), point.config.measure.view): point for point in points}
@@ -246,9 +262,14 @@ def collect_tables(
             if any((epoch, "train") not in taken for epoch in wanted):
                 missing += 1
                 continue
-        test = taken.get((point.config.training.epochs, "test"))
+        if point.config.robustness is not None and record.state["state"] != "diverged":
+            identity = robustness_id(point.config.robustness, point.config.measure)
+            if identity not in record.robustness:
+                missing += 1
+                continue
+            perturbed.append(_perturbed_rows(replace(record, robustness={identity: record.robustness[identity]})))
         for epoch in wanted:
-            train = taken.get((epoch, "train"))
+            train, test = taken.get((epoch, "train")), taken.get((epoch, "test"))
             runs.append(point.varied | _row(point, record, epoch, train, test))
             layers += _layer_rows(record.run, point, train) if train else []
     varied = list(points[0].varied) if points else []
@@ -257,6 +278,7 @@ def collect_tables(
         pd.DataFrame(layers, columns=list(LAYER_COLUMNS)),
         missing,
         tuple(flaws),
+        pd.concat(perturbed, ignore_index=True) if perturbed else pd.DataFrame(columns=list(PERTURBED_COLUMNS)),
     )
 
 
@@ -289,6 +311,27 @@ def _row(
         *(state["machine"][name] for name in ("commit", "torch", "processor")),
     )
     return dict(zip(RUN_COLUMNS, figures, strict=True))
+
+
+def _perturbed_rows(record: RunRecord) -> pd.DataFrame:
+    """Return what perturbations did to one run's network, over draws."""
+    draws = tabulate_robustness([record])
+    clean = float(draws.loc[draws["kind"] == "clean", "D_last"].iloc[0])
+    with np.errstate(divide="ignore"):
+        # Of a draw that leaves no spread within the classes it is minus infinity, and so is the mean.
+        logarithms = np.log(draws["D_last"])
+    draws = draws.assign(logarithm=logarithms, square=(logarithms - math.log(clean)) ** 2 if clean > 0 else math.nan)
+    found = draws.groupby(["run", "kind", "strength", "layer"], dropna=False, sort=False).agg(
+        draws=("draw", "size"),
+        D_last=("logarithm", "mean"),
+        change=("square", "mean"),
+        r=("r", "mean"),
+        train_accuracy=("train_accuracy", "mean"),
+        test_accuracy=("test_accuracy", "mean"),
+        test_accuracy_spread=("test_accuracy", "std"),
+    )
+    found = found.assign(D_last=np.exp(found["D_last"]), change=np.sqrt(found["change"]))
+    return found.reset_index()[list(PERTURBED_COLUMNS)]
 
 
 def _layer_rows(run: str, point: Point, record: LayerRecord) -> list[dict[str, Any]]:

@@ -52,6 +52,7 @@ class Reproduction:
     a row per condition and seed with the claim's statistics, of the rows shown; None where the tables' own
     columns are those; a column ``choice`` of it is one more condition. epochs: the measured epochs that are looked
     at. published: the learning rate of the published figure, by the values of the conditions, where it is known.
+    remarks: further lines for a reader, of the tables and the rows shown.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Reproduction:
     statistics: Callable[[Tables, pd.DataFrame], pd.DataFrame] | None = None
     epochs: Callable[[Training], Sequence[int]] = last_epoch
     published: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+    remarks: Callable[[Tables, pd.DataFrame], Sequence[str]] = lambda tables, rows: ()
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 where runs are missing, 2 where the arguments are wrong."""
@@ -185,10 +187,14 @@ class Reproduction:
         would pass for whole ones.
         """
         verdict, rows = self.judge(tables), self.shown(tables)
-        told = [*notes(tables, rows), *self.compare_rates(tables)] if len(rows) else list(tables.flaws)
+        told = list(tables.flaws)
+        if len(rows):
+            told = [*notes(tables, rows), *self.compare_rates(tables), *self.remarks(tables, rows)]
         figure = self.draw(tables, rows) if rows["train_loss"].notna().any() else None
         whole = len(rows) > 0 and not tables.missing
         contents = {"": tables.runs, "_layers": tables.layers} if whole else {}
+        if whole and len(tables.perturbed):
+            contents["_perturbed"] = tables.perturbed
         Result(self.name, verdict, figure, contents, tuple(told)).write(results)
         return verdict
 
@@ -243,7 +249,8 @@ class Result:
         try:
             for name in (f"figures/{self.name}.png", f"figures/{self.name}.pdf", f"tables/{self.name}.csv"):
                 (results / name).unlink(missing_ok=True)
-            (results / f"tables/{self.name}_layers.csv").unlink(missing_ok=True)
+            for ending in ("layers", "perturbed"):
+                (results / f"tables/{self.name}_{ending}.csv").unlink(missing_ok=True)
             (results / "verdicts").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"results={results}: {error.strerror}; name a folder that can be written to") from None
