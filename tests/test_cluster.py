@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -22,7 +23,16 @@ from equisep.schema import ConfigError, compose_config
 from tests.conftest import ROOT
 from tests.slurm_cluster import NoSlurm, throwaway_cluster
 
-USUAL = {"partition": None, "account": None, "qos": None, "gpus": 0, "cpus": 1, "memory": 1.0, "minutes": 10}
+USUAL = {
+    "partition": None,
+    "account": None,
+    "qos": None,
+    "gpus": 0,
+    "gpu_memory": None,
+    "cpus": 1,
+    "memory": 1.0,
+    "minutes": 10,
+}
 USUAL |= {"parallel": 2, "notice": 30, "modules": [], "setup": [], "options": {}}
 
 
@@ -41,7 +51,9 @@ def test_the_debug_launcher_takes_the_same_path_without_slurm(fashion: Data, tmp
     command = sweep(tmp_path, "training=smoke", "seed=1,2,3", "hydra.launcher.max_members=2", launcher="debug")
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
-    assert "submitted 3 runs as 2 tasks" in said.stderr
+    assert "ran 2 tasks in this process" in said.stderr
+    # No task of a queue has them.
+    assert not list(tmp_path.glob("runs/*/submitted.json"))
     assert set(states(tmp_path).values()) == {"done"}
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (again.returncode, "3 of 3 runs are done already" in again.stderr) == (0, True)
@@ -57,6 +69,13 @@ def test_the_debug_launcher_takes_the_same_path_without_slurm(fashion: Data, tmp
         ({"setup": "ulimit -n 9"}, "hydra.launcher.setup=ulimit -n 9: give a list"),
         ({"options": None}, "hydra.launcher.options=None: give names with values"),
         ({"notice": 600}, "hydra.launcher.notice=600: give less than a task's 600 seconds"),
+        ({"gpus": 2}, "hydra.launcher.gpus=2: a task trains one population on one GPU; .*hydra.launcher.parallel"),
+        ({"gpu_memory": 0}, "hydra.launcher.gpu_memory=0: give the GB of a task's GPU, or null"),
+        ({"gpu_memory": "80G"}, "hydra.launcher.gpu_memory=80G: give the GB"),
+        ({"options": {"time": 5}}, "hydra.launcher.options.time: not free, hydra.launcher.minutes does it"),
+        ({"options": {"job_name": "x"}}, "hydra.launcher.options.job_name: not free, the submission"),
+        ({"options": {"open-mode": "truncate"}}, "hydra.launcher.options.open-mode: not free"),
+        ({"options": {"no_requeue": True}}, "hydra.launcher.options.no_requeue: not free, the launcher"),
     ],
 )
 def test_resources_that_slurm_could_not_give_are_refused(wrong: dict, words: str) -> None:
@@ -65,10 +84,12 @@ def test_resources_that_slurm_could_not_give_are_refused(wrong: dict, words: str
 
 
 def test_resources_become_sbatch_options() -> None:
-    given = USUAL | {"partition": "long", "gpus": 2, "modules": ["cuda/12"], "setup": ["ulimit -n 4096"]}
-    options = Resources(**given, **{}).sbatch()
+    given = USUAL | {"partition": "long", "gpus": 1, "modules": ["cuda/12"], "setup": ["ulimit -n 4096"]}
+    options = Resources(**(given | {"options": {"constraint": "a100"}})).sbatch("equisep-1")
+    assert options["job_name"] == "equisep-1"
+    assert options["additional_parameters"] == {"requeue": True, "constraint": "a100"}
     assert options["partition"] == "long"
-    assert (options["time"], options["mem"], options["gpus_per_node"]) == (10, "1024MB", 2)
+    assert (options["time"], options["mem"], options["gpus_per_node"]) == (10, "1024MB", 1)
     assert options["setup"] == ["module load cuda/12", "ulimit -n 4096"]
     assert "account" not in options
 
@@ -80,6 +101,21 @@ def test_without_sbatch_it_is_one_line(tmp_path: Path, fashion: Data) -> None:
     )
     assert said.returncode == 2
     assert "hydra/launcher=slurm: there is no sbatch here" in said.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_the_submitting_machine_has_not_is_the_tasks_to_find(tmp_path: Path, fashion: Data) -> None:
+    plain = os.environ | {"PATH": "/nowhere"}
+    command = sweep(tmp_path, "training=smoke", "seed=1")
+    said = subprocess.run([*command, "compute.device=cuda:1"], cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert "there is no sbatch here" in said.stderr.splitlines()[-1]
+    said = subprocess.run([*command, "compute.device=warp"], cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert "compute.device=warp: no such device; take auto, cpu or cuda" in said.stderr
+
+
+def test_the_memory_of_a_tasks_gpu_is_what_is_told() -> None:
+    assert Resources(**(USUAL | {"gpus": 1, "gpu_memory": 24})).gpu_bytes() == 24e9
+    assert Resources(**(USUAL | {"gpus": 0, "gpu_memory": 24})).gpu_bytes() == math.inf
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -131,6 +167,12 @@ def begun(results: Path, epochs: int) -> list[Run]:
     return found
 
 
+def task_of(run: Run) -> str:
+    submitted = run.submitted()
+    assert submitted is not None
+    return submitted.task
+
+
 def tasks(results: Path) -> set[str]:
     return {path.name for path in results.glob("slurm/*/*_submitted.pkl")}
 
@@ -150,7 +192,7 @@ def test_what_is_preempted_killed_requeued_or_timed_out_ends_bit_for_bit_as_undi
     assert owner is not None
     os.kill(int(owner["process"]), signal.SIGKILL)
     # Of a signal that has arrived it may hear "try again later", and does so for minutes.
-    subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", str(preempted.submitted())], env=cluster)
+    subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", task_of(preempted)], env=cluster)
     early = {preempted.id, killed.id}
 
     def late() -> list[Run]:
@@ -158,12 +200,12 @@ def test_what_is_preempted_killed_requeued_or_timed_out_ends_bit_for_bit_as_undi
 
     wait_for(lambda: len(late()) > 0, "the third population on its way")
     requeued = late()[0]
-    subprocess.run(["scontrol", "requeue", str(requeued.submitted())], env=cluster, check=True)
+    subprocess.run(["scontrol", "requeue", task_of(requeued)], env=cluster, check=True)
     early.add(requeued.id)
     wait_for(lambda: len(late()) > 0, "the fourth population on its way")
     timed_out = late()[0]
     # SLURM gives notice of a limit up to a minute early.
-    subprocess.run(["scontrol", "update", f"JobId={timed_out.submitted()}", "TimeLimit=1"], env=cluster, check=True)
+    subprocess.run(["scontrol", "update", f"JobId={task_of(timed_out)}", "TimeLimit=1"], env=cluster, check=True)
     said = first.communicate(timeout=900)[1]
     assert first.returncode != 0
     assert re.search(r"task \d+_\d ended before its runs", said)
@@ -221,7 +263,7 @@ def test_a_task_that_a_user_ends_stays_ended_and_the_next_call_goes_on(
     assert submitted.returncode == 0, submitted.stderr
     wait_for(lambda: len(begun(tmp_path, 20)) == 1, "the population on its way")
     (leader,) = begun(tmp_path, 20)
-    subprocess.run(["scancel", str(leader.submitted())], env=cluster, check=True)
+    subprocess.run(["scancel", task_of(leader)], env=cluster, check=True)
     wait_for(lambda: leader.owner() is None, "the end of the task")
     assert leader.state()["state"] == "interrupted"
     trained = len(leader.epochs())

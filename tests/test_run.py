@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ import torch
 
 from equisep.data import Data
 from equisep.locks import InUse
-from equisep.run import final_record, set_arithmetic
+from equisep.observer import Observer
+from equisep.run import Stopped, execute, final_record, set_arithmetic
 from equisep.runs import DamagedRun, Run, all_runs, run_id, status_table
 from equisep.schema import Config, ConfigError, compose_config
+from equisep.training import Epoch
 from tests.conftest import run_one
 
 Configure = Callable[..., Config]
@@ -303,3 +306,98 @@ def test_a_gpus_arithmetic_is_what_the_config_says() -> None:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
         torch.use_deterministic_algorithms(False)
         del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+class Interferer(Observer):
+    """Does something to the runs, once, after an epoch."""
+
+    def __init__(self, epoch: int, interfere: Callable[[], None]) -> None:
+        self.epoch, self.interfere = epoch, interfere
+
+    def advance(self, members: Sequence[Epoch]) -> None:
+        if members[0].epoch == self.epoch:
+            self.interfere()
+
+
+def test_a_run_that_was_taken_over_is_not_written_to_any_more(configure: Configure, tmp_path: Path) -> None:
+    asked = [configure("training.epochs=30", "compute.checkpoint_every=1", f"seed={seed}") for seed in (1, 2)]
+    left: dict[Path, bytes] = {}
+
+    def take_over() -> None:
+        """What another host does after a silence of fifteen minutes, which this process has slept through."""
+        for run in all_runs(tmp_path):
+            (run.path / "owner.json").unlink()
+            (run.path / "owner.json").write_text(json.dumps({"host": "elsewhere", "process": 7, "token": "another"}))
+            left.update({path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()})
+
+    with pytest.raises(InUse, match=r"run [0-9a-f]{16} was taken over by process 7 on elsewhere: "):
+        execute(asked, Interferer(4, take_over))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("runs/*/*") if path.is_file()}.items() <= left.items()
+    assert {path for run in all_runs(tmp_path) for path in run.path.rglob("*") if path.is_file()} == left.keys()
+    for run in all_runs(tmp_path):
+        os.utime(run.path / "owner.json", (0, 0))
+    assert [outcome.trained_epochs for outcome in execute(asked)] == [27, 27]
+
+
+class Looks(Observer):
+    """Wants a stop from so many looks on, after an epoch."""
+
+    def __init__(self, looks: int, epoch: int = 0) -> None:
+        self.looks, self.epoch, self.now = looks, epoch, 0
+
+    def advance(self, members: Sequence[Epoch]) -> None:
+        self.now = members[0].epoch
+
+    def wants_stop(self) -> bool:
+        self.looks -= self.now >= self.epoch
+        return self.looks < 0
+
+
+def test_measuring_finished_runs_heeds_a_stop_between_them(configure: Configure, tmp_path: Path) -> None:
+    execute([configure(f"seed={seed}") for seed in (1, 2, 3)])
+    asked = [configure(f"seed={seed}", "measure.batch_norm=running") for seed in (1, 2, 3)]
+    with pytest.raises(Stopped):
+        execute(asked, Looks(1))
+    assert sorted(len(run.load_measures()) for run in all_runs(tmp_path)) == [1, 1, 2]
+    assert all(outcome.trained_epochs == 0 and outcome.final for outcome in execute(asked))
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2])
+def test_a_stop_while_a_population_is_measured_loses_nothing(configure: Configure, tmp_path: Path, looks: int) -> None:
+    stores = (tmp_path / "whole", tmp_path / "stopped")
+    whole, stopped = (
+        [configure("training.epochs=12", f"seed={seed}", f"results={store}") for seed in (1, 2)] for store in stores
+    )
+    execute(whole)
+    with pytest.raises(Stopped, match="after epoch 10"):
+        execute(stopped, Looks(looks, epoch=10))
+    runs = list(all_runs(stores[1]))
+    assert [run.snapshot_epochs() for run in runs] == [[0, 10], [0, 10]]
+    # Of two members as many are measured as there were looks before the stop.
+    measured = [{record.epoch for record in run.load_measure(stopped[0].measure)} for run in runs]
+    assert sorted(map(len, measured)) == sorted([1 + (member < looks) for member in range(2)])
+    assert [outcome.trained_epochs for outcome in execute(stopped)] == [2, 2]
+    for run in runs:
+        other = Run(stores[0], run.id)
+        for name in ("metrics.jsonl", "snapshots/epoch_0010.safetensors", "snapshots/epoch_0012.safetensors"):
+            assert (run.path / name).read_bytes() == (other.path / name).read_bytes()
+        assert run.load_measures() == other.load_measures()
+
+
+def test_what_another_process_began_between_the_look_and_the_hold_goes_on(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2)]
+    partner = configure("training.epochs=12", "seed=3")
+    unhurried = Run.held
+
+    def held(run: Run) -> AbstractContextManager[None]:
+        monkeypatch.setattr(Run, "held", unhurried)
+        with pytest.raises(Stopped):
+            execute([asked[0], partner], Looks(0, epoch=5))
+        return unhurried(run)
+
+    monkeypatch.setattr(Run, "held", held)
+    outcomes = execute(asked)
+    assert [(outcome.state, outcome.trained_epochs) for outcome in outcomes] == [("done", 7), ("done", 12)]
+    assert [run.state()["state"] for run in all_runs(tmp_path)] == ["done"] * 3

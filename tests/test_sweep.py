@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -25,6 +26,7 @@ from equisep.run import Job, Stopped, execute, prepare
 from equisep.runs import DamagedRun, Run, all_runs, status_table
 from equisep.schema import Config
 from equisep.sweep import Request, gpu_of_worker, members_that_fit, plan, run_sweep
+from equisep.training import Epoch
 from tests.conftest import compose_untyped
 
 Configure = Callable[..., Config]
@@ -187,9 +189,11 @@ class StopAfter(Observer):
     def __init__(self, epochs: int) -> None:
         self.left = epochs
 
-    def wants_stop(self) -> bool:
+    def advance(self, members: Sequence[Epoch]) -> None:
         self.left -= 1
-        return self.left < 0
+
+    def wants_stop(self) -> bool:
+        return self.left <= 0
 
 
 def test_a_stopped_population_goes_on_whole_and_bit_for_bit(configure: Configure, tmp_path: Path) -> None:
@@ -296,6 +300,13 @@ def test_a_gpus_free_memory_bounds_a_population(
     assert members_that_fit(on_gpu) == 7
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1, 1))
     assert members_that_fit(on_gpu) == 1
+    # Of another machine's it is told; this one may have none.
+    assert members_that_fit(job, 11 * job.memory) == 7
+    assert members_that_fit(job, math.inf) == sys.maxsize
+    six = jobs_of(configure, *([f"seed={seed}"] for seed in range(6)))
+    assert [len(part) for part in plan(six, max_members=10, processes=1, gpu_memory=6 * six[0].memory)] == [3, 3]
+    on_cpu = jobs_of(configure, *([f"seed={seed}", "compute.device=cpu"] for seed in range(6)))
+    assert [len(part) for part in plan(on_cpu, max_members=10, processes=1, gpu_memory=6 * six[0].memory)] == [6]
 
 
 def test_jobs_share_what_is_composed_only_where_the_seed_alone_differs(tmp_path: Path) -> None:

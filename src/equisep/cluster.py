@@ -2,17 +2,22 @@
 
 A task that is preempted, runs out of time or is told to end writes a checkpoint after the epoch and goes back into the
 queue, where it goes on from there. The process that submitted may go: what became of a run stands in the store, which
-task has it in ``submitted.json`` beside it, and whether that task still lives squeue says. A later call of the same
-sweep submits what is missing and nothing else.
+task has it in ``submitted.json`` beside it, and whether that task still lives squeue says, by its number and by the
+name of its submission, which no other has. What a submission is about to hand over stands in the store before it does.
+A later call of the same sweep submits what is missing and nothing else.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -23,33 +28,65 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from equisep.locks import LEASE, InUse, held, queued_jobs
+from equisep.files import write_atomically
+from equisep.locks import LEASE, InUse, QueuedTask, describe_owner, held, queued_jobs
 from equisep.observer import Observer
 from equisep.run import Job, Stopped, execute, outcome_of
+from equisep.runs import DamagedRun, Run, Submitted
 from equisep.schema import Config, ConfigError
-from equisep.sweep import Ended, summary
+from equisep.sweep import Ended, Result, summary
 from equisep.training import Epoch
 
 # Timeouts after which submitit gives a task up; each is progress of a whole time limit.
 MOST_TIMEOUTS = 1000
 # Tasks of an array; SLURM's own limit, MaxArraySize, is 1,001 unless the cluster says otherwise.
 LARGEST_ARRAY = 1000
-# Seconds between looks at the queue, and a task's patience with a run that another process holds.
+# Seconds between looks at the queue; a task's patience with a run that another process holds, and with a queue that
+# does not answer; and how long a file system may take to show what a task on another node wrote last.
 POLL = 2.0
 PATIENCE = LEASE + 60.0
+SILENCE = 30.0
+SETTLING = 60.0
+# Seconds after which an sbatch that was begun has handed over its array, or never will.
+UNDER_WAY = 600.0
+
+# Options of sbatch that are not free, and what does their work.
+OPTIONS_TAKEN = {
+    "account": "hydra.launcher.account",
+    "array": "hydra.launcher.max_members and parallel",
+    "chdir": "results, a folder of its own",
+    "cpus-per-task": "hydra.launcher.cpus",
+    "error": "results, below which the logs are",
+    "gpus-per-node": "hydra.launcher.gpus",
+    "job-name": "the submission, which is known by it",
+    "mem": "hydra.launcher.memory",
+    "no-requeue": "the launcher: tasks are requeued",
+    "nodes": "the launcher: a task is one process",
+    "ntasks": "the launcher: a task is one process",
+    "ntasks-per-node": "the launcher: a task is one process",
+    "open-mode": "the launcher: logs are appended to",
+    "output": "results, below which the logs are",
+    "partition": "hydra.launcher.partition",
+    "qos": "hydra.launcher.qos",
+    "requeue": "the launcher: tasks are requeued",
+    "signal": "hydra.launcher.notice",
+    "time": "hydra.launcher.minutes",
+    "wrap": "hydra.launcher.setup",
+}
 
 
 @dataclass(frozen=True)
 class Resources:
     """What a task of the array is given; the fields of conf/hydra/launcher/slurm.yaml, which describes them.
 
-    Raises ConfigError for what SLURM could not give.
+    Raises ConfigError for what SLURM could not give, or a task could not use: it trains one population, on one GPU.
     """
 
     partition: str | None
     account: str | None
     qos: str | None
     gpus: int
+    gpu_memory: float | None
     cpus: int
     memory: float
     minutes: int
@@ -75,18 +112,38 @@ class Resources:
                 )
             if value < least:
                 raise ConfigError(f"hydra.launcher.{name}={getattr(self, name)}: give at least {least}")
+        if self.gpus > 1:
+            raise ConfigError(
+                f"hydra.launcher.gpus={self.gpus}: a task trains one population on one GPU; "
+                "give 1, and more GPUs are used by more tasks (hydra.launcher.parallel)"
+            )
+        memory = self.gpu_memory
+        if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | float) or memory <= 0):
+            raise ConfigError(f"hydra.launcher.gpu_memory={memory}: give the GB of a task's GPU, or null")
+        for option in self.options:
+            does_it = OPTIONS_TAKEN.get(str(option).replace("_", "-"))
+            if does_it:
+                raise ConfigError(f"hydra.launcher.options.{option}: not free, {does_it} does it; leave it out")
         if self.notice >= 60 * self.minutes:
             limit = 60 * self.minutes
             raise ConfigError(f"hydra.launcher.notice={self.notice}: give less than a task's {limit} seconds")
 
-    def sbatch(self) -> dict[str, Any]:
-        """Return submitit's parameters."""
+    def gpu_bytes(self) -> float:
+        """Return the memory that a task's population has to fit into: what is told, or this machine's, or no bound."""
+        if self.gpus and self.gpu_memory is not None:
+            return self.gpu_memory * 1e9
+        if self.gpus and torch.cuda.is_available():
+            return float(torch.cuda.mem_get_info()[0])
+        return math.inf
+
+    def sbatch(self, name: str) -> dict[str, Any]:
+        """Return submitit's parameters for a submission of a name."""
         named = {"partition": self.partition, "account": self.account, "qos": self.qos}
         lines = [*(f"module load {module}" for module in self.modules), *self.setup]
         # A task that SLURM requeues by itself appends to its log.
         chosen = {name: value for name, value in named.items() if value is not None}
         return chosen | {
-            "job_name": "equisep",
+            "job_name": name,
             "time": self.minutes,
             "cpus_per_task": self.cpus,
             "mem": f"{round(self.memory * 1024)}MB",
@@ -123,7 +180,9 @@ class PopulationTask:
                     return [outcome.state for outcome in execute(self.configs, observer)]
                 except InUse as error:
                     # A task that was here before may still be dying; it is found out by its job or its silence.
-                    if time.monotonic() > until:
+                    if observer.wants_stop():
+                        requeue()
+                    if observer.wants_stop() or time.monotonic() > until:
                         raise
                     observer.say(f"waits: {error}")
                     time.sleep(POLL)
@@ -184,48 +243,72 @@ class _Listening:
     def _requeue(self) -> None:
         """Go back into the queue, unless SLURM is ending or requeueing the task by itself."""
         handler = self.before[signal.SIGUSR2]
-        states = queued_jobs() or {}
         if self.observer.notice is None or not callable(handler):
             return
-        if states.get(os.environ.get("SLURM_JOB_ID", "")) != "RUNNING":
+        until = time.monotonic() + SILENCE
+        while (queue := queued_jobs()) is None and time.monotonic() < until:
+            time.sleep(POLL)
+        task = queue.get(os.environ.get("SLURM_JOB_ID", "")) if queue is not None else None
+        # Of a queue that stays silent nothing is known: better queued once too often than lost.
+        if queue is not None and (task is None or task.state != "RUNNING"):
             sys.exit(1)
         # submitit's own: it queues checkpoint()'s answer and ends the process.
         handler(self.observer.notice, None)
 
 
+def run_in_process(populations: Sequence[Sequence[Job]], end: Ended, console: Console, *, resources: Resources) -> None:
+    """Take the populations through submitit's and a task's path one after another, in this process, without SLURM."""
+    import submitit
+
+    for index, population in enumerate(populations):
+        results = Path(population[0].config.results).resolve()
+        (results / "slurm").mkdir(parents=True, exist_ok=True)
+        task = submitit.DebugExecutor(results / "slurm/%j").submit(_task_of(population, resources))
+        # Asking for it runs it.
+        error = task.exception()
+        if error is not None and not isinstance(error, Exception):
+            raise error
+        end(index, error or [summary(outcome_of(job)) for job in population])
+    console.print(f"ran {len(populations)} tasks in this process", highlight=False)
+
+
 def run_on_cluster(
-    populations: Sequence[Sequence[Job]],
-    end: Ended,
-    console: Console,
-    *,
-    resources: Resources,
-    debug: bool,
-    wait: bool,
+    populations: Sequence[Sequence[Job]], end: Ended, console: Console, *, resources: Resources, wait: bool
 ) -> None:
     """Submit the populations that no task has, and tell ``end`` what became of each as it comes.
 
-    debug: run the same path in this process, without SLURM. wait: stay until all tasks are through; else every one
-    that is not is told as it is. After Ctrl-C the tasks go on.
+    wait: stay until all tasks are through; else every one that is not is told as it is. After Ctrl-C the tasks go on.
     """
     if not populations:
         return
-    if not debug and shutil.which("sbatch") is None:
+    if shutil.which("sbatch") is None:
         raise ConfigError("hydra/launcher=slurm: there is no sbatch here; type this where SLURM is, or take debug")
     results = Path(populations[0][0].config.results).resolve()
     (results / "slurm").mkdir(parents=True, exist_ok=True)
     with _submitting(results, console):
-        tasks = _submit(populations, resources, results, console, debug=debug)
+        tasks, others = _submit(populations, resources, results, console)
     waiting = dict(enumerate(populations))
+    gone: dict[int, float] = {}
     try:
         while waiting:
-            queued = {} if debug else queued_jobs()
+            queue = queued_jobs()
             for index, population in list(waiting.items()):
                 # A queue that does not answer says nothing of a task.
-                living = [job for job in population if queued is None or tasks[id(job)] in queued]
-                if not (living and wait):
-                    del waiting[index]
-                    alive = {id(job) for job in living}
-                    end(index, [_end_of(job, tasks[id(job)], id(job) in alive, results) for job in population])
+                mine = {id(job): tasks[id(job)] for job in population if id(job) in tasks}
+                living = {job for job, task in mine.items() if queue is None or task.lives_in(queue)}
+                if living and wait:
+                    continue
+                ended = [
+                    others.get(id(job)) or _end_of(job, tasks[id(job)], id(job) in living, results)
+                    for job in population
+                ]
+                lost = any(
+                    isinstance(ended[place], Exception) for place, job in enumerate(population) if id(job) in mine
+                )
+                if lost and time.monotonic() - gone.setdefault(index, time.monotonic()) < SETTLING:
+                    continue
+                del waiting[index]
+                end(index, ended)
             if waiting:
                 time.sleep(POLL)
     except KeyboardInterrupt:
@@ -251,61 +334,94 @@ def _submitting(results: Path, console: Console) -> Iterator[None]:
 
 
 def _submit(
-    populations: Sequence[Sequence[Job]], resources: Resources, results: Path, console: Console, *, debug: bool
-) -> dict[int, str]:
-    """Return the task of each job, by the job's id(); the jobs that no task has are submitted, a population a task."""
-    queued = {} if debug else queued_jobs()
-    if queued is None:
+    populations: Sequence[Sequence[Job]], resources: Resources, results: Path, console: Console
+) -> tuple[dict[int, Submitted], dict[int, Exception]]:
+    """Submit the runs that nobody has, a population a task.
+
+    Returns by a job's id() its task, or, where a process outside the queue has the run, why it has none.
+    """
+    queue = queued_jobs()
+    if queue is None:
         raise ConfigError("hydra/launcher=slurm: squeue does not answer, and what is queued already cannot be known")
-    tasks: dict[int, str] = {}
+    _adopt(results, queue, console)
+    tasks: dict[int, Submitted] = {}
+    owners: dict[int, dict[str, Any]] = {}
     for job in (job for population in populations for job in population):
+        submitted, owner = job.run.submitted(), job.run.owner()
         # What an earlier call of the sweep cut in another way stays in the tasks that it made.
-        task = job.run.submitted()
-        if task and task in queued:
-            tasks[id(job)] = task
+        if submitted and submitted.lives_in(queue):
+            tasks[id(job)] = submitted
+        # An owner in a job that the queue has no more is dying, and the task waits for that.
+        elif owner and (not owner.get("job") or owner["job"] in queue):
+            owners[id(job)] = owner
     if tasks:
         console.print(f"{len(tasks)} runs are queued or running already", highlight=False)
-    rest = [[job for job in population if id(job) not in tasks] for population in populations]
+    who = ", ".join(sorted({describe_owner(owner) for owner in owners.values()}))
+    error = InUse(f"{len(owners)} runs are in use by {who}: not submitted, the same command takes up what is left")
+    taken = tasks.keys() | owners.keys()
+    rest = [[job for job in population if id(job) not in taken] for population in populations]
     fresh = [population for population in rest if population]
     # A cluster takes arrays of so many tasks, mostly; what was submitted is known to later calls at once.
     for start in range(0, len(fresh), LARGEST_ARRAY):
         array = fresh[start : start + LARGEST_ARRAY]
-        told = [
-            PopulationTask([_from_anywhere(job.config) for job in population], resources.gpus) for population in array
-        ]
-        for job in (job for population in array for job in population):
-            job.create_run()
-        ids = _submit_array(told, resources, results, debug=debug)
-        for task, population in zip(ids, array, strict=True):
-            for job in population:
-                tasks[id(job)] = task
-                job.run.mark_submitted(task)
+        given = _submit_array(array, resources, results)
+        for population, submitted in zip(array, given, strict=True):
+            tasks |= {id(job): submitted for job in population}
         runs = sum(map(len, array))
-        console.print(f"submitted {runs} runs as {len(ids)} tasks, from {ids[0]} on", highlight=False)
-    return tasks
+        console.print(f"submitted {runs} runs as {len(given)} tasks, from {given[0].task} on", highlight=False)
+    return tasks, dict.fromkeys(owners, error)
 
 
-def _submit_array(tasks: Sequence[PopulationTask], resources: Resources, results: Path, *, debug: bool) -> list[str]:
-    """Submit tasks as one array and return their ids; debug: run them here, one after another."""
+def _submit_array(array: Sequence[Sequence[Job]], resources: Resources, results: Path) -> list[Submitted]:
+    """Submit populations as one array, mark which task has which run, and return the tasks."""
     import submitit
 
-    folder = results / "slurm/%j"
-    if debug:
-        jobs: list[Any] = [submitit.DebugExecutor(folder).submit(task) for task in tasks]
-        for job in jobs:
-            # Asking for it runs it.
-            error = job.exception()
-            if error is not None:
-                raise error
-        return [str(job.job_id) for job in jobs]
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=MOST_TIMEOUTS)
-    executor.update_parameters(**resources.sbatch())
+    tasks = [_task_of(population, resources) for population in array]
+    for job in (job for population in array for job in population):
+        job.create_run()
+    name = f"equisep-{uuid.uuid4().hex[:12]}"
+    executor = submitit.SlurmExecutor(results / "slurm/%j", max_num_timeout=MOST_TIMEOUTS)
+    executor.update_parameters(**resources.sbatch(name))
+    # Read by _adopt where this process is killed before all is marked, or sbatch's answer is lost.
+    intention = results / f"slurm/{name}.json"
+    members = [[job.run.id for job in population] for population in array]
+    write_atomically(intention, json.dumps(members).encode())
     try:
         with executor.batch():
             jobs = [executor.submit(task) for task in tasks]
     except submitit.core.utils.FailedJobError as error:
         raise ConfigError(f"hydra/launcher=slurm: sbatch refused: {str(error).strip().splitlines()[-1]}") from None
-    return [str(job.job_id) for job in jobs]
+    submitted = [Submitted(str(job.job_id), name) for job in jobs]
+    for task, population in zip(submitted, array, strict=True):
+        for job in population:
+            job.run.mark_submitted(task)
+    intention.unlink()
+    return submitted
+
+
+def _adopt(results: Path, queue: dict[str, QueuedTask], console: Console) -> None:
+    """Take up the arrays of calls that were killed before they had marked what they submitted.
+
+    A task whose call was killed before it had put down what the task is to do is ended, and leaves the queue.
+    """
+    for intention in sorted((results / "slurm").glob("equisep-*.json")):
+        members = json.loads(intention.read_text())
+        tasks = {task for task in queue.values() if task.name == intention.stem}
+        able = {task for task in tasks if (results / f"slurm/{task.id}/{task.id}_0_submitted.pkl").exists()}
+        for task in able:
+            for member in members[int(task.id.partition("_")[2] or 0)]:
+                Run(results, member).mark_submitted(Submitted(task.id, task.name))
+        unable = sorted(task.id for task in tasks - able)
+        if unable:
+            console.print(f"ended {len(unable)} tasks of a call that was killed while it submitted", highlight=False)
+            subprocess.run(["scancel", *unable], check=False)
+        # Where none is queued, an sbatch that outlived its call may still be under way.
+        if tasks or time.time() - intention.stat().st_mtime > UNDER_WAY:
+            intention.unlink()
+
+
+def _task_of(population: Sequence[Job], resources: Resources) -> PopulationTask:
+    return PopulationTask([_from_anywhere(job.config) for job in population], resources.gpus)
 
 
 def _from_anywhere(config: Config) -> Config:
@@ -314,10 +430,14 @@ def _from_anywhere(config: Config) -> Config:
     return replace(config, dataset=dataset, results=str(Path(config.results).resolve()))
 
 
-def _end_of(job: Job, task: str, lives: bool, results: Path) -> Any:
+def _end_of(job: Job, submitted: Submitted, lives: bool, results: Path) -> Result:
     """Return what became of a job's run, or why it is not done."""
-    if job.run.finished and not job.missing():
-        return summary(outcome_of(job))
+    task = submitted.task
+    try:
+        if job.run.finished and not job.missing():
+            return summary(outcome_of(job))
+    except DamagedRun as error:
+        return error
     if lives:
         return {"run": job.run.id, "state": f"in task {task}", "trained_epochs": 0}
     (log, *_) = [*sorted((results / "slurm").glob(f"*/{task}_0_log.err")), Path(f"{results}/slurm")]

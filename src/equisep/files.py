@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -14,3 +20,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def retrying(read: Callable[[], T]) -> T:
+    """Return what ``read`` does; it is called again where NFS says that the file was replaced meanwhile (ESTALE)."""
+    for pause in (0.1, 0.3, 1.0):
+        try:
+            return read()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        time.sleep(pause)
+    return read()

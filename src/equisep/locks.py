@@ -1,26 +1,42 @@
 """Files that one process at a time holds, on one machine or several that share a file system; and SLURM's queue.
 
-A lock is a file that names its owner. It relies on exclusive creation of a file and on rename being atomic, which NFS
-has too, and not on flock, nor on the clocks of several machines agreeing to more than minutes. An owner that died is
-found out by its process; on another host by its SLURM job, or by not having touched its file for LEASE.
+A lock is a file that names its owner and a token that no other holding has. It relies on hard links (where a file
+system has none, on exclusive creation) and on rename being atomic, which NFS has too, and not on flock, nor on the
+clocks of several machines agreeing to more than minutes. As long as a process lives, a thread of it touches what it
+holds. An owner that died is found out by its process; on another host by its SLURM job, or by not having touched its
+file for LEASE. One that was only taken for dead finds its token gone, and is to write no more.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
+
+from equisep.files import retrying
 
 # An owner on another host is taken for dead when it has not touched its file for this long, seconds.
 LEASE = 900.0
 BEAT = 30.0
+# Seconds for which SLURM's answer about the owners of files is good enough.
+ANSWER = 5.0
+# What link() says on a file system without hard links.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+# What this process holds: the content that each file has for as long as it is ours.
+_ours: dict[Path, bytes] = {}
 
 
 class InUse(RuntimeError):
@@ -30,31 +46,95 @@ class InUse(RuntimeError):
 @contextmanager
 def held(path: Path, what: str) -> Iterator[None]:
     """Hold a file for this process; raises InUse, naming ``what``, where another living process does."""
-    content = json.dumps(_this_process()).encode()
+    content = json.dumps(_this_process() | {"token": uuid.uuid4().hex}).encode()
     for _ in range(3):
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            _create(path, content)
+            break
         except FileExistsError:
             owner = living_owner(path)
             if owner is not None:
-                raise InUse(f"{what} is in use by process {owner['process']} on {owner['host']}") from None
+                raise InUse(f"{what} is in use by {describe_owner(owner)}") from None
             _clear_away(path)
-        else:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            break
     else:
         raise InUse(f"{what} is wanted by several processes at once: try again")
+    _ours[path] = content
+    _keep_beating(os.getpid())
     try:
         yield
     finally:
-        if path.exists() and path.read_bytes() == content:
-            path.unlink()
+        del _ours[path]
+        if _content(path) == content:
+            path.unlink(missing_ok=True)
+
+
+def confirm(path: Path, what: str) -> None:
+    """Raise InUse, naming ``what``, where a file that this process holds has become another's or is gone.
+
+    That happens to a process that was stopped, or cut off from the file system, for longer than LEASE.
+    """
+    ours = _ours.get(path)
+    if ours is None or _content(path) == ours:
+        return
+    # Another that took it for dead may be about to put it back.
+    time.sleep(0.5)
+    if _content(path) != ours:
+        owner = living_owner(path)
+        by = describe_owner(owner) if owner else "another process that has ended since"
+        raise InUse(f"{what} was taken over by {by}: this process was silent for too long, and stops")
+
+
+def describe_owner(owner: Mapping[str, Any]) -> str:
+    """Return what a person finds an owner by."""
+    return f"process {owner['process']} on {owner['host']}"
+
+
+@cache
+def _keep_beating(process: int) -> None:
+    """Start the thread that touches what this process holds; once, and again in a fork, which has no threads."""
+    threading.Thread(target=_beat, name="beat", daemon=True).start()
+
+
+def _beat() -> None:
+    while True:
+        time.sleep(BEAT)
+        for path, content in list(_ours.items()):
+            # What is another's by now is not kept alive; the next write finds out.
+            with suppress(OSError):
+                if _content(path) == content:
+                    os.utime(path)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return retrying(path.read_bytes)
+    except FileNotFoundError:
+        return None
+
+
+def _create(path: Path, content: bytes) -> None:
+    """Make a file with its content in one step; raises FileExistsError where there is one."""
+    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(content)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            # NFS may answer a link that was made with this when the first answer was lost.
+            if part.stat().st_nlink != 2:
+                raise
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            with path.open("xb") as file:
+                file.write(content)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _clear_away(path: Path) -> None:
     """Move a dead owner's file away; only one of several that find it gets to, and a living one's is put back."""
-    stale = path.with_name(f".{path.stem}.{socket.gethostname()}.{os.getpid()}.part")
+    stale = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part")
     with suppress(FileNotFoundError):
         path.replace(stale)
         if living_owner(stale) is not None:
@@ -66,21 +146,21 @@ def _clear_away(path: Path) -> None:
 def living_owner(path: Path) -> dict[str, Any] | None:
     """Return the process that an owner.json names, if it lives; of another host, if the file was touched of late."""
     try:
-        age = time.time() - path.stat().st_mtime
-        owner: dict[str, Any] = json.loads(path.read_text())
+        age = time.time() - retrying(path.stat).st_mtime
+        owner: dict[str, Any] = json.loads(retrying(path.read_bytes))
     except FileNotFoundError:
         return None
     except ValueError:
-        # Just being written, or left half written by a crash.
+        # Just being written, where there are no links, or left half written by a crash.
         return {"host": "an unknown host", "process": 0} if age < BEAT else None
-    if owner["host"] == socket.gethostname():
-        same = _describe_process(owner["process"])
-        return owner if same and same.items() <= owner.items() else None
+    here = _where()
+    if {name: owner.get(name) for name in here} == here:
+        return owner if owner.get("started") == _start_of(owner["process"]) else None
     if owner.get("job") and (owner["job"], owner.get("cluster")) == _slurm_job():
         # This task was on another host before it was queued again.
         return owner if int(owner.get("restarts") or 0) >= _restarts() else None
     if age > 3 * BEAT and owner.get("job") and owner.get("user") == os.getuid():
-        jobs = queued_jobs()
+        jobs = _queued_lately(int(time.monotonic() / ANSWER))
         if jobs is not None and owner.get("cluster") in ("", _slurm_job()[1]):
             # A queue that answers knows better than a silence.
             return owner if owner["job"] in jobs else None
@@ -88,10 +168,21 @@ def living_owner(path: Path) -> dict[str, Any] | None:
 
 
 def _this_process() -> dict[str, str | int]:
-    description = _describe_process(os.getpid())
-    assert description is not None
     job, cluster = _slurm_job()
-    return description | {"job": job, "cluster": cluster, "restarts": _restarts(), "user": os.getuid()}
+    me = os.getpid()
+    facts: dict[str, str | int] = {"process": me, "started": _start_of(me) or ""}
+    return _where() | facts | {"job": job, "cluster": cluster, "restarts": _restarts(), "user": os.getuid()}
+
+
+@cache
+def _where() -> dict[str, str | int]:
+    """Return where the number of a process means the same process as here: host, boot and pid namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        boot = namespace = ""
+    return {"host": socket.gethostname(), "boot": boot, "namespace": namespace}
 
 
 def _slurm_job() -> tuple[str, str]:
@@ -104,8 +195,11 @@ def _restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
-def _describe_process(process: int) -> dict[str, str | int] | None:
-    """Return what tells a living process of this host from a later one of the same number, or None."""
+def _start_of(process: int) -> str | None:
+    """Return what tells a living process of this host from a later one of its number, None where there is none.
+
+    That is its start in clock ticks since boot, '' where the system does not say. A zombie does not live.
+    """
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -113,32 +207,45 @@ def _describe_process(process: int) -> dict[str, str | int] | None:
     except PermissionError:
         pass
     try:
-        # Field 22: start time in clock ticks since boot; counted from behind the name, which may hold blanks.
-        started = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except (OSError, IndexError):
-        started = boot = ""
-    facts: dict[str, str | int] = {"process": process, "started": started, "boot": boot}
-    return {"host": socket.gethostname()} | facts
+        # Counted from behind the name, which may hold blanks: field 3 is the state, field 22 the start.
+        state, *rest = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return ""
+    return None if state in "ZXx" else rest[18]
 
 
-def queued_jobs() -> dict[str, str] | None:
-    """Return the state of every SLURM job of this user that is queued or runs, by id; None where squeue does not say.
+@dataclass(frozen=True)
+class QueuedTask:
+    """A task of SLURM's queue. id: ARRAY_INDEX, or the number of a job without index; name: of its job; state."""
 
-    A task of an array goes by both its names, ARRAY_TASK and its own number.
+    id: str
+    name: str
+    state: str
+
+
+@lru_cache(maxsize=1)
+def _queued_lately(moment: int) -> dict[str, QueuedTask] | None:
+    """Return queued_jobs() as of a moment of ANSWER seconds, in which it is asked once."""
+    return queued_jobs()
+
+
+def queued_jobs() -> dict[str, QueuedTask] | None:
+    """Return every SLURM task of this user that is queued or runs, by id; None where squeue does not say.
+
+    A task of an array goes by both its names, ARRAY_INDEX and its own number.
     """
     if shutil.which("squeue") is None:
         return None
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%A|%T"]
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%A|%T|%j"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
-        answer = subprocess.run(command, env=plain, capture_output=True, text=True, check=False, timeout=60)
+        answer = subprocess.run(command, env=plain, capture_output=True, text=True, check=False, timeout=30)
     except subprocess.TimeoutExpired:
         return None
     if answer.returncode:
         return None
     jobs = {}
     for line in answer.stdout.splitlines():
-        name, number, state = line.strip().split("|")
-        jobs[name] = jobs[number] = state
+        task, number, state, name = line.strip().split("|", 3)
+        jobs[task] = jobs[number] = QueuedTask(task, name, state)
     return jobs

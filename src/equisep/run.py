@@ -7,7 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from equisep.data import Data, DataUnavailable, Split, load_data
+from equisep.locks import InUse
 from equisep.measure import INPUT, evaluate, measure_separation
 from equisep.networks import Network, build_network, forward_operations, outline_network, training_values
 from equisep.observer import Observer
@@ -49,7 +50,7 @@ COMPILE_FROM = 50_000
 
 
 class Stopped(Exception):
-    """Training was asked to stop; a checkpoint of the last finished epoch is written."""
+    """Work was asked to stop; a checkpoint of the last finished epoch, and what is measured, are written."""
 
 
 @dataclass(frozen=True)
@@ -211,23 +212,30 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
     observer wants that.
     """
     observer = observer or Observer()
-    asked = [prepare(config) for config in configs]
-    begun, fresh = split_into_populations([job for job in asked if not job.run.finished])
-    populations = [*begun, fresh] if fresh else begun
-    jobs = [*asked, *(job for population in populations for job in population)]
     trained: dict[Path, int] = {}
+    holding: set[Path] = set()
     with ExitStack() as stack:
-        for job in {job.run.path: job for job in jobs if not job.run.finished or job.missing()}.values():
-            job.create_run()
-            stack.enter_context(job.run.held())
+        while True:
+            asked = [prepare(config) for config in configs]
+            begun, fresh = split_into_populations([job for job in asked if not job.run.finished])
+            populations = [*begun, fresh] if fresh else begun
+            jobs = [*asked, *(job for population in populations for job in population)]
+            wanted = {job.run.path: job for job in jobs if not job.run.finished or job.missing()}
+            if wanted.keys() <= holding:
+                break
+            # Between the look and the hold another process may have begun, or finished, some: it is looked again.
+            for path in wanted.keys() - holding:
+                wanted[path].create_run()
+                stack.enter_context(wanted[path].run.held())
+                holding.add(path)
         for population in populations:
-            # Another process may have finished it between the look and the hold.
-            if not all(job.run.finished for job in population):
-                epochs = _train(population, observer, resumed=population is not fresh)
-                trained |= {job.run.path: epochs for job in population}
+            epochs = _train(population, observer, resumed=population is not fresh)
+            trained |= {job.run.path: epochs for job in population}
         # One run may be asked for under several measures: each is taken.
         for job in jobs:
             if job.missing():
+                if observer.wants_stop():
+                    raise Stopped("while measuring")
                 set_arithmetic(job.config.compute, job.device)
                 with _mirrored(job) as mirror:
                     job.measure_missing(mirror)
@@ -261,7 +269,8 @@ def _from_store(identity: str, asked: Job) -> Job:
     stored = from_plain(Run(results, identity).config())
     dataset = replace(stored.dataset, root=asked.config.dataset.root, source=asked.config.dataset.source)
     compute, tracking = asked.config.compute, asked.config.tracking
-    return prepare(replace(stored, dataset=dataset, compute=compute, tracking=tracking, results=asked.config.results))
+    config = replace(stored, dataset=dataset, compute=compute, tracking=tracking, results=asked.config.results)
+    return prepare(config, asked.device)
 
 
 def final_record(run: Run, config: Config, split: str = "train") -> LayerRecord | None:
@@ -273,10 +282,8 @@ def final_record(run: Run, config: Config, split: str = "train") -> LayerRecord 
 
 def choose_device(name: str) -> torch.device:
     """Return the device a config names; raises ConfigError where the machine does not have it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = named_device(name)
     try:
-        device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -284,9 +291,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def prepare(config: Config) -> Job:
-    """Return the job of a config; raises for whatever cannot be run."""
-    device = choose_device(config.compute.device)
+def named_device(name: str) -> torch.device:
+    """Return the device a config names, whether this machine has it or not; raises ConfigError for a name of none."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"compute.device={name}: no such device; take auto, cpu or cuda") from None
+
+
+def prepare(config: Config, device: torch.device | None = None) -> Job:
+    """Return the job of a config; raises for whatever cannot be run.
+
+    device: the config's, where it is known, or of another machine, which this one cannot try.
+    """
+    device = device or choose_device(config.compute.device)
     results = Path(config.results)
     try:
         results.mkdir(parents=True, exist_ok=True)
@@ -365,7 +385,6 @@ class _Course:
     diverged: bool
 
     def record(self, epoch: Epoch) -> None:
-        self.job.run.beat()
         if self.diverged:
             return
         self.epochs.append(epoch)
@@ -375,9 +394,12 @@ class _Course:
             self.mirror.log_epoch(epoch)
 
     def keep_snapshot(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
+        if not self.diverged:
+            self.job.run.save_snapshot(epoch, weights)
+
+    def measure(self, epoch: int) -> None:
         if self.diverged:
             return
-        self.job.run.save_snapshot(epoch, weights)
         try:
             self.job.measure_missing(self.mirror)
         except NotFinite:
@@ -399,13 +421,7 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
     names = [job.run.id for job in jobs]
     checkpoint = _load_checkpoint(leader, names, jobs[0].device) if resumed else None
     engine = checkpoint["engine"] if checkpoint else _choose_engine(jobs, observer)
-    stored = {name: engine[name] for name in ENGINE if name in engine}
-    compute = replace(jobs[0].config.compute, **stored)
-    jobs = [replace(job, config=replace(job.config, compute=compute)) for job in jobs]
-    set_arithmetic(compute, jobs[0].device)
-    splits = _shared_splits(jobs)
-    members = [Member(job.network(), splits[job.run.id], job.config.optimizer, job.config.seed) for job in jobs]
-    population = Population(members, training, compiled=engine["compiled"])
+    jobs, population = _build_population(jobs, engine)
     if checkpoint:
         population.load_state(checkpoint["population"])
     started_at = population.epoch
@@ -426,28 +442,41 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
             start = f"goes on after epoch {started_at}" if started_at else "starts"
             job.run.log(f"{start}, {index + 1} of {len(jobs)} in its population, {engine}: {facts}")
             observer.say(f"run {job.run.id}: {facts}" + (f", {start}" if started_at else ""))
+
+        def save_checkpoint() -> None:
+            for course in courses:
+                course.job.run.confirm_held()
+            leader.save_checkpoint(
+                {
+                    "members": names,
+                    "population": population.state(),
+                    "engine": engine,
+                    "seconds": seconds,
+                    "epochs": [[astuple(epoch) for epoch in course.epochs] for course in courses],
+                    "diverged": [course.diverged for course in courses],
+                }
+            )
+
+        def stop_if_wanted() -> None:
+            if observer.wants_stop():
+                save_checkpoint()
+                raise Stopped(f"after epoch {population.epoch}")
+
         observer.begin(len(jobs), training.epochs, started_at)
         while True:
             if population.epoch in kept:
                 for index, course in enumerate(courses):
                     course.keep_snapshot(population.epoch, population.weights(index))
-            stopping = observer.wants_stop()
-            due = population.epoch % jobs[0].config.compute.checkpoint_every == 0 and population.epoch > started_at
-            if due or stopping:
-                leader.save_checkpoint(
-                    {
-                        "members": names,
-                        "population": population.state(),
-                        "engine": engine,
-                        "seconds": seconds,
-                        "epochs": [[astuple(epoch) for epoch in course.epochs] for course in courses],
-                        "diverged": [course.diverged for course in courses],
-                    }
-                )
+            if population.epoch % jobs[0].config.compute.checkpoint_every == 0 and population.epoch > started_at:
+                save_checkpoint()
+            if population.epoch in kept:
+                # Measuring may take longer than training: what it follows is safe by now, and a stop waits for one.
+                for course in courses:
+                    stop_if_wanted()
+                    course.measure(population.epoch)
             if population.epoch == training.epochs or all(course.diverged for course in courses):
                 break
-            if stopping:
-                raise Stopped(f"after epoch {population.epoch}")
+            stop_if_wanted()
             clock = time.perf_counter()
             records = population.run_epoch()
             seconds += time.perf_counter() - clock
@@ -458,6 +487,17 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
             course.end(seconds / len(courses))
         leader.remove_checkpoint()
     return population.epoch - started_at
+
+
+def _build_population(jobs: Sequence[Job], engine: Mapping[str, Any]) -> tuple[list[Job], Population]:
+    """Return the jobs with the means that an engine fixes, set for this process, and their untrained population."""
+    stored = {name: engine[name] for name in ENGINE if name in engine}
+    compute = replace(jobs[0].config.compute, **stored)
+    jobs = [replace(job, config=replace(job.config, compute=compute)) for job in jobs]
+    set_arithmetic(compute, jobs[0].device)
+    splits = _shared_splits(jobs)
+    members = [Member(job.network(), splits[job.run.id], job.config.optimizer, job.config.seed) for job in jobs]
+    return jobs, Population(members, jobs[0].config.training, compiled=engine["compiled"])
 
 
 def _load_checkpoint(leader: Run, members: list[str], device: torch.device) -> dict[str, Any] | None:
@@ -506,10 +546,12 @@ def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
     """Write into the state of every run that its training stopped, and why."""
     if error is None:
         return
-    state = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit, Stopped)) else "failed"
+    state = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit, Stopped, InUse)) else "failed"
     for job in (job for job in jobs if not job.run.finished):
-        job.run.write_state(state, error=f"{type(error).__name__}: {error}")
-        job.run.log(f"{state}: {''.join(traceback.format_exception(error)).rstrip()}")
+        # What another process has taken over is its own to tell of.
+        with suppress(InUse):
+            job.run.write_state(state, error=f"{type(error).__name__}: {error}")
+            job.run.log(f"{state}: {''.join(traceback.format_exception(error)).rstrip()}")
 
 
 def _refuse_epochs_not_kept(run: Run, config: Config, state: str) -> None:

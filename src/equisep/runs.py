@@ -4,7 +4,7 @@ results/runs/<id>/ holds
 
     config.yaml               the configuration, all values filled in, and the digests of the data
     state.json                running, interrupted, failed, done or diverged; machine, population
-    submitted.json            the SLURM task that was given the run
+    submitted.json            the SLURM task that was given the run, and its submission
     owner.json                the process that trains or measures the run now; removed when it is through
     run.log                   what happened and when: starts, resumptions, failures with their traceback
     metrics.jsonl             a line an epoch: loss, accuracy, learning rate
@@ -15,7 +15,8 @@ results/runs/<id>/ holds
 
 Every file is replaced whole, so that a reader or a crash meets the old content or the new; only
 run.log and metrics.jsonl grow by lines; metrics.jsonl is written anew from the checkpoint, which
-holds the epochs too, when a run is taken up again and when it ends.
+holds the epochs too, when a run is taken up again and when it ends. A process that held a run and
+has lost it to another cannot write to it any more: every writer raises InUse.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ import platform
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -42,9 +43,9 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
-from equisep.files import write_atomically
+from equisep.files import retrying, write_atomically
 from equisep.law import Law, fit_law
-from equisep.locks import BEAT, held, living_owner, queued_jobs
+from equisep.locks import QueuedTask, confirm, held, living_owner, queued_jobs
 from equisep.robustness import Cell
 from equisep.schema import (
     Config,
@@ -59,6 +60,8 @@ from equisep.training import Epoch
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 # libyaml's, where PyYAML was built with it, is five times as fast: a store has thousands of configs.
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -126,6 +129,18 @@ class Perturbed:
         return cls(content["robustness"], tuple(cells))
 
 
+@dataclass(frozen=True)
+class Submitted:
+    """The SLURM task that a run was given to. task: its id; submission: the name of its job, which no other has."""
+
+    task: str
+    submission: str
+
+    def lives_in(self, queue: Mapping[str, QueuedTask]) -> bool:
+        """Whether a queue has the task; SLURM may have used its id again."""
+        return self.task in queue and queue[self.task].name == self.submission
+
+
 def run_id(config: Config, data_digest: str) -> str:
     """Return the name of the run a config describes: 16 hex digits over science, training tensors and protocol."""
     return _hash({"science": science_id(config), "data": data_digest, "protocol": PROTOCOL})
@@ -156,7 +171,6 @@ class Run:
     def __init__(self, results: Path, identity: str) -> None:
         self.id = identity
         self.path = results / "runs" / identity
-        self._beaten = 0.0
 
     def create(self, config: Config, data: Mapping[str, str | int]) -> None:
         """Make the folder with its config.yaml; an existing one keeps what it has. data: digests, source, sizes."""
@@ -168,12 +182,15 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """Return config.yaml as plain containers."""
-        with self._reading("config.yaml", self._whole) as path:
-            content = yaml.load(path.read_text(), Loader=_SAFE_LOADER)
-            missing = {"architecture", "dataset", "optimizer", "training", "measure", "seed", "science"} - set(content)
+
+        def parse(content: bytes) -> dict[str, Any]:
+            config = yaml.load(content, Loader=_SAFE_LOADER)
+            missing = {"architecture", "dataset", "optimizer", "training", "measure", "seed", "science"} - set(config)
             if missing:
                 raise ValueError(f"it lacks {sorted(missing)[0]}")
-            return dict(content)
+            return dict(config)
+
+        return self._read("config.yaml", parse, self._whole)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -181,11 +198,9 @@ class Run:
         with held(self.path / "owner.json", f"run {self.id}"):
             yield
 
-    def beat(self) -> None:
-        """Tell other hosts that the owner lives; cheap enough for every epoch."""
-        if time.monotonic() - self._beaten > BEAT:
-            os.utime(self.path / "owner.json")
-            self._beaten = time.monotonic()
+    def confirm_held(self) -> None:
+        """Raise InUse where this process held the run and another has taken it over; asked before every write."""
+        confirm(self.path / "owner.json", f"run {self.id}")
 
     def owner(self) -> dict[str, Any] | None:
         """Return the living process that holds the run, or None."""
@@ -195,14 +210,18 @@ class Run:
         """Return state.json, {"state": "new"} where there is none; a running run that nobody holds is interrupted."""
         if not (self.path / "state.json").exists():
             return {"state": "new"}
-        with self._reading("state.json", self._whole) as path:
-            state: dict[str, Any] = json.loads(path.read_text())
+
+        def parse(content: bytes) -> dict[str, Any]:
+            state: dict[str, Any] = json.loads(content)
             if state["state"] == "running" and self.owner() is None:
                 state["state"] = "interrupted"
             return state
 
+        return self._read("state.json", parse, self._whole)
+
     def write_state(self, state: str, **facts: Any) -> None:
         """Record the state and facts; those of the running state stay with later ones."""
+        self.confirm_held()
         before = {} if state == "running" else self.state()
         content = before | {"state": state} | facts
         write_atomically(self.path / "state.json", json.dumps(content, indent=1).encode())
@@ -212,15 +231,15 @@ class Run:
         """Whether training has ended, by reaching the last epoch or by divergence."""
         return self.state()["state"] in FINISHED
 
-    def mark_submitted(self, task: str) -> None:
+    def mark_submitted(self, submitted: Submitted) -> None:
         """Record which SLURM task has the run."""
-        write_atomically(self.path / "submitted.json", json.dumps({"task": task}).encode())
+        write_atomically(self.path / "submitted.json", json.dumps(asdict(submitted)).encode())
 
-    def submitted(self) -> str | None:
+    def submitted(self) -> Submitted | None:
         """Return the SLURM task that was given the run last, whether it lives or not, or None."""
         try:
-            return str(json.loads((self.path / "submitted.json").read_text())["task"])
-        except (FileNotFoundError, ValueError, KeyError):
+            return Submitted(**json.loads(retrying((self.path / "submitted.json").read_bytes)))
+        except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def log(self, text: str) -> None:
@@ -251,6 +270,7 @@ class Run:
 
     def append_epoch(self, epoch: Epoch) -> None:
         """Add an epoch to metrics.jsonl."""
+        self.confirm_held()
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(asdict(epoch)) + "\n")
 
@@ -258,31 +278,36 @@ class Run:
         """Return the recorded epochs; a last line cut off by a kill is left out."""
         if not (self.path / "metrics.jsonl").exists():
             return []
-        with self._reading("metrics.jsonl", self._whole) as path:
-            whole_lines = path.read_text().rpartition("\n")[0]
+
+        def parse(content: bytes) -> list[Epoch]:
+            whole_lines = content.decode().rpartition("\n")[0]
             # Parsed as one array, which takes a fifth of the time.
             epochs = [Epoch(**values) for values in json.loads(f"[{whole_lines.replace(chr(10), ',')}]")]
             if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
                 raise ValueError("epochs are missing or doubled")
             return epochs
 
+        return self._read("metrics.jsonl", parse, self._whole)
+
     def save_epochs(self, epochs: Sequence[Epoch]) -> None:
         """Write metrics.jsonl anew."""
+        self.confirm_held()
         content = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in epochs)
         write_atomically(self.path / "metrics.jsonl", content.encode())
 
     def save_snapshot(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
         """Keep the weights and buffers of an epoch."""
+        self.confirm_held()
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         write_atomically(self.path / f"snapshots/epoch_{epoch:04d}.safetensors", safetensors.torch.save(content))
 
     def load_snapshot(self, epoch: int) -> dict[str, Tensor]:
         """Return the weights and buffers of an epoch, on the CPU; raises DamagedRun if it is not there."""
-        with self._reading(f"snapshots/epoch_{epoch:04d}.safetensors", self._whole) as path:
-            return safetensors.torch.load_file(path)
+        return self._read(f"snapshots/epoch_{epoch:04d}.safetensors", safetensors.torch.load, self._whole)
 
     def remove_snapshot(self, epoch: int) -> None:
         """Remove the weights of an epoch that turned out unusable."""
+        self.confirm_held()
         (self.path / f"snapshots/epoch_{epoch:04d}.safetensors").unlink()
 
     def snapshot_epochs(self) -> list[int]:
@@ -291,6 +316,7 @@ class Run:
 
     def save_measure(self, measure: Measure, records: list[LayerRecord]) -> None:
         """Write a measure with all its records."""
+        self.confirm_held()
         ordered = sorted(records, key=lambda record: (record.epoch, record.split))
         content = {"measure": identity_of_measure(measure), "records": [asdict(record) for record in ordered]}
         write_atomically(self.path / "measures" / f"{measure_id(measure)}.json", json.dumps(content).encode())
@@ -305,17 +331,20 @@ class Run:
         return {path.stem: self._load_measure(path.name) for path in sorted(self.path.glob("measures/*.json"))}
 
     def _load_measure(self, name: str) -> Measured:
-        with self._reading(f"measures/{name}", "remove the file, and the run is measured again") as path:
-            content = json.loads(path.read_text())
+        def parse(content: bytes) -> Measured:
+            measured = json.loads(content)
             sequences = ("layers", "fuzziness", "rank")
             records = [
                 LayerRecord(**(record | {key: tuple(record[key]) for key in sequences}))
-                for record in content["records"]
+                for record in measured["records"]
             ]
-            return Measured(content["measure"], tuple(records))
+            return Measured(measured["measure"], tuple(records))
+
+        return self._read(f"measures/{name}", parse, "remove the file, and the run is measured again")
 
     def save_robustness(self, identity: str, perturbed: Perturbed) -> None:
         """Write what perturbations did to the trained network, under their id."""
+        self.confirm_held()
         (self.path / "robustness").mkdir(exist_ok=True)
         write_atomically(self.path / "robustness" / f"{identity}.json", perturbed.to_json().encode())
 
@@ -327,14 +356,15 @@ class Run:
         """Return what perturbations of each kind of settings did to the trained network, by id."""
         found = {}
         for file in sorted(self.path.glob("robustness/*.json")):
-            with self._reading(
-                f"robustness/{file.name}", "remove the file, and the network is perturbed again"
-            ) as path:
-                found[file.stem] = Perturbed.from_json(path.read_text())
+            remedy = "remove the file, and the network is perturbed again"
+            found[file.stem] = self._read(
+                f"robustness/{file.name}", lambda content: Perturbed.from_json(content.decode()), remedy
+            )
         return found
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""
+        self.confirm_held()
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         write_atomically(self.path / "checkpoint.pt", buffer.getvalue())
@@ -343,24 +373,27 @@ class Run:
         """Return the checkpoint on a device, or None where there is none."""
         if not (self.path / "checkpoint.pt").exists():
             return None
-        with self._reading("checkpoint.pt", "remove it, and the run is trained from the start") as path:
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+
+        def parse(content: bytes) -> dict[str, Any]:
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
             return state
+
+        return self._read("checkpoint.pt", parse, "remove it, and the run is trained from the start")
 
     def remove_checkpoint(self) -> None:
         """Remove the checkpoint of a training that has ended."""
+        self.confirm_held()
         (self.path / "checkpoint.pt").unlink(missing_ok=True)
 
     @property
     def _whole(self) -> str:
         return f"remove the folder {self.path}, and the run is trained again"
 
-    @contextmanager
-    def _reading(self, name: str, remedy: str) -> Iterator[Path]:
-        """Turn whatever goes wrong with a file of the run into DamagedRun."""
+    def _read(self, name: str, parse: Callable[[bytes], T], remedy: str) -> T:
+        """Return what parse makes of a file of the run; whatever goes wrong with that becomes DamagedRun."""
         path = self.path / name
         try:
-            yield path
+            return parse(retrying(path.read_bytes))
         except FileNotFoundError:
             raise DamagedRun(f"{path} is missing: {remedy}") from None
         except (
@@ -393,7 +426,7 @@ def status_table(results: Path) -> pd.DataFrame:
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    tasks: dict[str, str] | None = None
+    queue: dict[str, QueuedTask] | None = None
     for run in all_runs(results):
         try:
             config, state, epochs = run.config(), run.state(), run.epochs()
@@ -401,12 +434,12 @@ def status_table(results: Path) -> pd.DataFrame:
             rows.append({"run": run.id, "state": f"damaged: {str(error).split(': ')[0]}"})
             continue
         architecture, optimizer = config["architecture"], config["optimizer"]
-        task = None if state["state"] in FINISHED else run.submitted()
-        if task:
+        submitted = None if state["state"] in FINISHED else run.submitted()
+        if submitted:
             # Asked once, and only where a run was submitted.
-            tasks = (queued_jobs() or {}) if tasks is None else tasks
-            if task in tasks:
-                state["state"] = f"{state['state']}, task {task} {tasks[task].lower()}"
+            queue = (queued_jobs() or {}) if queue is None else queue
+            if submitted.lives_in(queue):
+                state["state"] = f"{state['state']}, task {submitted.task} {queue[submitted.task].state.lower()}"
         rows.append(
             {
                 "run": run.id,

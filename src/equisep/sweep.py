@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -28,10 +29,20 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from equisep import schema
-from equisep.locks import InUse
+from equisep.locks import InUse, describe_owner
 from equisep.observer import ConsoleObserver, Observer, Row, SweepTable, stopping_on_interrupt
 from equisep.population import gains_from_batching
-from equisep.run import Job, Outcome, Stopped, execute, outcome_of, prepare, split_into_populations
+from equisep.run import (
+    Job,
+    Outcome,
+    Stopped,
+    choose_device,
+    execute,
+    named_device,
+    outcome_of,
+    prepare,
+    split_into_populations,
+)
 from equisep.schema import Config, ConfigError, to_plain
 from equisep.tracking import run_title
 from equisep.training import Epoch
@@ -64,13 +75,21 @@ Ended = Callable[[int, list[Result] | Exception], None]
 Runner = Callable[[Sequence[Sequence[Job]], Ended, Console], None]
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """What runs populations in place of this machine. gpu_memory: bytes of the GPU of each, infinite if unknown."""
+
+    run: Runner
+    gpu_memory: float
+
+
 def run_sweep(
     requests: Sequence[Request],
     *,
     max_members: int,
     processes: int | None,
     console: Console | None = None,
-    elsewhere: Runner | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> list[Result]:
     """Train, measure and mirror what is not done of the requests; return for each what became of it, or its exception.
 
@@ -100,14 +119,18 @@ def run_sweep(
             if id(request.composed) not in configs:
                 configs[id(request.composed)] = schema.typed(request.composed)
             config = configs[id(request.composed)]
-            jobs[number] = _prepare(config if request.seed is None else replace(config, seed=request.seed))
+            config = config if request.seed is None else replace(config, seed=request.seed)
+            # What this machine has not may be where the job goes to.
+            device = choose_device if elsewhere is None else named_device
+            jobs[number] = _prepare(config, device(config.compute.device))
             if elsewhere is None:
                 _refuse_runs_in_use(jobs[number])
         except Exception as error:
             jobs.pop(number, None)
             fail(number, error)
     workers = _workers(list(jobs.values()), processes) if elsewhere is None else 1
-    populations = plan(list(jobs.values()), max_members=max_members, processes=workers)
+    gpu_memory = None if elsewhere is None else elsewhere.gpu_memory
+    populations = plan(list(jobs.values()), max_members=max_members, processes=workers, gpu_memory=gpu_memory)
     number_of = {id(job): number for number, job in jobs.items()}
     to_do = {id(job) for population in populations for job in population}
     done = [number for number, job in jobs.items() if id(job) not in to_do]
@@ -129,7 +152,7 @@ def run_sweep(
     if elsewhere is None:
         _run_populations(populations, end, workers, console)
     else:
-        elsewhere(populations, end, console)
+        elsewhere.run(populations, end, console)
     _tell_failures(requests, results, console)
     return [results[number] for number in range(len(requests))]
 
@@ -143,7 +166,7 @@ def _tell_failures(requests: Sequence[Request], results: Mapping[int, Result], c
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[Job]]:
+def plan(jobs: Sequence[Job], *, max_members: int, processes: int, gpu_memory: float | None = None) -> list[list[Job]]:
     """Return the unfinished jobs as populations, the longest first.
 
     Interrupted populations stay what they were. The others are grouped by what a population must share
@@ -163,7 +186,9 @@ def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[
     for group in groups.values():
         # Members with equal optimizers stand side by side, so that one update serves them all.
         group.sort(key=lambda job: json.dumps(to_plain(job.config.optimizer), sort_keys=True))
-        members = min(max_members, members_that_fit(group[0])) if gains_from_batching(group[0].outline) else 1
+        members = (
+            min(max_members, members_that_fit(group[0], gpu_memory)) if gains_from_batching(group[0].outline) else 1
+        )
         pieces = max(-(-len(group) // members), min(len(group), processes) if idle else 1)
         bounds = [round(piece * len(group) / pieces) for piece in range(pieces + 1)]
         populations += [group[start:end] for start, end in itertools.pairwise(bounds)]
@@ -175,12 +200,16 @@ def plan(jobs: Sequence[Job], *, max_members: int, processes: int) -> list[list[
     return populations
 
 
-def members_that_fit(job: Job) -> int:
-    """Return how many networks like a job's fit into the free memory of its GPU, at least one; a CPU takes any."""
-    if job.device.type != "cuda":
+def members_that_fit(job: Job, gpu_memory: float | None = None) -> int:
+    """Return how many networks like a job's fit into the memory of its GPU, at least one; a CPU takes any.
+
+    gpu_memory: bytes; None: what is free on this machine's, where the job is on it.
+    """
+    if job.config.compute.device == "cpu":
         return sys.maxsize
-    free, _ = torch.cuda.mem_get_info(job.device)
-    return max(1, int(MEMORY_SHARE * free) // job.memory)
+    if gpu_memory is None:
+        gpu_memory = torch.cuda.mem_get_info(job.device)[0] if job.device.type == "cuda" else math.inf
+    return int(max(1, min(sys.maxsize, MEMORY_SHARE * gpu_memory / job.memory)))
 
 
 def population_key(config: Config) -> str:
@@ -227,9 +256,9 @@ def run_one(config: Config, console: Console | None = None) -> dict[str, object]
     return summary(outcome)
 
 
-def _prepare(config: Config) -> Job:
+def _prepare(config: Config, device: torch.device) -> Job:
     """Return a config's job; raises for whatever keeps it from being run or looked up."""
-    job = prepare(config)
+    job = prepare(config, device)
     split_into_populations([job])
     outcome_of(job)
     return job
@@ -240,7 +269,7 @@ def _refuse_runs_in_use(job: Job) -> None:
     if job.missing() or not job.run.finished:
         owner = job.run.owner()
         if owner is not None:
-            raise InUse(f"run {job.run.id} is in use by process {owner['process']} on {owner['host']}")
+            raise InUse(f"run {job.run.id} is in use by {describe_owner(owner)}")
 
 
 def _workers(jobs: Sequence[Job], processes: int | None) -> int:

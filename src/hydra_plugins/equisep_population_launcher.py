@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from equisep.schema import ConfigError
 
 if TYPE_CHECKING:
-    from equisep.sweep import Runner
+    from equisep.sweep import Elsewhere
 
 
 class PopulationLauncher(Launcher):
@@ -75,8 +75,8 @@ class PopulationLauncher(Launcher):
             job.return_value = result
         return returns
 
-    def _elsewhere(self) -> Runner | None:
-        """Return what runs the populations, where it is not this machine."""
+    def _elsewhere(self) -> Elsewhere | None:
+        """Return what runs the populations, where it is not run_sweep itself."""
         return None
 
 
@@ -93,14 +93,18 @@ class SlurmLauncher(PopulationLauncher):
         super().__init__(max_members, processes=None)
         self.debug, self.wait, self.resources = debug, wait, resources
 
-    def _elsewhere(self) -> Runner | None:
+    def _elsewhere(self) -> Elsewhere:
         try:
             import submitit  # noqa: F401
         except ImportError:
             raise ConfigError("hydra/launcher=slurm: submitit is missing: pip install 'equisep[slurm]'") from None
-        from equisep.cluster import Resources, run_on_cluster
+        from equisep.cluster import Resources, run_in_process, run_on_cluster
+        from equisep.sweep import Elsewhere
 
         strange = sorted(set(self.resources) - {field.name for field in fields(Resources)})
         if strange:
             raise ConfigError(f"hydra.launcher.{strange[0]}: no such field of hydra/launcher=slurm")
-        return partial(run_on_cluster, resources=Resources(**self.resources), debug=self.debug, wait=self.wait)
+        resources = Resources(**self.resources)
+        if self.debug:
+            return Elsewhere(partial(run_in_process, resources=resources), resources.gpu_bytes())
+        return Elsewhere(partial(run_on_cluster, resources=resources, wait=self.wait), resources.gpu_bytes())
