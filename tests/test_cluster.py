@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,3 +283,91 @@ def test_a_promised_gpu_that_is_none_is_told_by_the_sweep(cluster: Reached, fash
     assert said.returncode != 0
     assert "promised 1 GPU and torch" in said.stderr
     assert json.loads((next(all_runs(tmp_path)).path / "submitted.json").read_text())["task"]
+
+
+@pytest.mark.slurm
+def test_a_call_killed_right_after_sbatch_leaves_no_task_behind_and_no_run_is_trained_twice(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    command = sweep(store, "architecture.depth=4", "training=smoke", "seed=range(1,5)", "hydra.launcher.max_members=2")
+    # One is done before: three are left, two and one.
+    calm = sweep(
+        store, "architecture.depth=4", "training=smoke", "seed=1", "compute.compile=never", launcher="population"
+    )
+    assert run(calm, cluster).returncode == 0
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    real = shutil.which("sbatch", path=cluster["PATH"])
+    (programs / "sbatch").write_text(f'#!/bin/sh\n{real} --hold "$@"\nkill -9 $PPID\n')
+    (programs / "sbatch").chmod(0o755)
+    killed = run(command, {**cluster, "PATH": f"{programs}:{cluster['PATH']}"})
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(store.glob("slurm/equisep-*.json"))) == 1
+    assert not list(store.glob("runs/*/submitted.json"))
+    said = run(command, cluster)
+    assert said.returncode == 0, said.stderr
+    assert "ended 2 tasks of a call that was killed while it submitted" in said.stderr
+    assert "submitted 3 runs as 2 tasks" in said.stderr
+    assert set(states(store).values()) == {"done"}
+    assert [one.path.joinpath("run.log").read_text().count(" starts,") for one in all_runs(store)] == [1] * 4
+    assert not list(store.glob("slurm/equisep-*.json"))
+
+
+@pytest.mark.slurm
+def test_tasks_that_nobody_marked_are_taken_up_and_what_a_process_here_has_is_not_submitted(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    command = [*sweep(tmp_path, "architecture.depth=4", "training=smoke", "hydra.launcher.max_members=1"), "seed=1,2"]
+    command += ["hydra.launcher.wait=false", "+hydra.launcher.options.hold=true"]
+    first = run(command, cluster)
+    assert "submitted 2 runs as 2 tasks" in first.stderr, first.stderr
+    runs = list(all_runs(tmp_path))
+    given = {one.id: one.submitted() for one in runs}
+    # What a kill leaves that comes after sbatch and before the runs are marked.
+    by_task = sorted((task_of(one), one.id) for one in runs)
+    (name,) = {submitted.submission for submitted in given.values() if submitted}
+    intention = tmp_path / f"slurm/{name}.json"
+    intention.write_text(json.dumps([[member] for _, member in by_task]))
+    for one in runs:
+        (one.path / "submitted.json").unlink()
+    again = run(command, cluster)
+    assert again.returncode == 0, again.stderr
+    assert "2 runs are queued or running already" in again.stderr
+    assert "submitted" not in again.stderr
+    assert {one.id: one.submitted() for one in runs} == given
+    assert not intention.exists()
+    for task, _ in by_task:
+        subprocess.run(["scancel", task], env=cluster, check=True)
+    with runs[0].held():
+        said = run(command, cluster)
+    assert said.returncode != 0
+    assert f"1 runs are in use by process {os.getpid()} on " in said.stderr
+    assert "submitted 1 runs as 1 tasks" in said.stderr
+    subprocess.run(["scancel", task_of(runs[1])], env=cluster, check=True)
+
+
+@pytest.mark.slurm
+def test_a_task_that_measures_what_is_finished_goes_back_into_the_queue_on_notice(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    network = ["architecture.depth=4", "training=smoke", "training.epochs=60", "seed=range(1,11)"]
+    network += ["training.snapshots=[" + ",".join(map(str, range(61))) + "]"]
+    trained = run(sweep(tmp_path, *network, "measure.epochs=[0]", launcher="population"), cluster)
+    assert trained.returncode == 0, trained.stderr
+    command = sweep(tmp_path, *network)
+    waiting = subprocess.Popen(command, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True)
+
+    def measured() -> list[int]:
+        """How many records of the second measure, if any, each run has."""
+        return [max(map(len, (m.records for m in one.load_measures().values()))) for one in all_runs(tmp_path)]
+
+    wait_for(lambda: max(measured()) > 3, "the first measures")
+    (task,) = {task_of(one) for one in all_runs(tmp_path)}
+    subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", task], env=cluster)
+    said = waiting.communicate(timeout=400)[1]
+    assert waiting.returncode == 0, said
+    (log,) = tmp_path.glob("slurm/*/*_log.err")
+    assert log.read_text().count("this job is preempted") == 1
+    assert set(measured()) == {62}
+    assert all(one.path.joinpath("run.log").read_text().count(" starts,") == 1 for one in all_runs(tmp_path))

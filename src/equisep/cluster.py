@@ -404,10 +404,12 @@ def _adopt(results: Path, queue: dict[str, QueuedTask], console: Console) -> Non
 
     A task whose call was killed before it had put down what the task is to do is ended, and leaves the queue.
     """
+    from submitit.core.utils import JobPaths
+
     for intention in sorted((results / "slurm").glob("equisep-*.json")):
         members = json.loads(intention.read_text())
         tasks = {task for task in queue.values() if task.name == intention.stem}
-        able = {task for task in tasks if (results / f"slurm/{task.id}/{task.id}_0_submitted.pkl").exists()}
+        able = {task for task in tasks if JobPaths(results / "slurm/%j", job_id=task.id).submitted_pickle.exists()}
         for task in able:
             for member in members[int(task.id.partition("_")[2] or 0)]:
                 Run(results, member).mark_submitted(Submitted(task.id, task.name))
