@@ -325,7 +325,7 @@ def test_tasks_that_nobody_marked_are_taken_up_and_what_a_process_here_has_is_no
     runs = list(all_runs(tmp_path))
     given = {one.id: one.submitted() for one in runs}
     # What a kill leaves that comes after sbatch and before the runs are marked.
-    by_task = sorted((task_of(one), one.id) for one in runs)
+    by_task = sorted((task_of(one), str(one.path)) for one in runs)
     (name,) = {submitted.submission for submitted in given.values() if submitted}
     intention = tmp_path / f"slurm/{name}.json"
     intention.write_text(json.dumps([[member] for _, member in by_task]))

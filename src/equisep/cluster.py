@@ -19,7 +19,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -252,8 +252,16 @@ class _Listening:
         # Of a queue that stays silent nothing is known: better queued once too often than lost.
         if queue is not None and (task is None or task.state != "RUNNING"):
             sys.exit(1)
-        # submitit's own: it queues checkpoint()'s answer and ends the process.
-        handler(self.observer.notice, None)
+        until = time.monotonic() + SILENCE
+        while True:
+            try:
+                # submitit's own: it queues checkpoint()'s answer and ends the process.
+                handler(self.observer.notice, None)
+                return
+            except subprocess.SubprocessError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(POLL)
 
 
 def run_in_process(populations: Sequence[Sequence[Job]], end: Ended, console: Console, *, resources: Resources) -> None:
@@ -269,7 +277,8 @@ def run_in_process(populations: Sequence[Sequence[Job]], end: Ended, console: Co
         if error is not None and not isinstance(error, Exception):
             raise error
         end(index, error or [summary(outcome_of(job)) for job in population])
-    console.print(f"ran {len(populations)} tasks in this process", highlight=False)
+    if populations:
+        console.print(f"ran {len(populations)} tasks in this process", highlight=False)
 
 
 def run_on_cluster(
@@ -384,7 +393,7 @@ def _submit_array(array: Sequence[Sequence[Job]], resources: Resources, results:
     executor.update_parameters(**resources.sbatch(name))
     # Read by _adopt where this process is killed before all is marked, or sbatch's answer is lost.
     intention = results / f"slurm/{name}.json"
-    members = [[job.run.id for job in population] for population in array]
+    members = [[str(job.run.path.resolve()) for job in population] for population in array]
     write_atomically(intention, json.dumps(members).encode())
     try:
         with executor.batch():
@@ -411,8 +420,10 @@ def _adopt(results: Path, queue: dict[str, QueuedTask], console: Console) -> Non
         tasks = {task for task in queue.values() if task.name == intention.stem}
         able = {task for task in tasks if JobPaths(results / "slurm/%j", job_id=task.id).submitted_pickle.exists()}
         for task in able:
-            for member in members[int(task.id.partition("_")[2] or 0)]:
-                Run(results, member).mark_submitted(Submitted(task.id, task.name))
+            for member in map(Path, members[int(task.id.partition("_")[2] or 0)]):
+                # Somebody may have removed the run meanwhile; its task makes it anew.
+                with suppress(FileNotFoundError):
+                    Run(member.parents[1], member.name).mark_submitted(Submitted(task.id, task.name))
         unable = sorted(task.id for task in tasks - able)
         if unable:
             console.print(f"ended {len(unable)} tasks of a call that was killed while it submitted", highlight=False)

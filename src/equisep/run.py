@@ -224,7 +224,7 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
             if wanted.keys() <= holding:
                 break
             # Between the look and the hold another process may have begun, or finished, some: it is looked again.
-            for path in wanted.keys() - holding:
+            for path in sorted(wanted.keys() - holding):
                 wanted[path].create_run()
                 stack.enter_context(wanted[path].run.held())
                 holding.add(path)
