@@ -19,6 +19,7 @@ import torch
 
 from equisep.cluster import PopulationTask, Resources
 from equisep.data import Data
+from equisep.run import prepare
 from equisep.runs import Run, all_runs
 from equisep.schema import ConfigError, compose_config
 from tests.conftest import ROOT
@@ -132,6 +133,30 @@ def test_the_debug_launcher_tells_why_a_task_failed(fashion: Data, tmp_path: Pat
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode != 0
     assert "promised 1 GPU and torch" in said.stderr
+
+
+WAITING = """
+import sys
+from equisep.cluster import PopulationTask
+from equisep.schema import compose_config
+PopulationTask([compose_config(sys.argv[1:])], gpus=0)()
+"""
+
+
+def test_a_task_that_waits_for_another_process_heeds_the_notice(fashion: Data, tmp_path: Path) -> None:
+    overrides = [f"results={tmp_path}", "tracking=off", "training=smoke"]
+    job = prepare(compose_config(overrides))
+    job.create_run()
+    with job.run.held():
+        command = [sys.executable, "-u", "-c", WAITING, *overrides]
+        task = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert task.stdout
+        assert task.stdout.readline().startswith(f"waits: run {job.run.id} is in use by process {os.getpid()} on ")
+        # Without SLURM it cannot go back into the queue, and ends.
+        task.send_signal(signal.SIGUSR2)
+        assert "InUse: " in task.communicate(timeout=120)[1]
+        assert task.returncode == 1
+    assert job.run.state()["state"] == "new"
 
 
 # The rest needs SLURM.
