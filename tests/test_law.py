@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equisep.law import Interval, compare_laws, fit_law, interval_over_seeds, rank_correlation
+from equisep.law import (
+    Interval,
+    chance_correlations,
+    compare_laws,
+    fit_law,
+    interval_over_seeds,
+    mean_height,
+    partial_rank_correlation,
+    rank_correlation,
+)
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.01, 1000.0), st.integers(3, 40))
@@ -125,3 +134,52 @@ def test_rank_correlation_knows_order_alone_and_leaves_out_what_is_no_number() -
     assert rank_correlation([1, 2, 3, 4], [4, 3, 1, 2]) == pytest.approx(-0.8)
     assert math.isnan(rank_correlation([1, 2], [1, 2]))
     assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(6, 40))
+def test_with_one_thing_held_fixed_the_correlation_is_the_textbooks(seed: int, cases: int) -> None:
+    """Partial correlation of ranks by its recursion from the three plain ones (Conover, 1999)."""
+    one, other, third = np.random.default_rng(seed).normal(size=(3, cases))
+    other = other + third
+    plain, with_one, with_other = (rank_correlation(*pair) for pair in ((one, other), (one, third), (other, third)))
+    if max(abs(with_one), abs(with_other)) > 0.999:
+        return
+    expected = (plain - with_one * with_other) / math.sqrt((1 - with_one**2) * (1 - with_other**2))
+    assert partial_rank_correlation(one, other, [third]) == pytest.approx(expected, abs=1e-9)
+    assert partial_rank_correlation(one, other, []) == pytest.approx(plain)
+
+
+def test_what_a_third_thing_explains_is_no_correlation() -> None:
+    random = np.random.default_rng(0)
+    depth = np.repeat([4, 8, 20], 200)
+    one, other = depth + random.normal(size=(2, 600))
+    assert rank_correlation(one, other) > 0.8
+    assert abs(partial_rank_correlation(one, other, [depth])) < 0.1
+    assert math.isnan(partial_rank_correlation(depth, other, [depth]))
+    assert math.isnan(partial_rank_correlation(one[:3], other[:3], [depth[:3]]))
+    beside = np.append(one, math.nan)
+    assert partial_rank_correlation(beside, np.append(other, 0), [np.append(depth, 4)]) == pytest.approx(
+        partial_rank_correlation(one, other, [depth])
+    )
+
+
+def test_the_mean_height_of_a_curve() -> None:
+    assert mean_height([0, 1, 3], [2, 2, 2]) == pytest.approx(2)
+    assert mean_height([0, 1, 3], [1, 0, 0]) == pytest.approx(0.5 / 3)
+
+
+def test_r_by_chance_through_three_layers_is_what_can_be_worked_out() -> None:
+    """Two falls u and 1 − u: r = −1 / √(2 (u² + 1 − (1 + u)²/3)), for u uniform on 0 … 1."""
+    share = (np.arange(100_000) + 0.5) / 100_000
+    expected = np.sort(-1 / np.sqrt(2 * (share**2 + 1 - (1 + share) ** 2 / 3)))
+    found = chance_correlations(3)
+    assert np.abs(np.quantile(found, np.linspace(0, 1, 21)) - np.quantile(expected, np.linspace(0, 1, 21))).max() < 2e-3
+
+
+def test_r_by_chance_is_near_the_line_and_the_nearer_the_more_layers() -> None:
+    """Independent falls add up to a line: deep networks have a high correlation without equal ratios."""
+    medians = [np.median(chance_correlations(layers)) for layers in (4, 8, 20)]
+    assert -0.97 < medians[0] < -0.94
+    assert medians[0] > medians[1] > medians[2] > -0.99
+    with pytest.raises(ValueError, match="at least 3"):
+        chance_correlations(2)

@@ -29,6 +29,7 @@ from equisep.records import (
     read_store,
     record_from_wandb,
     tabulate,
+    tabulate_robustness,
 )
 from equisep.run import execute
 from equisep.runs import LayerRecord, Measured
@@ -53,12 +54,14 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store and its wandb logs: two networks, one of them measured twice, and one that diverges."""
+    """A store and its wandb logs: two networks, one of them measured twice, one perturbed, and one that diverges."""
     folder = tmp_path_factory.mktemp("results")
     usual = [f"results={folder}", "tracking=offline", "training=smoke"]
     overrides = [["seed=1"], ["seed=2"], ["seed=3", "optimizer=sgd", "optimizer.learning_rate=1e30"]]
     execute([compose_config([*usual, *more, "architecture.depth=4"]) for more in overrides])
     execute([compose_config([*usual, "seed=2", "architecture.depth=4", "measure.batch_norm=running"])])
+    few = ["robustness=standard", "robustness.draws=2", "robustness.test_images=50", "robustness.pgd=[.01]"]
+    execute([compose_config([*usual, "seed=1", "architecture.depth=4", *few])])
     return folder
 
 
@@ -87,7 +90,7 @@ def make_record(
     ]
     measures = {"a": Measured(identity_of_measure(compose_config([]).measure), tuple(taken))}
     epochs = (Epoch(1, 0.5, 0.9, 1e-3), Epoch(2, 0.1, 1.0, 1e-3))
-    return RunRecord(run, config, {"state": state, "seconds": 1.0}, epochs, measures, flaw)
+    return RunRecord(run, config, {"state": state, "seconds": 1.0}, epochs, measures, {}, flaw)
 
 
 def test_the_store_as_one_tidy_table(results: Path) -> None:
@@ -115,6 +118,25 @@ def test_the_keys_of_the_dashboards_are_logged(results: Path) -> None:
 def test_the_logs_hold_what_the_store_holds(results: Path) -> None:
     pd.testing.assert_frame_equal(load_runs(results / "wandb"), load_runs(results), check_exact=True)
     assert list(read_logs(results / "wandb")) == list(read_store(results))
+
+
+def test_perturbations_as_a_table(results: Path) -> None:
+    records = list(read_store(results))
+    table = tabulate_robustness(records)
+    (perturbed,) = (record for record in records if record.robustness)
+    assert set(table["run"]) == {perturbed.run}
+    assert perturbed.config["seed"] == 1
+    assert not table.duplicated(["run", "robustness", "kind", "strength", "layer", "draw"]).any()
+    assert table.groupby("kind")["strength"].nunique().to_dict() == {
+        **{"clean": 1, "weights": 8, "one_layer": 1, "input_noise": 8, "corruptions": 8, "fgsm": 8, "pgd": 1}
+    }
+    assert set(table.loc[table["kind"] == "one_layer", "layer"]) == {1, 2, 3, 4}
+    clean = table[table["kind"] == "clean"].iloc[0]
+    (measured,) = (measured for measured in perturbed.measures.values())
+    last = {record.split: record for record in measured.records if record.epoch == 2}
+    assert clean["D_last"] == pytest.approx(last["train"].fuzziness[-1], rel=1e-5)
+    assert clean["train_accuracy"] == last["train"].accuracy
+    assert tabulate_robustness([]).empty
 
 
 def test_a_project_holds_what_the_store_holds(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

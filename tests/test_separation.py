@@ -17,7 +17,14 @@ from torch.utils._pytree import tree_leaves
 
 import equisep
 from equisep import separation as module
-from equisep.separation import ClassSums, PrincipalComponents, as_class_labels, separation_fuzziness, separation_of
+from equisep.separation import (
+    ClassSums,
+    PrincipalComponents,
+    as_class_labels,
+    fuzziness_of_draws,
+    separation_fuzziness,
+    separation_of,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -283,3 +290,28 @@ def test_features_that_are_all_alike_have_no_component_and_no_fuzziness() -> Non
     projected = PrincipalComponents(alike, 100).project(alike)
     assert projected.shape == (50, 1)
     assert separation_fuzziness(projected, labels) == separation_fuzziness(alike, labels) == 0.0
+
+
+@given(labelled_features(), st.sampled_from(["class_size", "equal"]))
+def test_many_draws_at_once_are_each_what_they_are_alone(
+    sample: tuple[np.ndarray, np.ndarray], weighting: module.Weighting
+) -> None:
+    features, labels = sample
+    assume(np.trace(scatters(features, labels)[1]) > 1e-9 and condition(features, labels) < 1e6)
+    draws = torch.as_tensor(np.stack([features, 3 * features + 1, features[:, ::-1]])).contiguous()
+    found = fuzziness_of_draws(draws, as_class_labels(labels, len(labels)), weighting=weighting)
+    alone = [separation_of(draw, labels, weighting=weighting).fuzziness for draw in draws]
+    assert found.tolist() == pytest.approx(alone, rel=1e-7, abs=1e-9)
+
+
+def test_many_draws_in_single_precision_and_one_that_is_not_finite() -> None:
+    random = np.random.default_rng(0)
+    labels = torch.arange(1000) % 10
+    features = random.normal(size=(4, 1000, 100)) + 0.3 * random.normal(size=(10, 100))[labels] + 5
+    single = torch.as_tensor(features).float()
+    single[2, 3, 4] = torch.nan
+    found = fuzziness_of_draws(single, labels).tolist()
+    for draw in (0, 1, 3):
+        assert found[draw] == pytest.approx(separation_fuzziness(features[draw], labels), rel=1e-5)
+    assert np.isnan(found[2])
+    assert fuzziness_of_draws(torch.ones(1, 1000, 5), labels).tolist() == [0.0]

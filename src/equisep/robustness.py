@@ -35,6 +35,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from equisep.data import Split
 from equisep.law import fit_law, mean_height
+from equisep.population import gains_from_batching
 from equisep.schema import Measure, Robustness
 from equisep.separation import as_class_labels, fuzziness_of_draws
 
@@ -42,6 +43,10 @@ from equisep.separation import as_class_labels, fuzziness_of_draws
 VALUES_AT_ONCE = 1 << 19
 # Images of one call of an attack.
 IMAGES_AT_ONCE = 2000
+
+
+Weights = dict[str, Tensor]
+Outputs = Callable[[Weights, Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ class _Probe:
                 module.train()
                 module.track_running_stats = False
         self.weights = {name: weight for name, weight in evaluated.named_parameters() if weight.ndim > 1}
+        self.batched = gains_from_batching(network)
         self.draws_at_once = self._draws_at_once()
 
     def clean(self) -> Cell:
@@ -284,8 +290,8 @@ class _Probe:
         """
         names = self.layers if layers is None else layers
         own = inputs.ndim == self.train.split.inputs.ndim + 1
-        of_batch = torch.vmap(self._outputs(names), (None, 0))
-        of_draw = torch.vmap(of_batch, (0 if weights else None, 0 if own else None))
+        of_batch = self._over(self._outputs(names), (None, 0))
+        of_draw = self._over(of_batch, (0 if weights else None, 0 if own else None))
         images = inputs.shape[1] if own else len(inputs)
         whole = images - images % self.measure.batch_size
         parts: list[list[Tensor]] = [[] for _ in names]
@@ -302,15 +308,34 @@ class _Probe:
             found.insert(0, of_input.expand_as(found[0]))
         return torch.stack(found, 1)
 
+    def _over(self, function: Outputs, axes: tuple[int | None, int | None]) -> Outputs:
+        """Return the function over the first axis of its weights, its inputs, or both: at once, where that pays."""
+        if self.batched:
+            return torch.vmap(function, axes)
+        of_weights, of_inputs = (axis == 0 for axis in axes)
+
+        def one_by_one(weights: Weights, inputs: Tensor) -> tuple[Tensor, ...]:
+            count = len(inputs) if of_inputs else len(next(iter(weights.values())))
+            found = [
+                function(
+                    {name: weight[index] for name, weight in weights.items()} if of_weights else weights,
+                    inputs[index] if of_inputs else inputs,
+                )
+                for index in range(count)
+            ]
+            return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+
+        return one_by_one
+
     def _fuzziness_of(self, features: Tensor) -> Tensor:
         weighting: Any = self.measure.weighting
         return fuzziness_of_draws(features, self.classes, weighting=weighting)
 
-    def _outputs(self, names: Sequence[str]) -> Callable[[dict[str, Tensor], Tensor], tuple[Tensor, ...]]:
+    def _outputs(self, names: Sequence[str]) -> Outputs:
         """Return the function from weights and a batch to the outputs of the named modules."""
         modules = dict(self.measured.named_modules())
 
-        def outputs_of(weights: dict[str, Tensor], batch: Tensor) -> tuple[Tensor, ...]:
+        def outputs_of(weights: Weights, batch: Tensor) -> tuple[Tensor, ...]:
             outputs: dict[str, Tensor] = {}
 
             def record(name: str) -> Any:
@@ -331,12 +356,11 @@ class _Probe:
     def _correct_under(self, weights: dict[str, Tensor], split: Split) -> Tensor:
         """Return (draws, n) whether images are classified rightly under weights (draws, *shape)."""
 
-        def logits(perturbed: dict[str, Tensor], batch: Tensor) -> Tensor:
-            output: Tensor = functional_call(self.plain, perturbed, (batch,))
-            return output
+        def logits(perturbed: Weights, batch: Tensor) -> tuple[Tensor, ...]:
+            return (functional_call(self.plain, perturbed, (batch,)),)
 
-        run = torch.vmap(logits, (0, None))
-        predicted = [run(weights, chunk).argmax(2) for chunk in torch.split(split.inputs, IMAGES_AT_ONCE)]
+        run = self._over(logits, (0, None))
+        predicted = [run(weights, chunk)[0].argmax(2) for chunk in torch.split(split.inputs, IMAGES_AT_ONCE)]
         correct: Tensor = torch.cat(predicted, 1) == split.labels
         return correct
 

@@ -102,7 +102,9 @@ def fuzziness_of_draws(features: Tensor, labels: Tensor, *, weighting: Weighting
     finite = centred.isfinite().all(2).all(1)
     centred = torch.where(finite[:, None, None], centred, 0.0)
     squares, vectors = torch.linalg.eigh(centred @ centred.mT)
-    kept = squares > width * torch.finfo(torch.float64).eps * squares.amax(1, keepdim=True)
+    kept = squares > max(width, len(counts)) * torch.finfo(torch.float64).eps * squares.amax(1, keepdim=True)
+    # In ascending order; those beyond the rank that the means can have are rounding.
+    kept[:, : len(counts) - min(len(counts) - 1, width)] = False
     inverse = torch.where(kept, 1 / squares, 0.0)
     projected = features @ (centred.mT @ (vectors * inverse[:, None, :])).to(features.dtype)
     deviations = projected - (shares.T @ projected)[:, labels]
