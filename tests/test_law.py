@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equisep.law import (
@@ -136,6 +136,7 @@ def test_rank_correlation_knows_order_alone_and_leaves_out_what_is_no_number() -
     assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(6, 40))
 def test_with_one_thing_held_fixed_the_correlation_is_the_textbooks(seed: int, cases: int) -> None:
     """Partial correlation of ranks by its recursion from the three plain ones (Conover, 1999)."""

@@ -292,6 +292,7 @@ def test_features_that_are_all_alike_have_no_component_and_no_fuzziness() -> Non
     assert separation_fuzziness(projected, labels) == separation_fuzziness(alike, labels) == 0.0
 
 
+@settings(deadline=None)
 @given(labelled_features(), st.sampled_from(["class_size", "equal"]))
 def test_many_draws_at_once_are_each_what_they_are_alone(
     sample: tuple[np.ndarray, np.ndarray], weighting: module.Weighting
