@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator
 
 from equisep.across import Overview, best_rates, comparable, correlations_with_test_accuracy
 from equisep.claims import name_value
-from equisep.figures import FULL_WIDTH, place_legend, say_not_run, use_style
+from equisep.figures import FULL_WIDTH, say_not_run, use_style
 from equisep.reproduction import FITTED
 
 AGAINST = {"D_last": "D of the last layer", "r": "r", "ratio_inequality": "inequality of the ratios"}
@@ -30,7 +30,8 @@ def draw(table: pd.DataFrame) -> Figure:
     level = fitted.groupby("dataset")["test_accuracy"].transform("median")
     names = [name_value("", name) for name in fitted["dataset"]]
     points = fitted.assign(difference=fitted["test_accuracy"] - level, dataset=names)
-    figure = Figure(figsize=(FULL_WIDTH, 5.0), layout="constrained")
+    shown = sorted({name_value("", name) for name in last["dataset"]})
+    figure = Figure(figsize=(FULL_WIDTH, 5.8), layout="constrained")
     panels = figure.subplots(2, 2).flat
     for axes, (column, label) in zip(panels, AGAINST.items(), strict=False):
         if points.empty:
@@ -41,27 +42,38 @@ def draw(table: pd.DataFrame) -> Figure:
             x=column,
             y="difference",
             hue="dataset",
+            hue_order=shown,
             style="dataset",
+            style_order=shown,
             palette="colorblind",
             s=12,
             linewidth=0,
             alpha=0.7,
-            legend="brief" if column == "ratio_inequality" else False,
+            legend="brief" if column == "D_last" else False,
             ax=axes,
         )
-        axes.set(xlabel=label, ylabel="test accuracy less\nthe data set's median")
+        axes.set(xlabel=label, ylabel="test accuracy − median")
         if column == "D_last":
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        if column == "ratio_inequality":
-            place_legend(axes, "lower left")
-    _joint_and_half(figure.get_axes()[3], best_rates(last))
+    _joint_and_half(figure.get_axes()[3], best_rates(last), shown)
+    _name_the_data_sets(figure)
     return figure
 
 
-def _joint_and_half(axes: Axes, rows: pd.DataFrame) -> None:
+def _name_the_data_sets(figure: Figure) -> None:
+    """Move the legend of the first panel below all of them."""
+    legend = figure.get_axes()[0].get_legend()
+    if legend is None:
+        return
+    names = [text.get_text() for text in legend.get_texts()]
+    figure.legend(legend.legend_handles, names, loc="outside lower center", ncol=len(names), frameon=False)
+    legend.remove()
+
+
+def _joint_and_half(axes: Axes, rows: pd.DataFrame, shown: list[str]) -> None:
     """Draw the test accuracies of both ways of training, each at its best learning rate, seed by seed."""
     both = rows[rows.groupby(["dataset", "depth", "width", "optimizer"])["training"].transform("nunique") == 2]
     if both.empty:
@@ -73,6 +85,8 @@ def _joint_and_half(axes: Axes, rows: pd.DataFrame) -> None:
         x="training",
         y="test_accuracy",
         hue="dataset",
+        hue_order=shown,
+        legend=False,
         units="seed",
         estimator=None,
         marker="o",
@@ -82,10 +96,12 @@ def _joint_and_half(axes: Axes, rows: pd.DataFrame) -> None:
         ax=axes,
     )
     axes.set(xlabel="", ylabel="test accuracy", xlim=(-0.3, 1.3))
-    place_legend(axes, "upper right")
 
 
-CAVEAT = "Networks of all depths, widths, optimizers and rates together, which test accuracy goes with as well."
+CAVEAT = (
+    "Networks of all depths, widths, optimizers and rates together, which test accuracy goes with as well; "
+    "of each, its accuracy less the median of its data set."
+)
 
 OVERVIEW = Overview("test_accuracy", draw, correlations_with_test_accuracy, CAVEAT)
 

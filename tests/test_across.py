@@ -129,6 +129,17 @@ def test_statistics_are_taken_by_data_set_and_seed() -> None:
     assert len(comparable(table)) == 4
 
 
+def test_networks_that_learnt_random_labels_are_not_among_the_comparable() -> None:
+    plain, wrong = (make_record(run, [8.0, 4.0, 2.0, 1.0]) for run in ("a", "b"))
+    wrong = replace(wrong, config=wrong.config | {"dataset": wrong.config["dataset"] | {"label_seed": 0}})
+    # One from before the field was there tells nothing of labels.
+    older = {key: value for key, value in plain.config["dataset"].items() if key != "label_seed"}
+    old = replace(plain, run="c", config=plain.config | {"dataset": older})
+    table = summarise_runs(tabulate([plain, wrong, old])).table
+    assert set(table.loc[table["run"] == "b", "dataset"]) == {"fashion_mnist 10×10, random labels"}
+    assert set(comparable(table)["run"]) == {"a", "c"}
+
+
 @pytest.mark.parametrize("name", OVERVIEWS)
 def test_each_script_writes_figure_table_and_verdict(name: str, store: Path, tmp_path: Path) -> None:
     assert overview(name).main([f"source={store}", f"results={tmp_path}"]) == 1

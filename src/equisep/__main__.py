@@ -109,6 +109,9 @@ def page(words: list[str]) -> None:
     """Show the newest runs in the browser: ``python -m equisep page [port=8808] [results=FOLDER]``."""
     from equisep.dashboards import serve_page
 
+    parser = argparse.ArgumentParser("python -m equisep page", description="Show the newest runs in the browser.")
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="port=8808, results=FOLDER")
+    words = parser.parse_args(words).words
     ports = [word.removeprefix("port=") for word in words if word.startswith("port=")] or ["8808"]
     if not (ports[-1].isascii() and ports[-1].isdecimal()) or not 0 < int(ports[-1]) < 65536:
         raise schema.ConfigError(f"port={ports[-1]}: give 1 … 65535")

@@ -448,7 +448,18 @@ def _flaw_of_course(record: RunRecord) -> str:
     if state == "done" and len(record.epochs) != asked:
         return f"it is done and has {len(record.epochs)} of {asked} epochs"
     flaws = [_flaw_of_measure(measured) for measured in record.measures.values()]
+    flaws += [_flaw_of_layers(record.config["architecture"], measured) for measured in record.measures.values()]
     return next(filter(None, flaws), "")
+
+
+def _flaw_of_layers(architecture: Mapping[str, Any], measured: Measured) -> str:
+    """Return how many layers every record of a feed-forward network lacks, '' for none; of others that is not known."""
+    if architecture["family"] != "fnn":
+        return ""
+    widths = architecture.get("widths")
+    expected = len(widths) + 1 if widths else int(architecture["depth"])
+    found = {len(taken.layers) for taken in measured.records} or {expected}
+    return "" if found == {expected} else f"{min(found)} of {expected} layers are measured"
 
 
 def _flaw_of_measure(measured: Measured) -> str:
