@@ -43,6 +43,7 @@ KEY = "0" * 40
 KEYS_LOGGED = (
     *(f"training/{name}" for name in ("loss", "accuracy", "learning_rate")),
     *(f"{split}/{name}" for split in ("train", "test") for name in ("D/00", "r", "decay_ratio", "loss", "accuracy")),
+    *(f"robustness/{kind}" for kind in ("weights", "input_noise", "corruptions", "fgsm", "pgd")),
 )
 
 

@@ -192,6 +192,14 @@ def test_attacks_get_worse_with_their_radius_and_with_steps(
     assert (len(less.last_fuzziness), len(less.test_accuracy)) == (1, 3)
 
 
+def test_where_no_image_stands_there_is_nothing_to_attack(
+    network: Network, config: Config, images: tuple[Images, Images]
+) -> None:
+    *_, hopeless, worse = measured(network, config, images, pgd=[0.5, 0.6])
+    assert max(hopeless.test_accuracy) == max(worse.test_accuracy) == 0
+    assert len(worse.last_fuzziness) == 3
+
+
 @pytest.mark.parametrize("family", ["resnet_two_layer", "fnn_no_batch_norm", "densenet"])
 def test_any_network_is_measured_and_left_as_it_was(family: str, config: Config, images: tuple[Images, Images]) -> None:
     other = compose_config([f"architecture={family}", "optimizer.learning_rate=1e-3"])

@@ -261,7 +261,8 @@ class _Probe:
         # foolbox draws its random starts from the global stream.
         with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
             torch.manual_seed(self._seed(2, place))
-            for chunk in torch.split(images, IMAGES_AT_ONCE):
+            # Where no image stands any more there is one chunk, and it is empty.
+            for chunk in filter(len, torch.split(images, IMAGES_AT_ONCE)):
                 criterion = foolbox.criteria.Misclassification(labels[chunk])
                 found.append(attack.run(model, intensities[chunk], criterion, epsilon=strength))
         return torch.cat(found)
