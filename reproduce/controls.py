@@ -84,7 +84,7 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
         upper.axvline(1 + _criterion("r"), color="0.4", linewidth=0.8, linestyle=":")
         _strip(lower, here, "relative_residual", order)
         lower.axvline(_criterion("relative_residual"), color="0.4", linewidth=0.8, linestyle=":")
-        lower.set(xlabel="largest residual / fall of log D")
+        lower.set(xlabel="residual / fall of log D")
     return figure
 
 
@@ -94,8 +94,8 @@ def _strip(axes: Axes, rows: pd.DataFrame, x: str, order: list[str]) -> None:
     colours: dict[str, Any] = {"hue": "control", "hue_order": order, "palette": "colorblind", "legend": False}
     sns.stripplot(rows[finite], x=x, y="control", order=order, size=4, jitter=False, ax=axes, **colours)
     for control, count in rows[~finite].groupby("control").size().items():
-        place = {"xy": (0.98, order.index(str(control))), "xycoords": ("axes fraction", "data")}
-        axes.annotate(f"{count} without", **place, ha="right", va="center", fontsize="x-small")
+        place = {"xy": (0.03, order.index(str(control))), "xycoords": ("axes fraction", "data")}
+        axes.annotate(f"{count} without", **place, ha="left", va="center", fontsize="x-small")
     axes.set(xscale="log", ylabel="")
 
 

@@ -33,9 +33,9 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
     the other's final one, and is left out where there is none; "final" takes both at the end. accuracy_gain: of test
     accuracy, joint less half by half; r_gain: r, half by half less joint; loss_gap: training loss, joint less other.
     """
-    half = rows["training"].str.startswith("frozen")
     found = []
     for dataset, here in rows.groupby("dataset", sort=False):
+        half = here["training"].str.startswith("frozen")
         ways = here[~half], here[half]
         rates = sorted(set(here["learning_rate"]))
         pairs = [
@@ -76,16 +76,23 @@ def statistics(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     return judged.assign(choice=judged["rate"] + ", " + judged["way"])
 
 
+def summarise(tables: Tables, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the table of all comparisons: means with their intervals over seeds, and whether they are judged."""
+    found = []
+    for place, group in compare(tables.runs).groupby(["dataset", "rate", "way"], sort=False):
+        gain, deviation = (interval_over_seeds(group[name]) for name in ("accuracy_gain", "r_gain"))
+        facts: dict[str, Any] = dict(zip(("dataset", "rate", "way"), place, strict=True))
+        facts |= {"seeds": gain.n, "accuracy_gain": gain.mean, "low": gain.low, "high": gain.high}
+        facts |= {"r_gain": deviation.mean, "r_gain_low": deviation.low, "r_gain_high": deviation.high}
+        found.append(facts | {"loss_gap": group["loss_gap"].mean(), "judged": _is_judged(group)})
+    return {"_comparisons": pd.DataFrame(found)}
+
+
 def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
-    """Return the comparisons that are shown and not judged, with why."""
-    told = []
-    for (dataset, rate, way), group in compare(tables.runs).groupby(["dataset", "rate", "way"], sort=False):
-        if not _is_judged(group):
-            gain = interval_over_seeds(group["accuracy_gain"])
-            where = f"{name_value('dataset', str(dataset))}, {rate}, {way}"
-            gap = group["loss_gap"].mean()
-            told.append(f"{where}: {gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}], n = {gain.n}, loss gap {gap:.2g}")
-    return [f"Not at equal loss, or too few seeds reach one: {'; '.join(told)}.".replace("-", "−")] if told else []
+    """Return how many comparisons are shown and not judged, with why."""
+    (table,) = summarise(tables, rows).values()
+    hollow = len(table) - int(table["judged"].sum()) if len(table) else 0
+    return [f"Hollow, and not judged: {hollow} comparisons not at equal loss, or by few seeds."] if hollow else []
 
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
@@ -164,7 +171,13 @@ def _gains(axes: Axes, compared: pd.DataFrame) -> None:
 
 
 REPRODUCTION = Reproduction(
-    "out_of_sample", draw, ("dataset", "training", "learning_rate"), statistics, every_snapshot, remarks=remark
+    "out_of_sample",
+    draw,
+    ("dataset", "training", "learning_rate"),
+    statistics,
+    every_snapshot,
+    remarks=remark,
+    more=summarise,
 )
 
 if __name__ == "__main__":

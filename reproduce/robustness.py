@@ -74,6 +74,11 @@ def score_networks(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def tabulate_scores(tables: Tables, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the table of scores, a row a network."""
+    return {"_scores": score_networks(tables, rows)}
+
+
 def layer_sensitivities(cells: pd.DataFrame, fuzziness: list[float]) -> pd.DataFrame:
     """Return the ratio of each hidden layer, and how much noise on it alone changes log D of the last one."""
     ratios = fit_law(fuzziness).layer_ratios
@@ -112,9 +117,9 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     others = {}
     for kind in STRENGTHS:
         others[f"accuracy under {kind.replace('_', ' ')}"] = ("ratio_inequality", f"area_{kind}", CONTROLS)
-    fixed = (*CONTROLS, "separation")
-    others["accuracy under weights, at equal separation too"] = ("ratio_inequality", "area_weights", fixed)
-    others["rise of D, at equal separation too"] = ("ratio_inequality", "rise", fixed)
+    for name, further in (("separation", "separation"), ("rate", "learning_rate")):
+        fixed = (*CONTROLS, further)
+        others[f"accuracy under weights, at equal {name} too"] = ("ratio_inequality", "area_weights", fixed)
     parts = []
     for name, (one, other, controls) in others.items():
         values = [
@@ -141,7 +146,7 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     """Return the figure: curves against strength of the networks that fit, then what inequality goes with."""
     use_style()
     scores = score_networks(tables, rows)
-    figure = Figure(figsize=(FULL_WIDTH, 7.0), layout="constrained")
+    figure = Figure(figsize=(FULL_WIDTH, 7.8), layout="constrained")
     panels = figure.subplots(3, 3)
     if scores.empty:
         for axes in panels.flat:
@@ -156,9 +161,9 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
         _curve(axes, curves[curves["kind"] == kind], kind, "test_accuracy")
         axes.set(ylabel="test accuracy", ylim=(0, None))
     _scatter(panels[0, 2], scores, "ratio_inequality", "area_weights")
-    panels[0, 2].set(xlabel="inequality of the ratios", ylabel="area under accuracy,\nnoise on all weights")
+    panels[0, 2].set(xlabel="inequality of the ratios", ylabel="accuracy, noisy weights (area)")
     _scatter(panels[2, 1], scores, "ratio_inequality", "rise")
-    panels[2, 1].set(xlabel="inequality of the ratios", ylabel="rise of log D,\nnoise on all weights")
+    panels[2, 1].set(xlabel="inequality of the ratios", ylabel="rise of log D, noisy weights")
     _layers(panels[2, 2], tables, rows)
     return figure
 
@@ -191,7 +196,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, kind: str, y: str, *, legend: bool = 
             ax=axes,
         )
         if legend:
-            place_legend(axes, "upper left", title="depth")
+            place_legend(axes, "lower right", title="depth")
     axes.set_xlabel(STRENGTHS[kind])
 
 
@@ -215,10 +220,12 @@ def _layers(axes: Axes, tables: Tables, rows: pd.DataFrame) -> None:
         if row["run"] in by_run and min(fuzziness) > 0:
             layers = layer_sensitivities(by_run[row["run"]], fuzziness)
             axes.plot(layers["ratio"], layers["change"], ".", markersize=3, alpha=0.5, color=palette[row["depth"]])
-    axes.set(yscale="log", xlabel="ratio ρ of a layer", ylabel="change of log D of the last,\nnoise on that layer")
+    axes.set(yscale="log", xlabel="ratio ρ of a layer", ylabel="change of log D, noisy layer")
 
 
-REPRODUCTION = Reproduction("robustness", draw, ("depth", "learning_rate"), correlate, remarks=remark)
+REPRODUCTION = Reproduction(
+    "robustness", draw, ("depth", "learning_rate"), correlate, remarks=remark, more=tabulate_scores
+)
 
 if __name__ == "__main__":
     sys.exit(REPRODUCTION.main(sys.argv[1:]))

@@ -205,6 +205,8 @@ NAMES = {
     "sgd": "SGD",
     "momentum": "momentum",
     "adam": "Adam",
+    "fashion_mnist_10x10": "Fashion-MNIST",
+    "cifar10_10x10": "CIFAR-10",
     "fashion_mnist_32x32": "Fashion-MNIST",
     "cifar10_32x32": "CIFAR-10",
     "fashion_mnist": "Fashion-MNIST",

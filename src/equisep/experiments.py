@@ -259,7 +259,8 @@ def collect_tables(
                     f"run {record.run} keeps no snapshot of epoch {lost[0]}: remove it from the store, "
                     "and it is trained again with it"
                 )
-            if any((epoch, "train") not in taken for epoch in wanted):
+            splits = ("train", "test") if point.config.measure.test_every_snapshot else ("train",)
+            if any((epoch, split) not in taken for epoch in wanted for split in splits):
                 missing += 1
                 continue
         if point.config.robustness is not None and record.state["state"] != "diverged":

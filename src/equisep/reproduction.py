@@ -52,7 +52,8 @@ class Reproduction:
     a row per condition and seed with the claim's statistics, of the rows shown; None where the tables' own
     columns are those; a column ``choice`` of it is one more condition. epochs: the measured epochs that are looked
     at. published: the learning rate of the published figure, by the values of the conditions, where it is known.
-    remarks: further lines for a reader, of the tables and the rows shown.
+    remarks: further lines for a reader, of the tables and the rows shown. more: further tables of those, by the ending
+    of their name.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Reproduction:
     epochs: Callable[[Training], Sequence[int]] = last_epoch
     published: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
     remarks: Callable[[Tables, pd.DataFrame], Sequence[str]] = lambda tables, rows: ()
+    more: Callable[[Tables, pd.DataFrame], Mapping[str, pd.DataFrame]] = lambda tables, rows: {}
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 where runs are missing, 2 where the arguments are wrong."""
@@ -193,8 +195,9 @@ class Reproduction:
         figure = self.draw(tables, rows) if rows["train_loss"].notna().any() else None
         whole = len(rows) > 0 and not tables.missing
         contents = {"": tables.runs, "_layers": tables.layers} if whole else {}
-        if whole and len(tables.perturbed):
-            contents["_perturbed"] = tables.perturbed
+        if whole:
+            contents |= {"_perturbed": tables.perturbed} if len(tables.perturbed) else {}
+            contents |= self.more(tables, rows)
         Result(self.name, verdict, figure, contents, tuple(told)).write(results)
         return verdict
 
@@ -249,7 +252,7 @@ class Result:
         try:
             for name in (f"figures/{self.name}.png", f"figures/{self.name}.pdf", f"tables/{self.name}.csv"):
                 (results / name).unlink(missing_ok=True)
-            for ending in ("layers", "perturbed"):
+            for ending in ("layers", "perturbed", "comparisons", "scores"):
                 (results / f"tables/{self.name}_{ending}.csv").unlink(missing_ok=True)
             (results / "verdicts").mkdir(parents=True, exist_ok=True)
         except OSError as error:
