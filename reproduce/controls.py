@@ -21,7 +21,7 @@ from equisep.law import chance_correlations
 from equisep.reproduction import Reproduction
 
 ARCHITECTURES = {"fnn": "", "fnn_no_batch_norm": "no batch norm", "fnn_linear": "linear"}
-TRAINED = "trained"
+TRAINED, RANDOM = "trained", "random labels"
 # Left end of the axis of 1 + r.
 NEAREST = 1e-4
 
@@ -34,7 +34,7 @@ def name_controls(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     first = rows["epoch"] == rows.groupby("run")["epoch"].transform("min")
     random = rows["dataset"].str.contains("random_labels")
     kinds = rows["architecture"].map(ARCHITECTURES)
-    labels = np.where(random, "random labels", "")
+    labels = np.where(random, RANDOM, "")
     names = [", ".join(filter(None, pair)) or TRAINED for pair in zip(kinds, labels, strict=True)]
     named = rows.assign(control=np.where(first, "untrained", names))
     # Before training labels and data are not told apart by the network: once is enough.
@@ -54,12 +54,24 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     depths = sorted(set(rows["depth"]))
     chances = [f"{(chance_correlations(depth) <= threshold).mean():.0%} at depth {depth}" for depth in depths]
     told = [f"By chance, where layers separate at random, r ≤ {threshold:g} in {', '.join(chances)}.".replace("-", "−")]
-    trained = name_controls(tables, rows).query("control == @TRAINED")
+    named = name_controls(tables, rows)
+    for control in (TRAINED, RANDOM):
+        shares = [
+            _chance_of(named[(named["depth"] == depth) & (named["control"] == control)], depth) for depth in depths
+        ]
+        told.append(f"An r as low as theirs by chance, {control}: {', '.join(shares)} (median over seeds).")
+    trained = named[named["control"] == TRAINED]
     held = pd.Series(True, index=trained.index)
     for criterion in load_claims()["controls"].criteria:
         held &= trained[criterion.statistic] <= criterion.threshold
     told.append(f"All four criteria hold in {held.sum()} of {len(trained)} trained networks.")
     return told
+
+
+def _chance_of(rows: pd.DataFrame, depth: int) -> str:
+    """Return the share of random networks with an r as low as that of the rows, the median over rows."""
+    chance = chance_correlations(depth)
+    return f"{np.median([(chance <= r).mean() for r in rows['r']]):.2g} at depth {depth}"
 
 
 def _criterion(statistic: str) -> float:

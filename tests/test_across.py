@@ -129,6 +129,20 @@ def test_statistics_are_taken_by_data_set_and_seed() -> None:
     assert len(comparable(table)) == 4
 
 
+def test_seeds_of_a_few_other_networks_are_no_repetitions() -> None:
+    curves = ([8.0, 4.0, 2.0, 1.0], [8.0, 3.9, 2.2, 1.0], [8.0, 3.0, 2.5, 1.0], [8.0, 3.1, 2.5, 1.0])
+    records = []
+    for seed in (1, 2, 3, 4):
+        for index, curve in enumerate(curves[:1] if seed == 4 else curves):
+            record = make_record(f"{seed}{index}", curve, test_accuracy=0.5 + 0.1 * index)
+            records.append(replace(record, config=record.config | {"seed": seed}))
+    result = overview("decay_ratio").make(tabulate(records))
+    assert "Not judged: seeds with fewer than half the networks of the fullest one: 1 of Fashion-MNIST 10×10." in (
+        result.notes
+    )
+    assert {finding.interval.n for finding in result.verdict.findings} == {3}
+
+
 def test_networks_that_learnt_random_labels_are_not_among_the_comparable() -> None:
     plain, wrong = (make_record(run, [8.0, 4.0, 2.0, 1.0]) for run in ("a", "b"))
     wrong = replace(wrong, config=wrong.config | {"dataset": wrong.config["dataset"] | {"label_seed": 0}})

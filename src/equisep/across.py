@@ -23,6 +23,8 @@ from equisep.reproduction import FITTED, Result
 from equisep.runs import PROTOCOL
 from equisep.schema import ConfigError, compose_config
 
+# Share of the networks of a data set's fullest seed from which another seed is a repetition of it.
+WHOLE_SEED = 0.5
 # A condition of a network: what is equal between runs that differ in their seed or learning rate alone.
 CONDITION = ("dataset", "depth", "width", "optimizer", "training")
 COLUMNS = (
@@ -232,7 +234,7 @@ class Overview:
     """A figure over all runs of a source, with its claim.
 
     name: the script's and the claim's. draw: the figure of the rows. statistics: a row per data set and seed with the
-    claim's statistics. caveat: what a reader of the figure must know, '' for nothing.
+    claim's statistics and the number of networks. caveat: what a reader of the figure must know, '' for nothing.
     """
 
     name: str
@@ -264,6 +266,15 @@ class Overview:
         last = table[table["last"].astype(bool)]
         told = [f"{last['run'].nunique()} networks, {last['seed'].nunique()} seeds.", self.caveat, *found.notes]
         statistics = self.statistics(table) if len(last) else pd.DataFrame(columns=["dataset", "seed"])
+        if len(statistics):
+            # Seeds of a few other networks are no repetitions of the rest.
+            fullest = statistics.groupby("dataset")["networks"].transform("max")
+            whole = statistics["networks"] >= WHOLE_SEED * fullest
+            if not whole.all():
+                counts = statistics[~whole].groupby("dataset")["seed"].nunique()
+                names = ", ".join(f"{count} of {name_value('dataset', str(name))}" for name, count in counts.items())
+                told.append(f"Not judged: seeds with fewer than half the networks of the fullest one: {names}.")
+            statistics = statistics[whole]
         seeds = statistics.groupby("dataset")["seed"].nunique()
         few = seeds[seeds < claim.seeds]
         if len(few):
