@@ -65,6 +65,7 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     for criterion in load_claims()["controls"].criteria:
         held &= trained[criterion.statistic] <= criterion.threshold
     told.append(f"All four criteria hold in {held.sum()} of {len(trained)} trained networks.")
+    told.append("Shaded: the lowest twentieth (dark), and half, of r by chance. Dotted: what the claim allows.")
     return told
 
 

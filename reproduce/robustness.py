@@ -165,6 +165,9 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     _scatter(panels[2, 1], scores, "ratio_inequality", "rise")
     panels[2, 1].set(xlabel="inequality of the ratios", ylabel="rise of log D, noisy weights")
     _layers(panels[2, 2], tables, rows)
+    for axes in panels.flat:
+        axes.xaxis.label.set_size("small")
+        axes.yaxis.label.set_size("small")
     return figure
 
 
