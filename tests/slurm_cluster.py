@@ -162,6 +162,9 @@ if __name__ == "__main__":
     try:
         with throwaway_cluster(Path(sys.argv[1]).resolve()) as reached:
             print("\n".join(f"export {name}='{value}'" for name, value in reached.items()), flush=True)
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            # Blocked only now: the daemons would inherit it.
+            wanted = {signal.SIGINT, signal.SIGTERM}
+            signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+            signal.sigwait(wanted)
     except NoSlurm as error:
         sys.exit(f"slurm: {error}")

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from equisep.cluster import PopulationTask, Resources
+from equisep.cluster import PopulationTask, Resources, _end_of, _refuse_idle_or_missing
 from equisep.data import Data
+from equisep.locks import TaskEnded
 from equisep.run import prepare
-from equisep.runs import Run, all_runs
-from equisep.schema import ConfigError, compose_config
+from equisep.runs import Run, Submitted, all_runs
+from equisep.schema import Config, ConfigError, compose_config
 from tests.conftest import ROOT
 from tests.slurm_cluster import NoSlurm, throwaway_cluster
 
@@ -78,6 +79,14 @@ def test_the_debug_launcher_takes_the_same_path_without_slurm(fashion: Data, tmp
         ({"options": {"job_name": "x"}}, "hydra.launcher.options.job_name: not free, the submission"),
         ({"options": {"open-mode": "truncate"}}, "hydra.launcher.options.open-mode: not free"),
         ({"options": {"no_requeue": True}}, "hydra.launcher.options.no_requeue: not free, the launcher"),
+        ({"options": {"wait": True}}, "hydra.launcher.options.wait: not free, hydra.launcher.wait does it"),
+        ({"options": {"hold": False}}, "hydra.launcher.options.hold=False: give a value, or true, or leave it out"),
+        ({"memory": math.nan}, "hydra.launcher.memory=nan: give at least 0.1 GB"),
+        ({"memory": math.inf}, "hydra.launcher.memory=inf"),
+        ({"gpu_memory": math.nan}, "hydra.launcher.gpu_memory=nan"),
+        ({"setup": [None]}, r"hydra.launcher.setup=\[None\]: give text"),
+        ({"partition": True}, "hydra.launcher.partition=True: give a name, or null"),
+        ({"partition": ["a", "b"]}, "hydra.launcher.partition=.*give a name"),
     ],
 )
 def test_resources_that_slurm_could_not_give_are_refused(wrong: dict, words: str) -> None:
@@ -103,6 +112,50 @@ def test_without_sbatch_it_is_one_line(tmp_path: Path, fashion: Data) -> None:
     )
     assert said.returncode == 2
     assert "hydra/launcher=slurm: there is no sbatch here" in said.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["hydra.launcher.max_members=2.5"], "hydra.launcher.max_members=2.5: give a number without a point"),
+        (["hydra.launcher.wait=maybe"], "hydra.launcher.wait=maybe: give true or false"),
+    ],
+)
+def test_fields_of_the_launcher_are_checked_before_work(
+    overrides: list[str], words: str, tmp_path: Path, fashion: Data
+) -> None:
+    said = subprocess.run(
+        [*sweep(tmp_path, "training=smoke", "seed=1"), *overrides], cwd=ROOT, capture_output=True, text=True
+    )
+    assert said.returncode == 2
+    assert words in said.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "resources", "words"),
+    [
+        ("compute.device=cuda", {}, "compute.device=cuda: its task has no GPU, give hydra.launcher.gpus=1"),
+        ("compute.device=cpu", {"gpus": 1}, "hydra.launcher.gpus=1: idle with compute.device=cpu, give 0"),
+        ("compute.threads=4", {}, "compute.threads=4: a task has hydra.launcher.cpus=1, give as many"),
+    ],
+)
+def test_a_task_has_what_its_runs_want_and_nothing_idle(override: str, resources: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        _refuse_idle_or_missing(compose_config([override]), Resources(**(USUAL | resources)))
+
+
+def test_a_log_tells_why_slurm_ended_its_task(tmp_path: Path, configure: Callable[..., Config]) -> None:
+    job = prepare(configure(), torch.device("cpu"))
+    (tmp_path / "slurm/equisep-1").mkdir(parents=True)
+    log = tmp_path / "slurm/equisep-1/7_0_0_log.err"
+    log.write_bytes(
+        b"slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch.\nsubmitit WARNING - Bypassing \xff\n"
+    )
+    told = _end_of(job, Submitted("7_0", "equisep-1"), False, tmp_path)
+    assert isinstance(told, TaskEnded)
+    assert str(log) in str(told)
+    assert "Detected 1 oom_kill event" in str(told)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -337,6 +390,29 @@ def test_a_call_killed_right_after_sbatch_leaves_no_task_behind_and_no_run_is_tr
     assert set(states(store).values()) == {"done"}
     assert [one.path.joinpath("run.log").read_text().count(" starts,") for one in all_runs(store)] == [1] * 4
     assert not list(store.glob("slurm/equisep-*.json"))
+
+
+@pytest.mark.slurm
+def test_a_slow_sbatch_and_a_users_own_variables_change_nothing(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    """Tasks may start before sbatch has answered, and SBATCH_JOB_NAME would win over the name they are known by."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    real = shutil.which("sbatch", path=cluster["PATH"])
+    (programs / "sbatch").write_text(f'#!/bin/sh\n{real} "$@"\ncode=$?\nsleep 3\nexit $code\n')
+    (programs / "sbatch").chmod(0o755)
+    theirs = {**cluster, "PATH": f"{programs}:{cluster['PATH']}", "SBATCH_JOB_NAME": "mine", "SBATCH_TIMELIMIT": "0"}
+    store = tmp_path / "store"
+    command = sweep(store, "architecture.depth=4", "training=smoke", "seed=1,2", "hydra.launcher.max_members=1")
+    said = run(command, theirs)
+    assert said.returncode == 0, said.stderr
+    assert "submitted 2 runs as 2 tasks" in said.stderr
+    assert set(states(store).values()) == {"done"}
+    # The name of the cluster is known outside its jobs too.
+    asked = run([sys.executable, "-c", "from equisep import locks; print(locks._cluster())"], cluster)
+    configured = subprocess.run(["scontrol", "show", "config"], env=cluster, capture_output=True, text=True).stdout
+    assert re.search(rf"ClusterName\s*= {asked.stdout.strip()}$", configured, flags=re.MULTILINE)
 
 
 @pytest.mark.slurm

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from equisep import locks
 from equisep.locks import InUse, QueuedTask, confirm, held, living_owner
 from equisep.runs import Submitted
 
@@ -176,3 +177,16 @@ def test_a_tasks_number_that_slurm_uses_again_is_another_task() -> None:
     assert submitted.lives_in({"7_1": QueuedTask("7_1", "equisep-a", "PENDING")})
     assert not submitted.lives_in({"7_1": QueuedTask("7_1", "equisep-b", "PENDING")})
     assert not submitted.lives_in({"7_0": QueuedTask("7_0", "equisep-a", "PENDING")})
+
+
+def test_without_links_a_living_owner_gets_its_file_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    path = tmp_path / "owner.json"
+    with holder(path):
+        before = path.read_bytes()
+        monkeypatch.setattr(os, "link", no_links)
+        locks._clear_away(path)
+        assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == []

@@ -39,10 +39,10 @@ def main() -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         from equisep.data import DataUnavailable
-        from equisep.locks import InUse
+        from equisep.locks import InUse, TaskEnded
         from equisep.runs import DamagedRun
 
-        ours = (schema.ConfigError, DataUnavailable, DamagedRun, InUse)
+        ours = (schema.ConfigError, DataUnavailable, DamagedRun, InUse, TaskEnded)
     except KeyboardInterrupt:
         return _say_stopped()
     try:

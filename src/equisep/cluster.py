@@ -29,12 +29,12 @@ import torch
 from rich.console import Console
 
 from equisep.files import write_atomically
-from equisep.locks import LEASE, InUse, QueuedTask, describe_owner, held, queued_jobs
+from equisep.locks import LEASE, InUse, QueuedTask, TaskEnded, describe_owner, held, queue_knows, queued_jobs
 from equisep.observer import Observer
 from equisep.run import Job, Stopped, execute, outcome_of
 from equisep.runs import DamagedRun, Run, Submitted
 from equisep.schema import Config, ConfigError
-from equisep.sweep import Ended, Result, summary
+from equisep.sweep import Ended, Result, describe, refuse_unless_whole, summary
 from equisep.training import Epoch
 
 # Timeouts after which submitit gives a task up; each is progress of a whole time limit.
@@ -50,27 +50,41 @@ SETTLING = 60.0
 # Seconds after which an sbatch that was begun has handed over its array, or never will.
 UNDER_WAY = 600.0
 
+# Of what SLURM itself writes into a task's log: why it ended the task.
+REASONS = ("oom_kill", "oom-kill", "out of memory", "time limit", "node failure")
+
 # Options of sbatch that are not free, and what does their work.
 OPTIONS_TAKEN = {
     "account": "hydra.launcher.account",
     "array": "hydra.launcher.max_members and parallel",
     "chdir": "results, a folder of its own",
+    "clusters": "the machine that this is typed on",
     "cpus-per-task": "hydra.launcher.cpus",
     "error": "results, below which the logs are",
+    "export": "the launcher: a task has this environment",
+    "gpus": "hydra.launcher.gpus",
+    "gpus-per-task": "hydra.launcher.gpus",
+    "gres": "hydra.launcher.gpus",
     "gpus-per-node": "hydra.launcher.gpus",
     "job-name": "the submission, which is known by it",
     "mem": "hydra.launcher.memory",
+    "mem-per-cpu": "hydra.launcher.memory",
+    "mem-per-gpu": "hydra.launcher.memory",
     "no-requeue": "the launcher: tasks are requeued",
     "nodes": "the launcher: a task is one process",
     "ntasks": "the launcher: a task is one process",
     "ntasks-per-node": "the launcher: a task is one process",
     "open-mode": "the launcher: logs are appended to",
     "output": "results, below which the logs are",
+    "parsable": "the launcher, which reads what sbatch says",
     "partition": "hydra.launcher.partition",
     "qos": "hydra.launcher.qos",
+    "quiet": "the launcher, which reads what sbatch says",
     "requeue": "the launcher: tasks are requeued",
     "signal": "hydra.launcher.notice",
+    "test-only": "hydra/launcher=debug",
     "time": "hydra.launcher.minutes",
+    "wait": "hydra.launcher.wait",
     "wrap": "hydra.launcher.setup",
 }
 
@@ -94,36 +108,43 @@ class Resources:
     notice: int
     modules: Sequence[str]
     setup: Sequence[str]
-    options: Mapping[str, str]
+    options: Mapping[str, object]
 
     def __post_init__(self) -> None:
-        for name, kind in (("modules", Sequence), ("setup", Sequence), ("options", Mapping)):
+        self._refuse_texts()
+        self._refuse_numbers()
+        for option, value in self.options.items():
+            does_it = OPTIONS_TAKEN.get(str(option).replace("_", "-"))
+            if does_it:
+                raise ConfigError(f"hydra.launcher.options.{option}: not free, {does_it} does it; leave it out")
+            if value is None or value is False:
+                raise ConfigError(f"hydra.launcher.options.{option}={value}: give a value, or true, or leave it out")
+
+    def _refuse_texts(self) -> None:
+        for name in ("partition", "account", "qos"):
             value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, str):
-                raise ConfigError(
-                    f"hydra.launcher.{name}={value}: give {'names with values' if kind is Mapping else 'a list'}"
-                )
-        for name, least in (("gpus", 0), ("cpus", 1), ("memory", 0.1), ("minutes", 1), ("parallel", 1), ("notice", 1)):
+            if value is not None and not (isinstance(value, str) and value.strip()):
+                raise ConfigError(f"hydra.launcher.{name}={value}: give a name, or null")
+        for name in ("modules", "setup"):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole or (name == "memory" and isinstance(value, float))):
-                raise ConfigError(
-                    f"hydra.launcher.{name}={value}: give a number{'' if name == 'memory' else ' without a point'}"
-                )
-            if value < least:
-                raise ConfigError(f"hydra.launcher.{name}={getattr(self, name)}: give at least {least}")
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise ConfigError(f"hydra.launcher.{name}={value}: give a list")
+            if not all(isinstance(line, str) and line.strip() for line in value):
+                raise ConfigError(f"hydra.launcher.{name}={list(value)}: give text, none of it empty")
+        if not isinstance(self.options, Mapping):
+            raise ConfigError(f"hydra.launcher.options={self.options}: give names with values")
+
+    def _refuse_numbers(self) -> None:
+        for name, least in (("gpus", 0), ("cpus", 1), ("minutes", 1), ("parallel", 1), ("notice", 1)):
+            refuse_unless_whole(name, getattr(self, name), least)
+        _refuse_unless_memory("memory", self.memory, "at least 0.1 GB", 0.1)
+        if self.gpu_memory is not None:
+            _refuse_unless_memory("gpu_memory", self.gpu_memory, "the GB of a task's GPU, or null", 0.1)
         if self.gpus > 1:
             raise ConfigError(
                 f"hydra.launcher.gpus={self.gpus}: a task trains one population on one GPU; "
                 "give 1, and more GPUs are used by more tasks (hydra.launcher.parallel)"
             )
-        memory = self.gpu_memory
-        if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | float) or memory <= 0):
-            raise ConfigError(f"hydra.launcher.gpu_memory={memory}: give the GB of a task's GPU, or null")
-        for option in self.options:
-            does_it = OPTIONS_TAKEN.get(str(option).replace("_", "-"))
-            if does_it:
-                raise ConfigError(f"hydra.launcher.options.{option}: not free, {does_it} does it; leave it out")
         if self.notice >= 60 * self.minutes:
             limit = 60 * self.minutes
             raise ConfigError(f"hydra.launcher.notice={self.notice}: give less than a task's {limit} seconds")
@@ -153,6 +174,12 @@ class Resources:
             "setup": lines,
             "additional_parameters": {"requeue": True, **self.options},
         }
+
+
+def _refuse_unless_memory(name: str, value: object, wanted: str, least: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and least <= float(value) < math.inf):  # type: ignore[arg-type]
+        raise ConfigError(f"hydra.launcher.{name}={value}: give {wanted}")
 
 
 @dataclass
@@ -274,6 +301,8 @@ def run_in_process(populations: Sequence[Sequence[Job]], end: Ended, console: Co
         task = submitit.DebugExecutor(results / "slurm/%j").submit(_task_of(population, resources))
         # Asking for it runs it.
         error = task.exception()
+        if isinstance(error, Stopped):
+            raise KeyboardInterrupt
         if error is not None and not isinstance(error, Exception):
             raise error
         end(index, error or [summary(outcome_of(job)) for job in population])
@@ -292,6 +321,8 @@ def run_on_cluster(
         return
     if shutil.which("sbatch") is None:
         raise ConfigError("hydra/launcher=slurm: there is no sbatch here; type this where SLURM is, or take debug")
+    for job in (job for population in populations for job in population):
+        _refuse_idle_or_missing(job.config, resources)
     results = Path(populations[0][0].config.results).resolve()
     (results / "slurm").mkdir(parents=True, exist_ok=True)
     with _submitting(results, console):
@@ -318,11 +349,25 @@ def run_on_cluster(
                     continue
                 del waiting[index]
                 end(index, ended)
+                for facts in ended if wait else ():
+                    if not isinstance(facts, Exception):
+                        console.print(describe(facts), highlight=False, soft_wrap=True)
             if waiting:
                 time.sleep(POLL)
     except KeyboardInterrupt:
         console.print("the tasks go on; the same command looks after them again, scancel ends them", highlight=False)
         raise
+
+
+def _refuse_idle_or_missing(config: Config, resources: Resources) -> None:
+    """Raise ConfigError where a task would lack what its runs want, or leave idle what it is given."""
+    device, threads = config.compute.device, config.compute.threads
+    if device.startswith("cuda") and not resources.gpus:
+        raise ConfigError(f"compute.device={device}: its task has no GPU, give hydra.launcher.gpus=1")
+    if device == "cpu" and resources.gpus:
+        raise ConfigError(f"hydra.launcher.gpus={resources.gpus}: idle with compute.device=cpu, give 0")
+    if threads > resources.cpus:
+        raise ConfigError(f"compute.threads={threads}: a task has hydra.launcher.cpus={resources.cpus}, give as many")
 
 
 @contextmanager
@@ -344,10 +389,11 @@ def _submitting(results: Path, console: Console) -> Iterator[None]:
 
 def _submit(
     populations: Sequence[Sequence[Job]], resources: Resources, results: Path, console: Console
-) -> tuple[dict[int, Submitted], dict[int, Exception]]:
+) -> tuple[dict[int, Submitted], dict[int, Result]]:
     """Submit the runs that nobody has, a population a task.
 
-    Returns by a job's id() its task, or, where a process outside the queue has the run, why it has none.
+    Returns by a job's id() its task, or, where it needs or gets none, what became of it: it is done by now, or a
+    process outside the queue has it.
     """
     queue = queued_jobs()
     if queue is None:
@@ -355,19 +401,23 @@ def _submit(
     _adopt(results, queue, console)
     tasks: dict[int, Submitted] = {}
     owners: dict[int, dict[str, Any]] = {}
+    ready: dict[int, Result] = {}
     for job in (job for population in populations for job in population):
         submitted, owner = job.run.submitted(), job.run.owner()
         # What an earlier call of the sweep cut in another way stays in the tasks that it made.
         if submitted and submitted.lives_in(queue):
             tasks[id(job)] = submitted
         # An owner in a job that the queue has no more is dying, and the task waits for that.
-        elif owner and (not owner.get("job") or owner["job"] in queue):
+        elif owner and not (queue_knows(owner) and owner["job"] not in queue):
             owners[id(job)] = owner
+        elif job.run.finished and not job.missing():
+            # Done by another call while this one waited for its turn.
+            ready[id(job)] = summary(outcome_of(job))
     if tasks:
         console.print(f"{len(tasks)} runs are queued or running already", highlight=False)
     who = ", ".join(sorted({describe_owner(owner) for owner in owners.values()}))
     error = InUse(f"{len(owners)} runs are in use by {who}: not submitted, the same command takes up what is left")
-    taken = tasks.keys() | owners.keys()
+    taken = tasks.keys() | owners.keys() | ready.keys()
     rest = [[job for job in population if id(job) not in taken] for population in populations]
     fresh = [population for population in rest if population]
     # A cluster takes arrays of so many tasks, mostly; what was submitted is known to later calls at once.
@@ -378,7 +428,7 @@ def _submit(
             tasks |= {id(job): submitted for job in population}
         runs = sum(map(len, array))
         console.print(f"submitted {runs} runs as {len(given)} tasks, from {given[0].task} on", highlight=False)
-    return tasks, dict.fromkeys(owners, error)
+    return tasks, ready | dict.fromkeys(owners, error)
 
 
 def _submit_array(array: Sequence[Sequence[Job]], resources: Resources, results: Path) -> list[Submitted]:
@@ -389,23 +439,38 @@ def _submit_array(array: Sequence[Sequence[Job]], resources: Resources, results:
     for job in (job for population in array for job in population):
         job.create_run()
     name = f"equisep-{uuid.uuid4().hex[:12]}"
-    executor = submitit.SlurmExecutor(results / "slurm/%j", max_num_timeout=MOST_TIMEOUTS)
+    # There before sbatch: a task whose log has no folder dies without a word, and SLURM may start it at once.
+    folder = results / "slurm" / name
+    folder.mkdir()
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=MOST_TIMEOUTS)
     executor.update_parameters(**resources.sbatch(name))
     # Read by _adopt where this process is killed before all is marked, or sbatch's answer is lost.
     intention = results / f"slurm/{name}.json"
     members = [[str(job.run.path.resolve()) for job in population] for population in array]
     write_atomically(intention, json.dumps(members).encode())
     try:
-        with executor.batch():
+        with _no_options_in_the_environment(), executor.batch():
             jobs = [executor.submit(task) for task in tasks]
-    except submitit.core.utils.FailedJobError as error:
-        raise ConfigError(f"hydra/launcher=slurm: sbatch refused: {str(error).strip().splitlines()[-1]}") from None
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if "error:" in line), lines[-1])
+        raise ConfigError(f"hydra/launcher=slurm: sbatch refused: {reason}") from None
     submitted = [Submitted(str(job.job_id), name) for job in jobs]
     for task, population in zip(submitted, array, strict=True):
         for job in population:
             job.run.mark_submitted(task)
     intention.unlink()
     return submitted
+
+
+@contextmanager
+def _no_options_in_the_environment() -> Iterator[None]:
+    """Take away the variables SBATCH_…, which would win over what the launcher asks for, the job's name too."""
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("SBATCH_")}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 def _adopt(results: Path, queue: dict[str, QueuedTask], console: Console) -> None:
@@ -418,7 +483,7 @@ def _adopt(results: Path, queue: dict[str, QueuedTask], console: Console) -> Non
     for intention in sorted((results / "slurm").glob("equisep-*.json")):
         members = json.loads(intention.read_text())
         tasks = {task for task in queue.values() if task.name == intention.stem}
-        able = {task for task in tasks if JobPaths(results / "slurm/%j", job_id=task.id).submitted_pickle.exists()}
+        able = {task for task in tasks if JobPaths(intention.with_suffix(""), job_id=task.id).submitted_pickle.exists()}
         for task in able:
             for member in map(Path, members[int(task.id.partition("_")[2] or 0)]):
                 # Somebody may have removed the run meanwhile; its task makes it anew.
@@ -453,10 +518,11 @@ def _end_of(job: Job, submitted: Submitted, lives: bool, results: Path) -> Resul
         return error
     if lives:
         return {"run": job.run.id, "state": f"in task {task}", "trained_epochs": 0}
-    (log, *_) = [*sorted((results / "slurm").glob(f"*/{task}_0_log.err")), Path(f"{results}/slurm")]
-    told = log.read_text().splitlines() if log.is_file() else []
-    # What srun and slurmd add says that the task ended, not why.
-    lines = [line for line in told if not line.startswith(("srun:", "slurmstepd:"))]
+    log = results / "slurm" / submitted.submission / f"{task}_0_log.err"
+    told = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    # What srun and slurmd add says that the task ended, and mostly not why; where it does, nothing else does.
+    reasons = [line for line in told if any(word in line.lower() for word in REASONS)]
+    lines = reasons or [line for line in told if not line.startswith(("srun:", "slurmstepd:"))]
     last = f": {lines[-1]}" if lines else ""
     remedy = "the same command goes on from the last checkpoint"
-    return RuntimeError(f"task {task} ended before its runs ({log}){last}; {remedy}")
+    return TaskEnded(f"task {task} ended before its runs ({log}){last}; {remedy}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -41,6 +42,10 @@ _ours: dict[Path, bytes] = {}
 
 class InUse(RuntimeError):
     """What another living process holds: a run that it trains or measures, for example."""
+
+
+class TaskEnded(RuntimeError):
+    """A task of SLURM that ended before its runs were done."""
 
 
 @contextmanager
@@ -138,9 +143,20 @@ def _clear_away(path: Path) -> None:
     with suppress(FileNotFoundError):
         path.replace(stale)
         if living_owner(stale) is not None:
-            with suppress(FileExistsError):
-                os.link(stale, path)
+            _put_back(stale, path)
         stale.unlink()
+
+
+def _put_back(stale: Path, path: Path) -> None:
+    """Give a living owner its file again, unless another has taken its place meanwhile."""
+    with suppress(FileExistsError):
+        try:
+            os.link(stale, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            with path.open("xb") as file:
+                file.write(stale.read_bytes())
 
 
 def living_owner(path: Path) -> dict[str, Any] | None:
@@ -159,12 +175,17 @@ def living_owner(path: Path) -> dict[str, Any] | None:
     if owner.get("job") and (owner["job"], owner.get("cluster")) == _slurm_job():
         # This task was on another host before it was queued again.
         return owner if int(owner.get("restarts") or 0) >= _restarts() else None
-    if age > 3 * BEAT and owner.get("job") and owner.get("user") == os.getuid():
+    if age > 3 * BEAT and queue_knows(owner):
         jobs = _queued_lately(int(time.monotonic() / ANSWER))
-        if jobs is not None and owner.get("cluster") in ("", _slurm_job()[1]):
+        if jobs is not None:
             # A queue that answers knows better than a silence.
             return owner if owner["job"] in jobs else None
     return owner if age < LEASE else None
+
+
+def queue_knows(owner: Mapping[str, Any]) -> bool:
+    """Whether the queue that is asked here would name an owner's job: one of this user's, on this cluster."""
+    return bool(owner.get("job")) and owner.get("user") == os.getuid() and owner.get("cluster") in ("", _cluster())
 
 
 def _this_process() -> dict[str, str | int]:
@@ -188,6 +209,21 @@ def _where() -> dict[str, str | int]:
 def _slurm_job() -> tuple[str, str]:
     """Return the SLURM job that this process is in and the cluster, both '' outside one."""
     return os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_CLUSTER_NAME", "")
+
+
+@cache
+def _cluster() -> str:
+    """Return the cluster that squeue speaks of, which outside a job SLURM has to be asked for; '' where none says."""
+    inside = _slurm_job()[1]
+    if inside or shutil.which("scontrol") is None:
+        return inside
+    try:
+        command = ["scontrol", "show", "config"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except subprocess.TimeoutExpired:
+        return ""
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", answer.stdout, flags=re.MULTILINE)
+    return found.group(1) if found else ""
 
 
 def _restarts() -> int:

@@ -427,6 +427,7 @@ def status_table(results: Path) -> pd.DataFrame:
 
     rows: list[dict[str, Any]] = []
     queue: dict[str, QueuedTask] | None = None
+    asked = False
     for run in all_runs(results):
         try:
             config, state, epochs = run.config(), run.state(), run.epochs()
@@ -437,9 +438,9 @@ def status_table(results: Path) -> pd.DataFrame:
         submitted = None if state["state"] in FINISHED else run.submitted()
         if submitted:
             # Asked once, and only where a run was submitted.
-            queue = (queued_jobs() or {}) if queue is None else queue
-            if submitted.lives_in(queue):
-                state["state"] = f"{state['state']}, task {submitted.task} {queue[submitted.task].state.lower()}"
+            if not asked:
+                queue, asked = queued_jobs(), True
+            state["state"] = f"{state['state']}, task {submitted.task} {_say_of(submitted, queue)}"
         rows.append(
             {
                 "run": run.id,
@@ -454,6 +455,13 @@ def status_table(results: Path) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, dtype=object).fillna("")
+
+
+def _say_of(submitted: Submitted, queue: Mapping[str, QueuedTask] | None) -> str:
+    """Return what is known of a run's task, for a person."""
+    if queue is None:
+        return "(squeue does not answer)"
+    return queue[submitted.task].state.lower() if submitted.lives_in(queue) else "ended"
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:

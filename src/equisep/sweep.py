@@ -77,10 +77,21 @@ Runner = Callable[[Sequence[Sequence[Job]], Ended, Console], None]
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What runs populations in place of this machine. gpu_memory: bytes of the GPU of each, infinite if unknown."""
+    """What runs populations in place of this machine.
+
+    gpu_memory: bytes of the GPU of each, infinite if unknown; None: what is free on this machine's.
+    """
 
     run: Runner
-    gpu_memory: float
+    gpu_memory: float | None
+
+
+def refuse_unless_whole(name: str, value: object, least: int) -> None:
+    """Raise ConfigError for a field of the launcher that is no whole number of at least so much."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"hydra.launcher.{name}={value}: give a number without a point")
+    if value < least:
+        raise ConfigError(f"hydra.launcher.{name}={value}: give at least {least}")
 
 
 def run_sweep(
@@ -96,8 +107,8 @@ def run_sweep(
     A request that fails is reported at once and does not stop the others. elsewhere: runs the populations in place of
     this machine. Raises KeyboardInterrupt after Ctrl-C, when every population has written its checkpoint.
     """
-    if max_members < 1 or (processes is not None and processes < 1):
-        raise ConfigError(f"hydra.launcher: max_members={max_members}, processes={processes}: give at least 1")
+    for name, value in (("max_members", max_members), ("processes", 1 if processes is None else processes)):
+        refuse_unless_whole(name, value, 1)
     console = console or Console(stderr=True)
     jobs: dict[int, Job] = {}
     results: dict[int, Result] = {}

@@ -101,10 +101,13 @@ class SlurmLauncher(PopulationLauncher):
         from equisep.cluster import Resources, run_in_process, run_on_cluster
         from equisep.sweep import Elsewhere
 
+        for name, value in (("debug", self.debug), ("wait", self.wait)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"hydra.launcher.{name}={value}: give true or false")
         strange = sorted(set(self.resources) - {field.name for field in fields(Resources)})
         if strange:
             raise ConfigError(f"hydra.launcher.{strange[0]}: no such field of hydra/launcher=slurm")
         resources = Resources(**self.resources)
         if self.debug:
-            return Elsewhere(partial(run_in_process, resources=resources), resources.gpu_bytes())
+            return Elsewhere(partial(run_in_process, resources=resources), gpu_memory=None)
         return Elsewhere(partial(run_on_cluster, resources=resources, wait=self.wait), resources.gpu_bytes())
