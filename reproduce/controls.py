@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from equisep.claims import load_claims
 from equisep.experiments import Tables, first_and_last_epoch
 from equisep.figures import FULL_WIDTH, use_style
-from equisep.law import chance_correlations
-from equisep.reproduction import Reproduction
+from equisep.law import chance_correlations, chance_without_direction
+from equisep.reproduction import FITTED, Reproduction
 
 ARCHITECTURES = {"fnn": "", "fnn_no_batch_norm": "no batch norm", "fnn_linear": "linear"}
-TRAINED, RANDOM = "trained", "random labels"
+TRAINED, UNTRAINED, RANDOM = "trained", "untrained", "random labels"
 # Left end of the axis of 1 + r.
 NEAREST = 1e-4
 
@@ -36,7 +36,7 @@ def name_controls(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     kinds = rows["architecture"].map(ARCHITECTURES)
     labels = np.where(random, RANDOM, "")
     names = [", ".join(filter(None, pair)) or TRAINED for pair in zip(kinds, labels, strict=True)]
-    named = rows.assign(control=np.where(first, "untrained", names))
+    named = rows.assign(control=np.where(first, UNTRAINED, names))
     # Before training labels and data are not told apart by the network: once is enough.
     return named[~first | ((kinds == "") & ~random)]
 
@@ -51,9 +51,14 @@ def statistics(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
 def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     """Return how cheap the claim's r is, and what the trained network and its controls have."""
     threshold = _criterion("r")
-    depths = sorted(set(rows["depth"]))
+    # Through two points goes any line.
+    depths = [depth for depth in sorted(set(rows["depth"])) if depth > 2]
     chances = [f"{(chance_correlations(depth) <= threshold).mean():.0%} at depth {depth}" for depth in depths]
-    told = [f"By chance, where layers separate at random, r ≤ {threshold:g} in {', '.join(chances)}.".replace("-", "−")]
+    others = [f"{chance_without_direction(threshold, depth):.2g}" for depth in depths]
+    told = [
+        f"By chance r ≤ {threshold:g}, where every layer cuts D by a random part of it all, in {', '.join(chances)}; "
+        f"where log D has nothing to do with the layer, in a share of {', '.join(others)}.".replace("-", "−")
+    ]
     named = name_controls(tables, rows)
     for control in (TRAINED, RANDOM):
         shares = [
@@ -65,6 +70,11 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     for criterion in load_claims()["controls"].criteria:
         held &= trained[criterion.statistic] <= criterion.threshold
     told.append(f"All four criteria hold in {held.sum()} of {len(trained)} trained networks.")
+    last = named[(named["control"] != TRAINED) & (named["control"] != UNTRAINED)]
+    groups = last.groupby(["depth", "control"])["train_accuracy"].median()
+    told.append(
+        f"Of the controls that were trained, {(groups < FITTED).sum()} of {len(groups)} did not fit their labels."
+    )
     told.append("Shaded: the lowest twentieth (dark), and half, of r by chance. Dotted: what the claim allows.")
     return told
 
@@ -83,7 +93,7 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     """Return the figure: r, and the largest residual, of the trained network and its controls, a column a depth."""
     use_style()
     named = name_controls(tables, rows)
-    depths = sorted(set(named["depth"]))
+    depths = [depth for depth in sorted(set(named["depth"])) if depth > 2] or [3]
     order = [TRAINED, *(name for name in dict.fromkeys(named["control"]) if name != TRAINED)]
     figure = Figure(figsize=(FULL_WIDTH, 5.2), layout="constrained")
     panels = figure.subplots(2, len(depths), sharey=True, sharex="row", squeeze=False)

@@ -23,6 +23,7 @@ BEST = "best of each"
 EQUAL_LOSS = 0.01
 # Seeds from which a comparison is judged.
 ENOUGH = 10
+COLUMNS = ("dataset", "rate", "way", "seed", "accuracy_gain", "r_gain", "r_joint", "loss_gap")
 
 
 def compare(rows: pd.DataFrame) -> pd.DataFrame:
@@ -31,16 +32,15 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
     rows: a row per run and snapshot. rates: a learning rate, or the best of each way (lowest final training loss).
     way: "matched" takes the joint network at its first snapshot with a training loss, in evaluation mode, of at most
     the other's final one, and is left out where there is none; "final" takes both at the end. accuracy_gain: of test
-    accuracy, joint less half by half; r_gain: r, half by half less joint; loss_gap: training loss, joint less other.
+    accuracy, joint less half by half; r_gain: r, half by half less joint; r_joint: r of the joint
+    network; loss_gap: training loss, joint less other.
     """
     found = []
     for dataset, here in rows.groupby("dataset", sort=False):
         half = here["training"].str.startswith("frozen")
         ways = here[~half], here[half]
         rates = sorted(set(here["learning_rate"]))
-        pairs = [
-            (name_value("learning_rate", rate), *(way[way["learning_rate"] == rate] for way in ways)) for rate in rates
-        ]
+        pairs = [(_say_rate(rate), *(way[way["learning_rate"] == rate] for way in ways)) for rate in rates]
         pairs.append((BEST, *(at_best_learning_rate(way, ()) for way in ways)))
         for rate, joint, other in pairs:
             for seed in sorted(set(joint["seed"]) & set(other["seed"])):
@@ -57,10 +57,15 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
                                 "seed": seed,
                                 "accuracy_gain": row["test_accuracy"] - end["test_accuracy"],
                                 "r_gain": end["r"] - row["r"],
+                                "r_joint": row["r"],
                                 "loss_gap": row["train_loss"] - end["train_loss"],
                             }
                         )
-    return pd.DataFrame(found, columns=["dataset", "rate", "way", "seed", "accuracy_gain", "r_gain", "loss_gap"])
+    return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+def _say_rate(rate: float) -> str:
+    return f"rate {rate:.0e}".replace("e-0", "e-")
 
 
 def _is_judged(group: pd.DataFrame) -> bool:
@@ -84,7 +89,8 @@ def summarise(tables: Tables, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
         facts: dict[str, Any] = dict(zip(("dataset", "rate", "way"), place, strict=True))
         facts |= {"seeds": gain.n, "accuracy_gain": gain.mean, "low": gain.low, "high": gain.high}
         facts |= {"r_gain": deviation.mean, "r_gain_low": deviation.low, "r_gain_high": deviation.high}
-        found.append(facts | {"loss_gap": group["loss_gap"].mean(), "judged": _is_judged(group)})
+        means = {name: group[name].mean() for name in ("r_joint", "loss_gap")}
+        found.append(facts | means | {"judged": _is_judged(group)})
     return {"_comparisons": pd.DataFrame(found)}
 
 
@@ -115,6 +121,8 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
         _ends(path, here[half], ORANGE)
         path.set(xscale="log", xlabel="training loss", ylabel="test accuracy")
         path.invert_xaxis()
+        for word, colour, height in (("jointly, and the way there", BLUE, 0.12), ("half by half", ORANGE, 0.03)):
+            path.annotate(word, (0.97, height), xycoords="axes fraction", ha="right", color=colour, fontsize="x-small")
         _gains(gain, compared[compared["dataset"] == dataset])
     return figure
 
@@ -127,7 +135,7 @@ def _law_of(axes: Axes, tables: Tables, way: pd.DataFrame, word: str, colour: st
     curves = [curve for curve in tables.curves(best[best["epoch"] == best["epoch"].max()]) if min(curve) > 0]
     if curves:
         draw_points(axes, curves, (colour, colour))
-    name = f"{word}, {name_value('learning_rate', best['learning_rate'].iloc[0])}"
+    name = f"{word}, {_say_rate(best['learning_rate'].iloc[0])}"
     looks: dict[str, Any] = {"ha": "right", "va": "top", "color": colour, "fontsize": "x-small"}
     axes.annotate(name, (0.97, height), xycoords="axes fraction", **looks)
 

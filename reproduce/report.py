@@ -14,7 +14,7 @@ import torch
 
 from equisep.claims import load_claims
 from equisep.report import write_report
-from equisep.runs import machine_facts
+from equisep.runs import all_runs, machine_facts
 from equisep.schema import ConfigError, compose_config
 
 README = Path(__file__).parents[1] / "README.md"
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> int:
         if strange:
             raise ConfigError(f"{strange[0]}: give results=FOLDER")
         results = Path(compose_config(list(arguments)).results)
-        for name in OVERVIEWS:
+        # Where there are no runs, what was made of those of another source stays.
+        for name in OVERVIEWS if any(all_runs(results)) else ():
             importlib.import_module(f"reproduce.{name}").OVERVIEW.main([f"results={results}"])
         path = write_report(results, scripts(), deviations(), machine_facts(torch.device("cpu")))
     except ConfigError as error:

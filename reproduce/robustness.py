@@ -35,6 +35,11 @@ STRENGTHS = {
 # Below five layers a rank correlation over a network's layers says nothing.
 FEWEST_LAYERS = 5
 CONTROLS = ("depth", "train_loss")
+SCORES = (
+    *("run", "depth", "learning_rate", "seed", "train_loss", "train_accuracy", "ratio_inequality", "separation"),
+    *(f"area_{kind}" for kind in STRENGTHS),
+    *("rise", "layer_sensitivity", "layer_sensitivity_at_equal_place"),
+)
 
 
 def score_networks(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
@@ -71,7 +76,7 @@ def score_networks(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
                 layers["ratio"], layers["change"], [layers["layer"]]
             )
         found.append(facts)
-    return pd.DataFrame(found)
+    return pd.DataFrame(found).reindex(columns=list(SCORES)).infer_objects()
 
 
 def tabulate_scores(tables: Tables, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -113,7 +118,11 @@ def correlate(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
 def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     """Return what else a reader should know: other kinds, other things held fixed."""
     scores = score_networks(tables, rows)
-    told = [f"{len(scores)} networks; Spearman's correlations, depth and training loss held fixed, a seed at a time."]
+    told = [
+        f"{len(scores)} networks; Spearman's correlations, depth and training loss held fixed, a seed at a time; the "
+        "intervals are over seeds of the same networks, not over other networks.",
+        "Bands: the middle four fifths of the networks that fit; hollow: networks that do not.",
+    ]
     others = {}
     for kind in STRENGTHS:
         others[f"accuracy under {kind.replace('_', ' ')}"] = ("ratio_inequality", f"area_{kind}", CONTROLS)
@@ -130,10 +139,19 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
         if values and np.isfinite(values).all():
             parts.append(f"{name} {_tell(values)}")
     told += [f"Inequality of ratios against {'; '.join(parts)}."] if parts else []
-    if "layer_sensitivity_at_equal_place" in scores:
-        values = scores.groupby("seed")["layer_sensitivity_at_equal_place"].median().dropna()
-        if len(values):
-            told.append(f"Sensitivity to a layer against its ratio with the layer's place held fixed: {_tell(values)}.")
+    within = []
+    for depth, group in scores.groupby("depth"):
+        value = partial_rank_correlation(group["ratio_inequality"], group["area_weights"], [group["train_loss"]])
+        within += [f"{value:.2f} at {depth}".replace("-", "−")] if math.isfinite(value) else []
+    told += [f"Accuracy under weights within one depth, all seeds: {', '.join(within)}."] if within else []
+    whole = scores["layer_sensitivity"].notna()
+    at_place = scores["layer_sensitivity_at_equal_place"].dropna()
+    if len(at_place):
+        told.append(
+            f"Sensitivity to a layer against its ratio: {whole.sum()} networks with {FEWEST_LAYERS} hidden layers or "
+            f"more; with the layer's place held fixed, median {at_place.median():.2f} of {len(at_place)} "
+            "(of the others place tells the ratio).".replace("-", "−")
+        )
     return told
 
 
@@ -161,7 +179,7 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
         _curve(axes, curves[curves["kind"] == kind], kind, "test_accuracy")
         axes.set(ylabel="test accuracy", ylim=(0, None))
     _scatter(panels[0, 2], scores, "ratio_inequality", "area_weights")
-    panels[0, 2].set(xlabel="inequality of the ratios", ylabel="accuracy, noisy weights (area)")
+    panels[0, 2].set(xlabel="inequality of the ratios", ylabel="accuracy area, noisy weights")
     _scatter(panels[2, 1], scores, "ratio_inequality", "rise")
     panels[2, 1].set(xlabel="inequality of the ratios", ylabel="rise of log D, noisy weights")
     _layers(panels[2, 2], tables, rows)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from equisep.law import (
     Interval,
     chance_correlations,
+    chance_without_direction,
     compare_laws,
     fit_law,
     interval_over_seeds,
@@ -184,3 +185,14 @@ def test_r_by_chance_is_near_the_line_and_the_nearer_the_more_layers() -> None:
     assert medians[0] > medians[1] > medians[2] > -0.99
     with pytest.raises(ValueError, match="at least 3"):
         chance_correlations(2)
+
+
+def test_r_where_log_d_has_nothing_to_do_with_the_layer() -> None:
+    values = np.random.default_rng(0).normal(size=(100_000, 4))
+    centred = values - values.mean(axis=1, keepdims=True)
+    r = centred @ (np.arange(4) - 1.5) / np.sqrt((centred**2).sum(axis=1) * 5)
+    for threshold in (-0.97, -0.5, 0.5):
+        assert chance_without_direction(threshold, 4) == pytest.approx((r <= threshold).mean(), abs=5e-3)
+    assert chance_without_direction(-0.97, 20) < 1e-9
+    with pytest.raises(ValueError, match="at least 3"):
+        chance_without_direction(-0.9, 2)

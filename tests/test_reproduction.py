@@ -317,7 +317,7 @@ def test_networks_are_compared_at_the_first_snapshot_with_as_low_a_loss() -> Non
             *snapshots("frozen", 2, [(0, 2.3, 0.1), (1500, 0.2, 0.4)]),
         ]
     )
-    compared = compare(rows).query("rate == 'rate 0.001'").set_index(["way", "seed"])
+    compared = compare(rows).query("rate == 'rate 1e-3'").set_index(["way", "seed"])
     assert compared.loc[("matched", 1), "accuracy_gain"] == pytest.approx(0.2)
     assert compared.loc[("final", 1), "accuracy_gain"] == pytest.approx(0.3)
     assert compared.loc[("final", 2), "loss_gap"] == pytest.approx(0.1)
@@ -326,7 +326,7 @@ def test_networks_are_compared_at_the_first_snapshot_with_as_low_a_loss() -> Non
     assert ("matched", 2) not in compared.index
     (table,) = reproduction_of("out_of_sample").more(Tables(rows, rows, 0), rows).values()
     assert not table["judged"].any()
-    assert table.set_index(["rate", "way"]).loc[("rate 0.001", "matched"), "seeds"] == 1
+    assert table.set_index(["rate", "way"]).loc[("rate 1e-3", "matched"), "seeds"] == 1
 
 
 def test_controls_are_told_apart_and_the_trained_network_is_none() -> None:
@@ -382,4 +382,4 @@ def test_an_unequal_network_that_loses_more_is_what_the_claim_is_about() -> None
     assert (found["correlation_with_ratio_inequality"] < -0.95).all()
     assert (found["fuzziness_with_ratio_inequality"] > 0.95).all()
     assert (found["layer_sensitivity_with_ratio"] < -0.8).all()
-    assert "at equal separation" in robustness.remarks(tables, tables.runs)[1]
+    assert any("at equal separation" in remark for remark in robustness.remarks(tables, tables.runs))

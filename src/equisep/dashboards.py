@@ -6,10 +6,12 @@ the store every few seconds, on loopback alone, and keeps nothing.
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,15 +129,17 @@ def serve_page(results: Path, port: int) -> None:
         trackio = _import_trackio(Path(folder))
         total = feed_page(newest_runs(results))
         try:
-            page = trackio.show(
-                project="equisep",
-                host="127.0.0.1",
-                server_port=port,
-                share=False,
-                open_browser=False,
-                mcp_server=False,
-                block_thread=False,
-            )[0]
+            # It prints an address of its own, with a token that lets its bearer write.
+            with redirect_stdout(io.StringIO()):
+                page = trackio.show(
+                    project="equisep",
+                    host="127.0.0.1",
+                    server_port=port,
+                    share=False,
+                    open_browser=False,
+                    mcp_server=False,
+                    block_thread=False,
+                )[0]
         except OSError:
             raise ConfigError(f"port={port}: taken, give another") from None
         address = f"http://127.0.0.1:{port}/?project=equisep&smoothing=0"

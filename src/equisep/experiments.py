@@ -110,8 +110,11 @@ def save_tables(tables: Mapping[str, pd.DataFrame], folder: Path, name: str) -> 
 
 def load_tables(folder: Path, name: str) -> Tables:
     """Return tables that :func:`save_tables` wrote, whole; raises ConfigError where there are none, or others."""
+    parts = [(folder / f"{name}.csv", RUN_COLUMNS), (folder / f"{name}_layers.csv", LAYER_COLUMNS)]
+    beside = folder / f"{name}_perturbed.csv"
+    parts += [(beside, PERTURBED_COLUMNS)] if beside.exists() else []
     tables = []
-    for path, columns in ((folder / f"{name}.csv", RUN_COLUMNS), (folder / f"{name}_layers.csv", LAYER_COLUMNS)):
+    for path, columns in parts:
         try:
             table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
         except FileNotFoundError:
@@ -122,10 +125,8 @@ def load_tables(folder: Path, name: str) -> Tables:
         if absent:
             raise ConfigError(f"tables={folder}: {path} lacks the column {absent[0]}")
         tables.append(table)
-    runs, layers = tables
-    beside = folder / f"{name}_perturbed.csv"
-    perturbed = pd.read_csv(beside, dtype={"run": str}) if beside.exists() else None
-    return Tables(runs, layers, missing=0) if perturbed is None else Tables(runs, layers, 0, perturbed=perturbed)
+    runs, layers, *perturbed = tables
+    return Tables(runs, layers, 0, perturbed=perturbed[0]) if perturbed else Tables(runs, layers, 0)
 
 
 def at_best_learning_rate(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:

@@ -225,6 +225,19 @@ def chance_correlations(layers: int, draws: int = 100_000, seed: int = 0) -> NDA
     return np.sort(curves @ places / np.sqrt((curves**2).sum(axis=1) * (places**2).sum()))
 
 
+def chance_without_direction(pearson_r: float, layers: int) -> float:
+    """Return how often r is as low where log D has nothing to do with the layer: independent, normal values.
+
+    r then has a beta distribution on −1 … 1 with both parameters (L − 2) / 2 (Fisher, 1915). layers: L ≥ 3.
+    """
+    from scipy.stats import beta
+
+    if layers < 3:
+        raise ValueError(f"layers={layers}: through two layers any line goes, give at least 3")
+    half = (layers - 2) / 2
+    return float(beta(half, half, loc=-1, scale=2).cdf(pearson_r))
+
+
 def interval_over_seeds(values: ArrayLike) -> Interval:
     """Return the mean of one value a seed with its 95 % percentile bootstrap interval (Efron, 1979).
 

@@ -361,7 +361,7 @@ class _Probe:
             return (functional_call(self.plain, perturbed, (batch,)),)
 
         run = self._over(logits, (0, None))
-        predicted = [run(weights, chunk)[0].argmax(2) for chunk in torch.split(split.inputs, IMAGES_AT_ONCE)]
+        predicted = [_decide(run(weights, chunk)[0]) for chunk in torch.split(split.inputs, IMAGES_AT_ONCE)]
         correct: Tensor = torch.cat(predicted, 1) == split.labels
         return correct
 
@@ -372,7 +372,7 @@ class _Probe:
 
     @torch.no_grad()
     def _predict(self, inputs: Tensor) -> Tensor:
-        chunks = [self.fused(chunk).argmax(1) for chunk in torch.split(inputs, IMAGES_AT_ONCE)]
+        chunks = [_decide(self.fused(chunk)) for chunk in torch.split(inputs, IMAGES_AT_ONCE)]
         return torch.cat(chunks)
 
     def _draws(self) -> Iterator[Tensor]:
@@ -413,6 +413,11 @@ def _cell(
         train_accuracy=_shares(train_correct),
         test_accuracy=_shares(test_correct),
     )
+
+
+def _decide(logits: Tensor) -> Tensor:
+    """Return the class that logits (…, K) speak for, −1 where one of them is not finite: such an answer is wrong."""
+    return torch.where(logits.isfinite().all(-1), logits.argmax(-1), -1)
 
 
 def _correlation(fuzziness: Sequence[float]) -> float:

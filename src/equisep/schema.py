@@ -422,8 +422,9 @@ class Robustness:
             _require(
                 usable, f"robustness.{name}", strengths, "give positive, finite strengths, each once, or [] for none"
             )
-        largest = max(self.corruptions, default=0.0)
-        _require(largest <= 1, "robustness.corruptions", self.corruptions, "give severities above 0, up to 1")
+        for name in ("corruptions", "fgsm", "pgd"):
+            bounded = max(getattr(self, name), default=0.0) <= 1
+            _require(bounded, f"robustness.{name}", getattr(self, name), "give strengths above 0, up to 1")
         _require(
             any(getattr(self, name) for name in ROBUSTNESS_KINDS), "robustness", "no strengths", "give one, or null"
         )
