@@ -55,7 +55,8 @@ TEXT_COLUMNS = ("run", "commit", "torch", "processor", "ended")
 LAYER_COLUMNS = ("run", "view", "epoch", "layer", "name", "D")
 PERTURBED_COLUMNS = (
     *("run", "kind", "strength", "layer", "draws"),
-    *("D_last", "change", "r", "train_accuracy", "test_accuracy", "test_accuracy_spread"),
+    *("D_last", "log_D_spread", "change", "r", "r_spread"),
+    *("train_accuracy", "test_accuracy", "test_accuracy_spread"),
 )
 
 
@@ -75,9 +76,10 @@ class Tables:
     mode, test_accuracy where that epoch was measured on the test set. layers: a row per layer of each of those:
     LAYER_COLUMNS (training set). perturbed: where the experiment has perturbations, a row per run, kind, strength and
     layer: PERTURBED_COLUMNS, over draws the geometric mean of D_last, the root mean square change of its logarithm
-    against the unperturbed network, means of the rest and the standard deviation of test accuracy. missing: how many
-    runs that were asked for are not there, or not measured. flaws: which are left out since they cannot be read whole,
-    and why. The row of a run that diverged holds NaN; that of one whose D has no logarithm NaN for what the law tells.
+    against the unperturbed network, means of the rest, and the standard deviations of log D_last, r and test accuracy.
+    missing: how many runs that were asked for are not there, or not measured. flaws: which are left out since they
+    cannot be read whole, and why. The row of a run that diverged holds NaN; that of one whose D has no logarithm NaN
+    for what the law tells.
     """
 
     runs: pd.DataFrame
@@ -326,8 +328,10 @@ def _perturbed_rows(record: RunRecord) -> pd.DataFrame:
     found = draws.groupby(["run", "kind", "strength", "layer"], dropna=False, sort=False).agg(
         draws=("draw", "size"),
         D_last=("logarithm", "mean"),
+        log_D_spread=("logarithm", "std"),
         change=("square", "mean"),
         r=("r", "mean"),
+        r_spread=("r", "std"),
         train_accuracy=("train_accuracy", "mean"),
         test_accuracy=("test_accuracy", "mean"),
         test_accuracy_spread=("test_accuracy", "std"),
