@@ -6,7 +6,7 @@ PROFILE ?= headline
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report test test-slow test-slurm bench lint format dashboard page clean
+.PHONY: help setup reproduce report test test-slow slurm test-slurm bench lint format dashboard page clean
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,12 +25,14 @@ test: $(VENV)/.development  ## run the fast tests
 test-slow: $(VENV)/.development  ## run the slow tests: the wheel, 16 seeds both ways, the README's commands
 	$(RUN) -m pytest -m slow
 
-test-slurm: $(VENV)/.development  ## run the tests on a throwaway SLURM of this machine; root fetches it by apt-get
+slurm:                ## fetch SLURM's programs for its tests: apt-get, as root
 	@command -v slurmctld >/dev/null || [ -x /usr/sbin/slurmctld ] || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { \
 	    echo "no SLURM here, and only root can fetch it: apt-get install slurmctld slurmd slurm-client munge"; exit 1; }; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    slurmctld slurmd slurm-client munge >/dev/null; }
+
+test-slurm: slurm $(VENV)/.development  ## run the tests on a throwaway SLURM of this machine
 	$(RUN) -m pytest -m slurm -rs
 
 bench: $(VENV)/.runtime  ## measure speed on this machine: steps, populations, D; results/bench/
