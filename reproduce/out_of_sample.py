@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from equisep.claims import name_value
+from equisep.claims import load_claims, name_value
 from equisep.experiments import Tables, at_best_learning_rate, every_snapshot
 from equisep.figures import BLUE, FULL_WIDTH, ORANGE, draw_points, say_not_run, use_style
 from equisep.law import interval_over_seeds
@@ -21,15 +21,13 @@ from equisep.reproduction import Reproduction
 BEST = "best of each"
 # Training losses this near, in nats, count as equal where the ends of both trainings are compared.
 EQUAL_LOSS = 0.01
-# Seeds from which a comparison is judged.
-ENOUGH = 10
 COLUMNS = ("dataset", "rate", "way", "seed", "accuracy_gain", "r_gain", "r_joint", "loss_gap")
 
 
 def compare(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a row per data set, rate, way of comparing and seed: what the joint network has more than the other.
 
-    rows: a row per run and snapshot. rates: a learning rate, or the best of each way (lowest final training loss).
+    rows: a row per run and snapshot. rate: a learning rate, or the best of each way (lowest final training loss).
     way: "matched" takes the joint network at its first snapshot with a training loss, in evaluation mode, of at most
     the other's final one, and is left out where there is none; "final" takes both at the end. accuracy_gain: of test
     accuracy, joint less half by half; r_gain: r, half by half less joint; r_joint: r of the joint
@@ -70,7 +68,7 @@ def _say_rate(rate: float) -> str:
 
 def _is_judged(group: pd.DataFrame) -> bool:
     equal = group["way"].iloc[0] == "matched" or group["loss_gap"].abs().max() <= EQUAL_LOSS
-    return bool(equal and group["seed"].nunique() >= ENOUGH)
+    return bool(equal and group["seed"].nunique() >= load_claims()["out_of_sample"].seeds)
 
 
 def statistics(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
@@ -96,8 +94,8 @@ def summarise(tables: Tables, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     """Return how many comparisons are shown and not judged, with why."""
-    (table,) = summarise(tables, rows).values()
-    hollow = len(table) - int(table["judged"].sum()) if len(table) else 0
+    comparisons = compare(tables.runs).groupby(["dataset", "rate", "way"])
+    hollow = sum(not _is_judged(group) for _, group in comparisons)
     return [f"Hollow, and not judged: {hollow} comparisons not at equal loss, or by few seeds."] if hollow else []
 
 

@@ -123,18 +123,14 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
         "intervals are over seeds of the same networks, not over other networks.",
         "Bands: the middle four fifths of the networks that fit; hollow: networks that do not.",
     ]
-    others = {}
-    for kind in STRENGTHS:
-        others[f"accuracy under {kind.replace('_', ' ')}"] = ("ratio_inequality", f"area_{kind}", CONTROLS)
+    others = [(f"accuracy under {kind.replace('_', ' ')}", f"area_{kind}", CONTROLS) for kind in STRENGTHS]
     for name, further in (("separation", "separation"), ("rate", "learning_rate")):
-        fixed = (*CONTROLS, further)
-        others[f"accuracy under weights, at equal {name} too"] = ("ratio_inequality", "area_weights", fixed)
+        others.append((f"accuracy under weights, at equal {name} too", "area_weights", (*CONTROLS, further)))
     parts = []
-    for name, (one, other, controls) in others.items():
+    for name, score, controls in others:
         values = [
-            partial_rank_correlation(group[one], group[other], [group[control] for control in controls])
+            partial_rank_correlation(group["ratio_inequality"], group[score], [group[control] for control in controls])
             for _, group in scores.groupby("seed")
-            if other in group
         ]
         if values and np.isfinite(values).all():
             parts.append(f"{name} {_tell(values)}")

@@ -168,6 +168,7 @@ def test_what_a_third_thing_explains_is_no_correlation() -> None:
 def test_the_mean_height_of_a_curve() -> None:
     assert mean_height([0, 1, 3], [2, 2, 2]) == pytest.approx(2)
     assert mean_height([0, 1, 3], [1, 0, 0]) == pytest.approx(0.5 / 3)
+    assert mean_height([3, 0, 1], [0, 1, 0]) == pytest.approx(0.5 / 3)
 
 
 def test_r_by_chance_through_three_layers_is_what_can_be_worked_out() -> None:

@@ -201,12 +201,13 @@ def partial_rank_correlation(one: ArrayLike, other: ArrayLike, controls: Sequenc
 def mean_height(places: ArrayLike, values: ArrayLike) -> float:
     """Return the area under a curve over the length it spans, by trapezoids.
 
-    places: (n,) n ≥ 2, ascending; values: (n,).
+    places: (n,) n ≥ 2, each once, in any order; values: (n,).
     """
     from scipy.integrate import trapezoid
 
     x = np.asarray(places, dtype=np.float64)
-    return float(trapezoid(np.asarray(values, dtype=np.float64), x) / (x[-1] - x[0]))
+    order = np.argsort(x)
+    return float(trapezoid(np.asarray(values, dtype=np.float64)[order], x[order]) / np.ptp(x))
 
 
 def chance_correlations(layers: int, draws: int = 100_000, seed: int = 0) -> NDArray[np.float64]:

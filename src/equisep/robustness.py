@@ -130,7 +130,7 @@ def accuracy_areas(cells: Sequence[Cell]) -> dict[str, float]:
             height = sum(cell.test_accuracy) / len(cell.test_accuracy)
             curves.setdefault(cell.kind, [(0.0, unperturbed)]).append((cell.strength, height))
     return {
-        kind: mean_height(*zip(*sorted(curve), strict=True)) / unperturbed if unperturbed else math.nan
+        kind: mean_height(*zip(*curve, strict=True)) / unperturbed if unperturbed else math.nan
         for kind, curve in curves.items()
     }
 
@@ -199,21 +199,21 @@ class _Probe:
         self, kind: str, strengths: Sequence[float], change: Callable[[Tensor, float, int, int], Tensor]
     ) -> Iterator[Cell]:
         """Yield a cell a strength of images changed by ``change(intensities, strength, draw, seed)``."""
+        parts = [(part, part.intensities()) for part in (self.train, self.test)]
         for strength in strengths:
             found = []
             for draws in self._draws():
                 changed = [
                     torch.stack(
                         [
-                            part.normalised(change(part.intensities(), strength, draw, self._seed(place, draw)))
+                            part.normalised(change(intensities, strength, draw, self._seed(place, draw)))
                             for draw in draws.tolist()
                         ]
                     )
-                    for place, part in enumerate((self.train, self.test))
+                    for place, (part, intensities) in enumerate(parts)
                 ]
                 correct = [
-                    self._correct(inputs, part.split.labels)
-                    for inputs, part in zip(changed, (self.train, self.test), strict=True)
+                    self._correct(inputs, part.split.labels) for inputs, (part, _) in zip(changed, parts, strict=True)
                 ]
                 found.append((self._fuzziness({}, changed[0]), *correct))
             yield _cell(kind, strength, *(torch.cat(parts) for parts in zip(*found, strict=True)))
