@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from equisep.data import Split
-from equisep.schema import Optimizer, Training
+from equisep.config.schema import Optimizer, Training
+from equisep.data.dataset import Split
 
 
 @dataclass

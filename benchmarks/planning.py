@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from equisep.run import prepare
-from equisep.runs import LayerRecord, Run
-from equisep.schema import Config, compose_config
-from equisep.sweep import plan
+from equisep.config.compose import compose_config
+from equisep.config.schema import Config
+from equisep.execution.job import prepare
+from equisep.execution.planning import plan
+from equisep.measures.records import LayerRecord
+from equisep.store.run import Run
 
 
 def main(runs: int) -> None:

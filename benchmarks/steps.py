@@ -31,10 +31,12 @@ import pandas as pd
 import torch
 
 from benchmarks.baseline import Baseline
-from equisep.data import Data, load_data
-from equisep.networks import build_network
-from equisep.schema import Config, FeedForward, compose_config
-from equisep.training import Member, Population
+from equisep.config.architectures import FeedForward
+from equisep.config.compose import compose_config
+from equisep.config.schema import Config
+from equisep.data.dataset import Data, load_data
+from equisep.networks.families import build_network
+from equisep.training.population import Member, Population
 
 DEPTHS = (4, 8, 20)
 STEPS_PER_EPOCH = 8
@@ -223,7 +225,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     import seaborn as sns
     from matplotlib.figure import Figure
 
-    from equisep.figures import use_style
+    from equisep.plots import use_style
 
     use_style()
     figure = Figure(figsize=(3.4, 2.8), layout="constrained")

@@ -6,7 +6,6 @@ something was not run: a data set that cannot be had is named, its figures are l
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -19,13 +18,18 @@ from typing import Any
 import pandas as pd
 import torch
 
-from equisep.claims import NOT_RUN
-from equisep.data import DataUnavailable
-from equisep.experiments import expand_experiment
-from equisep.reproduction import Reproduction, load_profile
-from equisep.run import Job, choose_device, prepare
-from equisep.runs import DamagedRun, science_id
-from equisep.schema import Config, ConfigError, compose_config
+from equisep.analysis.claims import NOT_RUN
+from equisep.analysis.experiments import expand_experiment
+from equisep.analysis.figures.catalogue import REPRODUCTIONS
+from equisep.analysis.reproduction import load_profile
+from equisep.config.compose import compose_config
+from equisep.config.identity import config_hash
+from equisep.config.schema import Config
+from equisep.config.validation import ConfigError
+from equisep.data.sources import DataUnavailable
+from equisep.execution.device import choose_device
+from equisep.execution.job import Job, prepare
+from equisep.store.run import DamagedRun
 
 # Share of the rate of large matrix products that training reaches, measured on 2 cores: feed-forward populations reach
 # .3 to .5 of it, convolutions with few channels .2 to .3.
@@ -88,8 +92,8 @@ def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[st
         else:
             jobs[job.run.path] = job
     # Every run is looked at by its sweep again, which also takes the measures that are missing.
-    to_train = tuple(job for job in jobs.values() if not job.run.finished or job.missing())
-    networks = len({science_id(point.config) for point in points})
+    to_train = tuple(job for job in jobs.values() if not job.complete)
+    networks = len({config_hash(point.config) for point in points})
     return Plan(name, whole, to_train, networks, missing, not jobs)
 
 
@@ -135,7 +139,7 @@ def train(name: str, sweep: Sequence[str]) -> int:
 
 def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
     """Write an experiment's figure, tables and verdict; return the verdict's record."""
-    reproduction: Reproduction = importlib.import_module(f"reproduce.{plan.name}").REPRODUCTION
+    reproduction = REPRODUCTIONS[plan.name]
     try:
         reproduction.write(reproduction.collect(plan.sweeps), results)
     except (ConfigError, DamagedRun) as error:

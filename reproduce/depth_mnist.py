@@ -3,24 +3,9 @@
 python -m equisep -m experiment=depth_mnist && python reproduce/depth_mnist.py
 """
 
-from __future__ import annotations
-
 import sys
 
-import pandas as pd
-from matplotlib.figure import Figure
-
-from equisep.experiments import Tables
-from equisep.figures import depth_figure
-from equisep.reproduction import Reproduction, rise_beyond_best_depth
-
-
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: D of the last layer, decay ratio and test accuracy against depth."""
-    return depth_figure(rows)
-
-
-REPRODUCTION = Reproduction("depth_mnist", draw, conditions=("depth",), statistics=rise_beyond_best_depth)
+from equisep.analysis.figures.catalogue import main
 
 if __name__ == "__main__":
-    sys.exit(REPRODUCTION.main(sys.argv[1:]))
+    sys.exit(main("depth_mnist", sys.argv[1:]))

@@ -3,51 +3,9 @@
 python -m equisep -m experiment=emergence && python reproduce/emergence.py
 """
 
-from __future__ import annotations
-
 import sys
 
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
-
-from equisep.experiments import Tables, every_snapshot
-from equisep.figures import BLUE, FULL_WIDTH, GREEN, ORANGE, PINK, draw_points, label_law_axes, use_style
-from equisep.reproduction import Reproduction
-
-COLOURS = ((BLUE, ORANGE), (GREEN, PINK))
-
-
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: a panel per epoch, in it both depths with the median of r over seeds."""
-    use_style()
-    figure = Figure(figsize=(FULL_WIDTH, 7.2), layout="constrained")
-    epochs = sorted(set(rows["epoch"]))
-    panels = figure.subplots(-(-len(epochs) // 3), 3, sharey=True, sharex=True, squeeze=False)
-    panels[0, 0].set_yscale("log")
-    colours = dict(zip(sorted(set(rows["depth"])), COLOURS, strict=False))
-    for axes, epoch in zip(panels.flat, epochs, strict=False):
-        told = []
-        for depth, pair in colours.items():
-            found = tables.curves(rows[(rows["epoch"] == epoch) & (rows["depth"] == depth)])
-            curves = [curve for curve in found if min(curve) > 0]
-            if curves:
-                ((laws),) = draw_points(axes, curves, pair).values()
-                told.append(f"{np.median([law.pearson_r for law in laws]):.3f}".replace("-", "−"))
-        axes.set_title(f"epoch {epoch}: r = {', '.join(told) or 'not run'}", fontsize="small")
-    for place, (depth, (colour, _)) in enumerate(colours.items()):
-        panels[0, 0].annotate(f"depth {depth}", (0.04, 0.14 - 0.1 * place), xycoords="axes fraction", color=colour)
-    label_law_axes(panels)
-    return figure
-
-
-def compare_first_and_last(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return r at the first and the last epoch, and the last one's relative residual, by depth and seed."""
-    first, last = (rows[rows["epoch"] == epoch] for epoch in (rows["epoch"].min(), rows["epoch"].max()))
-    return first.merge(last, on=["depth", "seed"], suffixes=("_first", "_last"))
-
-
-REPRODUCTION = Reproduction("emergence", draw, ("depth",), compare_first_and_last, every_snapshot)
+from equisep.analysis.figures.catalogue import main
 
 if __name__ == "__main__":
-    sys.exit(REPRODUCTION.main(sys.argv[1:]))
+    sys.exit(main("emergence", sys.argv[1:]))

@@ -3,24 +3,9 @@
 python -m equisep -m experiment=imbalance && python reproduce/imbalance.py
 """
 
-from __future__ import annotations
-
 import sys
 
-import pandas as pd
-from matplotlib.figure import Figure
-
-from equisep.experiments import Tables
-from equisep.figures import law_grid
-from equisep.reproduction import Reproduction
-
-
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: a panel per depth."""
-    return law_grid(tables, rows, "depth")
-
-
-REPRODUCTION = Reproduction("imbalance", draw, conditions=("depth",))
+from equisep.analysis.figures.catalogue import main
 
 if __name__ == "__main__":
-    sys.exit(REPRODUCTION.main(sys.argv[1:]))
+    sys.exit(main("imbalance", sys.argv[1:]))

@@ -3,24 +3,9 @@
 python -m equisep -m experiment=optimizers && python reproduce/optimizers.py
 """
 
-from __future__ import annotations
-
 import sys
 
-import pandas as pd
-from matplotlib.figure import Figure
-
-from equisep.experiments import Tables
-from equisep.figures import law_grid
-from equisep.reproduction import Reproduction
-
-
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: a row per optimizer, a column per depth, all seeds in a panel."""
-    return law_grid(tables, rows, "depth", "optimizer")
-
-
-REPRODUCTION = Reproduction("optimizers", draw, conditions=("depth", "optimizer"))
+from equisep.analysis.figures.catalogue import main
 
 if __name__ == "__main__":
-    sys.exit(REPRODUCTION.main(sys.argv[1:]))
+    sys.exit(main("optimizers", sys.argv[1:]))

@@ -3,36 +3,30 @@
 python -m reproduce.report
 """
 
-from __future__ import annotations
-
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from equisep.claims import load_claims
-from equisep.report import write_report
-from equisep.runs import all_runs, machine_facts
-from equisep.schema import ConfigError, compose_config
-
-README = Path(__file__).parents[1] / "README.md"
-OVERVIEWS = ("decay_ratio", "test_accuracy")
+from equisep.analysis.claims import load_claims
+from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
+from equisep.analysis.report import write_report
+from equisep.config.compose import compose_config
+from equisep.config.validation import ConfigError, EquisepError
+from equisep.store.run import all_runs
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line: ``results=FOLDER``; exit code 2 where the arguments are wrong or nothing is there."""
     try:
-        strange = [word for word in arguments if not word.startswith("results=")]
-        if strange:
-            raise ConfigError(f"{strange[0]}: give results=FOLDER")
+        unknown = [word for word in arguments if not word.startswith("results=")]
+        if unknown:
+            raise ConfigError(f"{unknown[0]}: unknown argument; give results=FOLDER")
         results = Path(compose_config(list(arguments)).results)
         # Where there are no runs, what was made of those of another source stays.
-        for name in OVERVIEWS if any(all_runs(results)) else ():
-            importlib.import_module(f"reproduce.{name}").OVERVIEW.main([f"results={results}"])
-        path = write_report(results, scripts(), deviations(), machine_facts(torch.device("cpu")))
-    except ConfigError as error:
+        for overview in OVERVIEWS.values() if any(all_runs(results)) else ():
+            overview.main([f"results={results}"])
+        path = write_report(results, scripts())
+    except EquisepError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
     print(f"report: written: {path}")
@@ -40,15 +34,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def scripts() -> dict[str, str]:
-    """Return the command of each claim's script, the figures over all runs first; '' where there is none yet."""
+    """Return the command of each claim's script, the figures over all runs first; '' where there is none."""
     names = [*OVERVIEWS, *(name for name in load_claims() if name not in OVERVIEWS)]
-    there = {path.stem for path in Path(__file__).parent.glob("*.py")}
-    return {name: f"python reproduce/{name}.py" if name in there else "" for name in names}
-
-
-def deviations() -> str:
-    """Return the table of deviations, which stands in the README."""
-    return README.read_text().partition("## Deviations and open questions")[2].partition("\n## ")[0]
+    return {name: f"python reproduce/{name}.py" if name in REPRODUCTIONS | OVERVIEWS else "" for name in names}
 
 
 if __name__ == "__main__":

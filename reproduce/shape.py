@@ -3,24 +3,9 @@
 python -m equisep -m experiment=shape && python reproduce/shape.py
 """
 
-from __future__ import annotations
-
 import sys
 
-import pandas as pd
-from matplotlib.figure import Figure
-
-from equisep.experiments import Tables
-from equisep.figures import law_grid
-from equisep.reproduction import Reproduction
-
-
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: a panel per shape."""
-    return law_grid(tables, rows, "architecture")
-
-
-REPRODUCTION = Reproduction("shape", draw, conditions=("architecture",))
+from equisep.analysis.figures.catalogue import main
 
 if __name__ == "__main__":
-    sys.exit(REPRODUCTION.main(sys.argv[1:]))
+    sys.exit(main("shape", sys.argv[1:]))

@@ -3,24 +3,9 @@
 python -m equisep -m experiment=vgg13 && python reproduce/vgg13.py
 """
 
-from __future__ import annotations
-
 import sys
 
-import pandas as pd
-from matplotlib.figure import Figure
-
-from equisep.experiments import Tables
-from equisep.figures import law_grid
-from equisep.reproduction import Reproduction
-
-
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: a panel per data set."""
-    return law_grid(tables, rows, "dataset")
-
-
-REPRODUCTION = Reproduction("vgg13", draw, conditions=("dataset",))
+from equisep.analysis.figures.catalogue import main
 
 if __name__ == "__main__":
-    sys.exit(REPRODUCTION.main(sys.argv[1:]))
+    sys.exit(main("vgg13", sys.argv[1:]))

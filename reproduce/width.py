@@ -3,24 +3,9 @@
 python -m equisep -m experiment=width && python reproduce/width.py
 """
 
-from __future__ import annotations
-
 import sys
 
-import pandas as pd
-from matplotlib.figure import Figure
-
-from equisep.experiments import Tables
-from equisep.figures import law_grid
-from equisep.reproduction import Reproduction
-
-
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: a panel per width."""
-    return law_grid(tables, rows, "width")
-
-
-REPRODUCTION = Reproduction("width", draw, conditions=("width",))
+from equisep.analysis.figures.catalogue import main
 
 if __name__ == "__main__":
-    sys.exit(REPRODUCTION.main(sys.argv[1:]))
+    sys.exit(main("width", sys.argv[1:]))

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
-from equisep import schema
-from equisep.data import Data, load_data
-from equisep.run import Outcome, execute
-from equisep.schema import Config, compose_config
+from equisep.config.compose import compose_config
+from equisep.config.schema import Config
+from equisep.data.dataset import Data, load_data
+from equisep.execution.train import execute
+from equisep.store.status import Outcome
 
 ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)
 os.environ.setdefault("EQUISEP_DATA", str(ROOT / "data"))
 os.environ["WANDB_ERROR_REPORTING"] = "false"
-
-
-def compose_untyped(overrides: Sequence[str]) -> DictConfig:
-    schema.register()
-    with initialize_config_dir(str(schema.conf_folder()), version_base="1.3"):
-        return compose("config", list(overrides))
 
 
 def run_one(config: Config) -> Outcome:

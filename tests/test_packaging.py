@@ -41,7 +41,7 @@ def test_the_wheel_carries_conf_and_runs_from_another_folder(tmp_path: Path) -> 
     )
     assert run.returncode == 0, run.stderr
     where = subprocess.run(
-        [python, "-P", "-c", "from equisep import schema; print(schema.conf_folder())"],
+        [python, "-P", "-c", "from equisep.config.compose import conf_folder; print(conf_folder())"],
         check=True,
         capture_output=True,
         text=True,

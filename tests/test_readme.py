@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from equisep.claims import load_claims
-from equisep.schema import Config
-from reproduce.report import OVERVIEWS
+from equisep.analysis.claims import load_claims
+from equisep.analysis.figures.catalogue import OVERVIEWS
+from equisep.config.schema import Config
 from tests.conftest import ROOT, run_one
 
 README = (ROOT / "README.md").read_text()

@@ -1,7 +1,32 @@
-"""equisep: the law of equi-separation, measured. For networks and features of your own, these four."""
+"""equisep: the law of equi-separation, measured. For networks, features and runs of your own, these names."""
 
-from equisep.law import Law, fit_law
-from equisep.measure import measure_separation
-from equisep.separation import Separation, separation_fuzziness
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Law", "Separation", "fit_law", "measure_separation", "separation_fuzziness"]
+if TYPE_CHECKING:
+    from equisep.measures.law import Law, fit_law
+    from equisep.measures.layers import measure_separation
+    from equisep.measures.separation import Separation, separation_fuzziness
+    from equisep.store.table import load_runs
+
+__all__ = ["Law", "Separation", "fit_law", "load_runs", "measure_separation", "separation_fuzziness"]
+
+# Loaded when they are first asked for: measuring needs torch and NumPy alone, reading a table no torch.
+_MODULES = {
+    "Law": "equisep.measures.law",
+    "Separation": "equisep.measures.separation",
+    "fit_law": "equisep.measures.law",
+    "load_runs": "equisep.store.table",
+    "measure_separation": "equisep.measures.layers",
+    "separation_fuzziness": "equisep.measures.separation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'equisep' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from equisep.measure import measure_separation
-from equisep.networks import build_network, forward_operations, outline_network
-from equisep.schema import Architecture, ConfigError, compose_config
+from equisep.config.architectures import Architecture
+from equisep.config.compose import compose_config
+from equisep.config.validation import ConfigError
+from equisep.measures.layers import measure_separation
+from equisep.networks.cost import forward_operations
+from equisep.networks.families import build_network, outline_network
 
 GREY, COLOUR = (1, 32, 32), (3, 32, 32)
 

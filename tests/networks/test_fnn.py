@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from equisep.networks import build_network
-from equisep.schema import Architecture, ConfigError, FeedForward
+from equisep.config.architectures import Architecture, FeedForward
+from equisep.config.validation import ConfigError
+from equisep.networks.families import build_network
 
 
 @pytest.mark.parametrize("depth", [2, 4, 8, 20])

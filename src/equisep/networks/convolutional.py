@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from equisep.config.architectures import AlexNet, Vgg
+from equisep.config.validation import ConfigError
 from equisep.networks.network import Network, repeat_channels
-from equisep.schema import AlexNet, ConfigError, Vgg
 
 # Convolutions in each of the five stages, by depth, and their channels (Simonyan & Zisserman, 2015).
 VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from equisep.config.validation import ConfigError
 from equisep.networks.network import Network, channels_last
-from equisep.schema import ConfigError
 
 
 class DenseLayer(nn.Module):

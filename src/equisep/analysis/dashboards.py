@@ -1,0 +1,226 @@
+"""Dashboards beside wandb's own: a wandb workspace defined in code, and a page in the browser for the runs of a store.
+
+Both need the extra ``equisep[dashboard]``. The workspace reads what the mirror logs (equisep.execution.tracking); the
+page is fed from the store every few seconds, on loopback alone, and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from equisep.config.validation import ConfigError
+from equisep.store.readers import read_run
+from equisep.store.record import RunRecord
+from equisep.store.run import Run, all_runs
+from equisep.store.status import run_title
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
+
+GROUPED_BY = ("architecture.family", "architecture.depth", "dataset.name")
+# Sections of the workspace: title of a panel, pattern of the keys it shows, whether its axis is logarithmic.
+SECTIONS = {
+    "law": (
+        ("separation fuzziness D, training set", r"^train/D/\d+$", True),
+        ("correlation r of layer and log D", r"^(train|test)/r$", False),
+        ("decay ratio", r"^(train|test)/decay_ratio$", False),
+        ("separation fuzziness D, test set", r"^test/D/\d+$", True),
+    ),
+    "training": (
+        ("loss", r"^(training|train)/loss$", True),
+        ("accuracy", r"^(training|train)/accuracy$", False),
+        ("learning rate", r"^training/learning_rate$", True),
+    ),
+    "robustness": (
+        ("accuracy under perturbation, area", r"^robustness/", False),
+        ("test accuracy", r"^test/accuracy$", False),
+        ("test loss", r"^test/loss$", True),
+    ),
+}
+# The page asks for every run shown once a second, and draws them all: it freezes with hundreds.
+SHOWN = 40
+EVERY = 2.0
+
+
+def build_workspace(entity: str, project: str) -> Workspace:
+    """Return a wandb workspace with sections for law, training and robustness; needs no account until it is saved.
+
+    Raises ConfigError where the extra is not installed, or a name is empty.
+    """
+    if not entity or not project:
+        raise ConfigError("dashboard: give --entity and --project, the names of a wandb team or user and of a project")
+    _require("wandb_workspaces")
+    import wandb_workspaces.reports.v2
+    from wandb_workspaces import expr, workspaces
+
+    # Its names are made at run time.
+    panels: Any = wandb_workspaces.reports.v2
+
+    def plot(title: str, pattern: str, logarithmic: bool) -> Any:
+        return panels.LinePlot(
+            title=title,
+            x="epoch",
+            metric_regex=pattern,
+            log_y=logarithmic,
+            smoothing_factor=0,
+            max_runs_to_show=100,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
+
+    sections = [
+        workspaces.Section(
+            name=name,
+            panels=[plot(*panel) for panel in content],
+            is_open=True,
+            layout_settings=workspaces.SectionLayoutSettings(columns=2, rows=2),
+            panel_settings=workspaces.SectionPanelSettings(x_axis="epoch"),
+        )
+        for name, content in SECTIONS.items()
+    ]
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name="law of equi-separation",
+        sections=sections,
+        settings=workspaces.WorkspaceSettings(x_axis="epoch", max_runs=100, smoothing_type="none"),
+        runset_settings=workspaces.RunsetSettings(groupby=[expr.Config(key) for key in GROUPED_BY]),
+    )
+
+
+def workspace_json(workspace: Workspace) -> str:
+    """Return what saving a workspace uploads, as JSON."""
+    content: str = workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
+    return content
+
+
+def save_workspace(workspace: Workspace) -> str:
+    """Save a workspace in wandb and return its address; raises ConfigError in one line without an account."""
+    import wandb
+
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        wandb.setup(settings=wandb.Settings(silent=True))
+        save: Any = workspace.save
+        save()
+    except (wandb.Error, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"dashboard: {reason} (an account is needed: `wandb login`, or WANDB_API_KEY)") from None
+    return str(workspace.url)
+
+
+def serve_page(results: Path, port: int) -> None:
+    """Serve the newest runs of a store on http://127.0.0.1:PORT until interrupted, fed anew every two seconds.
+
+    Raises ConfigError where the extra is not installed, there are no runs, or the port is taken.
+    """
+    _require("trackio")
+    if not any(all_runs(results)):
+        raise ConfigError(f"results={results}: no runs below it to show")
+    with tempfile.TemporaryDirectory() as folder:
+        trackio = _import_trackio(Path(folder))
+        total = feed_page(newest_runs(results))
+        try:
+            # It prints an address of its own, with a token that lets its bearer write.
+            with redirect_stdout(io.StringIO()):
+                page = trackio.show(
+                    project="equisep",
+                    host="127.0.0.1",
+                    server_port=port,
+                    share=False,
+                    open_browser=False,
+                    mcp_server=False,
+                    block_thread=False,
+                )[0]
+        except OSError:
+            raise ConfigError(f"port={port}: taken, give another") from None
+        address = f"http://127.0.0.1:{port}/?project=equisep&smoothing=0"
+        print(f"the newest {total} runs of {results}: {address} (Ctrl-C ends it)", flush=True)
+        try:
+            while True:
+                time.sleep(EVERY)
+                feed_page(newest_runs(results))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            page.close()
+
+
+def newest_runs(results: Path) -> list[Run]:
+    """Return the runs of a store that were written to last, SHOWN at the most."""
+
+    def written(run: Run) -> float:
+        path = run.path / "metrics.jsonl"
+        return path.stat().st_mtime if path.exists() else 0.0
+
+    return sorted(all_runs(results), key=written)[-SHOWN:]
+
+
+def feed_page(runs: Iterable[Run]) -> int:
+    """Add what is new of the runs to the page's database, and return how many runs it was fed."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    SQLiteStorage.init_db("equisep")
+    records = [record for record in map(read_run, runs) if record.config and not record.flaw]
+    for record in records:
+        rows = list(_page_rows(record))
+        if rows:
+            # A row is written once: its name is known from then on.
+            SQLiteStorage.bulk_log(
+                project="equisep",
+                run=f"{run_title(record.config)} {record.run[:6]}",
+                run_id=record.run,
+                metrics_list=[values for _, _, values in rows],
+                steps=[epoch for _, epoch, _ in rows],
+                log_ids=[f"{record.run}/{name}" for name, _, _ in rows],
+                config=_flatten(record.config),
+            )
+    return len(records)
+
+
+def _page_rows(record: RunRecord) -> Iterator[tuple[str, int, dict[str, float]]]:
+    """Yield name, epoch and values of what a run has recorded on the training set, by panel."""
+    for epoch in record.epochs:
+        yield f"{epoch.epoch}", epoch.epoch, {"training/loss": epoch.loss, "training/accuracy": epoch.accuracy}
+    for measure, measured in record.measures.items():
+        for taken in (taken for taken in measured.records if taken.split == "train"):
+            values = {f"separation fuzziness/{layer:02d}": value for layer, value in enumerate(taken.fuzziness)}
+            values["law/D of the last layer"] = taken.fuzziness[-1]
+            law = taken.law()
+            if law:
+                values |= {"law/r": law.pearson_r, "law/decay ratio": law.decay_ratio}
+            yield f"{measure}/{taken.epoch}", taken.epoch, values
+
+
+def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with dotted keys and plain values, which the page can group by."""
+    fields = pd.json_normalize(dict(config)).iloc[0].to_dict()
+    return {str(key): value if isinstance(value, int | float | str) else str(value) for key, value in fields.items()}
+
+
+def _import_trackio(folder: Path) -> Any:
+    """Import trackio with its database in a folder, and without what would take it off this machine."""
+    os.environ["TRACKIO_DIR"] = str(folder)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for name in list(os.environ):
+        if name.startswith(("GRADIO_", "TRACKIO_")) and name != "TRACKIO_DIR":
+            del os.environ[name]
+    import trackio
+
+    return trackio
+
+
+def _require(module: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise ConfigError(f"{module} is not installed: pip install 'equisep[dashboard]'")

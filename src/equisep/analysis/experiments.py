@@ -1,0 +1,86 @@
+"""An experiment file of conf/ as the list of runs it asks for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from equisep.config.compose import compose_sweep, format_config_error, sweep_grid
+from equisep.config.schema import Config, Training
+from equisep.config.validation import ConfigError
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of an experiment: the values of what varies, by name, and the whole config."""
+
+    varied: dict[str, Any]
+    config: Config
+
+
+# What a grid may vary and a table has a column of its own for.
+NOT_VARIED = ("seed", "optimizer.learning_rate", "measure.view")
+
+
+def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[PlannedRun]:
+    """Return the runs that ``python -m equisep -m experiment=NAME OVERRIDES…`` asks for, in the sweep's order.
+
+    Raises ConfigError where one of them cannot be composed.
+    """
+    try:
+        return _expand(name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(format_config_error(error)) from None
+
+
+def _expand(name: str, overrides: Sequence[str]) -> list[PlannedRun]:
+    grid = [f"{key}={values}" for key, values in sweep_grid(name).items()]
+    # How a sweep is launched is no part of its runs.
+    asked = [override for override in overrides if not override.startswith(("hydra.", "hydra/"))]
+    choices: dict[str, list[str]] = {}
+    varied: dict[str, None] = {}
+    for number, override in enumerate(OverridesParser.create().parse_overrides([*grid, *asked])):
+        key = override.get_key_element()
+        sweeps = override.is_sweep_override()
+        choices[key] = list(override.sweep_string_iterator()) if sweeps else [override.get_value_element_as_str()]
+        if number < len(grid) or sweeps:
+            varied[key] = None
+    columns = {key: key.split(".")[-1] for key in varied if key not in NOT_VARIED}
+    chosen = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+    jobs = [[f"experiment={name}", *(f"{key}={value}" for key, value in choice.items())] for choice in chosen]
+    planned = []
+    for choice, config in zip(chosen, compose_sweep(jobs), strict=True):
+        if isinstance(config, ConfigError):
+            raise config
+        values = {column: _value(config, key, choice[key]) for key, column in columns.items()}
+        planned.append(PlannedRun(values, config))
+    return planned
+
+
+def _value(config: Config, key: str, chosen: str) -> Any:
+    """Return the value of a field, or the name of a chosen group."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value if isinstance(value, int | float | str) else chosen
+
+
+def last_epoch(training: Training) -> tuple[int, ...]:
+    """Return the epoch at which training ends."""
+    return (training.epochs,)
+
+
+def first_and_last_epoch(training: Training) -> tuple[int, ...]:
+    """Return epoch 0 and the one at which training ends."""
+    return tuple(sorted({0, training.epochs}))
+
+
+def every_snapshot(training: Training) -> tuple[int, ...]:
+    """Return the epochs of all snapshots."""
+    return training.kept_epochs()

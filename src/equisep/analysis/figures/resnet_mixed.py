@@ -1,0 +1,48 @@
+"""Log D against layer and block of a residual network of two kinds of blocks: a law for each half."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from equisep.analysis.figures.panels import draw_rows, panel_title
+from equisep.analysis.reproduction import Reproduction
+from equisep.analysis.tables import Tables
+from equisep.measures.law import fit_law
+from equisep.plots import FULL_WIDTH, use_style
+
+# Layers: the first two blocks of three end at 6, which both lines share. Blocks: ours, the released script fails there.
+SEGMENTS = {"layer": ((0, 6), (6, 10)), "block": ((0, 2), (2, 4))}
+
+
+def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
+    """Return the figure: layers and blocks, each with two segments."""
+    use_style()
+    figure = Figure(figsize=(FULL_WIDTH, 3.0), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (view, segments) in zip(panels, SEGMENTS.items(), strict=True):
+        chosen = rows[rows["view"] == view]
+        draw_rows(axes, tables, chosen, segments)
+        axes.set_title(panel_title(f"per {view}", chosen), fontsize="small")
+        axes.set_xlabel(view)
+    panels[0].set_ylabel("separation fuzziness D")
+    return figure
+
+
+def law_of_halves(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return r of each half, and how far log ρ of the halves is apart, by seed, in the layer view."""
+    found = []
+    for row in rows[rows["view"] == "layer"].itertuples():
+        r_first = r_second = gap = math.nan
+        if not math.isnan(float(str(row.r))):
+            curve = tables.fuzziness(str(row.run), "layer", int(str(row.epoch)))
+            halves = [fit_law(curve[first : last + 1]) for first, last in SEGMENTS["layer"]]
+            r_first, r_second = (law.pearson_r for law in halves)
+            gap = abs(math.log(halves[0].decay_ratio / halves[1].decay_ratio))
+        found.append({"seed": row.seed, "r_first_half": r_first, "r_second_half": r_second, "ratio_gap": gap})
+    return pd.DataFrame(found)
+
+
+REPRODUCTION = Reproduction("resnet_mixed", draw, statistics=law_of_halves)

@@ -1,0 +1,41 @@
+"""The errors that are told the user in one line, and the checks of single fields that raise them."""
+
+from __future__ import annotations
+
+import math
+
+
+class EquisepError(Exception):
+    """What keeps a command from being carried out and the user can mend; the message is one line with a remedy."""
+
+
+class ConfigError(EquisepError, ValueError):
+    """A configuration that cannot be run; the message names the field, the value and a remedy."""
+
+
+def require(valid: bool, name: str, value: object, remedy: str) -> None:
+    """Raise ConfigError for a field's value that is not valid."""
+    if not valid:
+        raise ConfigError(f"{name}={value}: {remedy}")
+
+
+def require_integer(name: str, value: object, least: int) -> None:
+    """Raise ConfigError for a field's value that is not an integer of at least so much."""
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    require(integer, name, value, "must be an integer")
+    require(int(str(value)) >= least, name, value, f"must be at least {least}")
+
+
+def is_positive(value: float) -> bool:
+    """Whether a number is above 0 and finite."""
+    return 0 < value < math.inf
+
+
+def is_odd(value: int) -> bool:
+    """Whether a number is odd and at least 1."""
+    return value >= 1 and value % 2 == 1
+
+
+def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError for a value that is none of those allowed."""
+    require(value in allowed, name, value, "choose one of " + ", ".join(allowed))

@@ -1,0 +1,166 @@
+"""Where the images come from: files under the data root, downloads, Debian's package, image folders.
+
+A data set is looked for in this order: files under the data root, torchvision's download, and for
+Fashion-MNIST Debian's package ``dataset-fashion-mnist``, unpacked without root rights.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import shutil
+import subprocess
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from equisep.config.schema import Dataset
+from equisep.config.validation import ConfigError, EquisepError
+from equisep.files import write_atomically
+
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10"}
+
+
+class DataUnavailable(EquisepError):
+    """A data set that could not be had from any source; the message says where to put it."""
+
+
+def load_image_folders(config: Dataset) -> tuple[Any, Any, str]:
+    """Return the training and test images of the user's own folders, and where they are; raises as :func:`load_known`."""
+    from torchvision import datasets
+
+    mode = "L" if len(config.mean) == 1 else "RGB"
+    root = Path(config.root) / config.name
+    splits = []
+    for part in ("train", "test"):
+        folder = root / part
+        if not folder.is_dir():
+            raise DataUnavailable(f"dataset.source=folder: no folder {folder}; it wants one folder of images per class")
+        try:
+            splits.append(datasets.ImageFolder(str(folder), loader=lambda path: _read_image(path, mode)))
+        except FileNotFoundError as error:
+            raise DataUnavailable(f"dataset.source=folder: {str(error).splitlines()[0]}") from None
+    train, test = splits
+    if train.classes != test.classes:
+        differing = sorted(set(train.classes) ^ set(test.classes))
+        raise ConfigError(f"dataset.source=folder: {root}/train and {root}/test differ in the classes {differing}")
+    return train, test, f"folder {root}"
+
+
+def _read_image(path: str, mode: str) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataUnavailable(f"{path} cannot be read as an image ({error}): remove or replace it") from None
+
+
+def load_known(config: Dataset) -> tuple[Any, Any, str]:
+    """Return the training and test images of a data set of torchvision's, and which source had them.
+
+    Raises DataUnavailable where none has, ConfigError where the config does not fit the images.
+    """
+    root = Path(config.root)
+    attempts = [(_read_present, "files under {root}"), (_download, "torchvision's download to {root}")]
+    if config.name == "fashion_mnist":
+        attempts.append((_unpack_debian_package, f"Debian's package {DEBIAN_PACKAGE}, unpacked to {{root}}"))
+    failures = []
+    for attempt, source in attempts:
+        try:
+            train, test = attempt(config.name, root)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            failures.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        else:
+            return train, test, f"{config.name}: {source.format(root=root)}"
+    raise DataUnavailable(
+        f"{config.name} is not to be had ({'; '.join(failures)}): put its files under {root} or set EQUISEP_DATA"
+    )
+
+
+def _read_present(name: str, root: Path) -> tuple[Any, Any]:
+    kind = _torchvision_class(name)
+    present = root / kind.__name__ / "raw"
+    if not hasattr(kind, "resources") or not present.is_dir():
+        return kind(str(root), train=True), kind(str(root), train=False)
+    # The original .gz files serve as they are, also from a root that cannot be written to.
+    with tempfile.TemporaryDirectory() as unpacked:
+        raw = Path(unpacked) / kind.__name__ / "raw"
+        raw.mkdir(parents=True)
+        for address, _ in kind.resources:
+            packed = present / Path(address).name
+            plain = packed.with_suffix("")
+            if plain.is_file():
+                _refuse_truncated(plain)
+                (raw / plain.name).symlink_to(plain.resolve())
+            elif packed.is_file():
+                _unpack(packed, raw / plain.name)
+        return kind(unpacked, train=True), kind(unpacked, train=False)
+
+
+def _torchvision_class(name: str) -> Any:
+    from torchvision import datasets
+
+    return getattr(datasets, TORCHVISION[name])
+
+
+def _refuse_truncated(plain: Path) -> None:
+    """Raise DataUnavailable for an IDX file whose size is not what its header says."""
+    with plain.open("rb") as file:
+        magic = file.read(4)
+        sizes = [int.from_bytes(file.read(4), "big") for _ in range(magic[3] if len(magic) == 4 else 0)]
+    expected = 4 + 4 * len(sizes) + math.prod(sizes)
+    if not sizes or plain.stat().st_size != expected:
+        raise DataUnavailable(
+            f"{plain} is damaged (it should hold {expected} bytes): remove it, and it will be fetched"
+        )
+
+
+def _unpack(packed: Path, plain: Path) -> None:
+    try:
+        with gzip.open(packed) as source, plain.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataUnavailable(f"{packed} is damaged ({error}): remove it, and it will be fetched again") from None
+
+
+def _download(name: str, root: Path) -> tuple[Any, Any]:
+    kind = _torchvision_class(name)
+    root.mkdir(parents=True, exist_ok=True)
+    # Beside its place, then moved there whole: another process may read, or download, at the same time.
+    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
+        kind(folder, train=True, download=True)
+        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            target = root / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+    return _read_present(name, root)
+
+
+def _unpack_debian_package(name: str, root: Path) -> tuple[Any, Any]:
+    """Fetch the package with apt, as any user may, and move its four .gz files under the root."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        try:
+            _quietly(["apt-get", "download", DEBIAN_PACKAGE], work)
+        except subprocess.CalledProcessError:
+            # No package lists on this machine, or old ones: fetch them into a folder of our own.
+            lists = ["-o", f"Dir::State={work}/state", "-o", f"Dir::Cache={work}/cache"]
+            (work / "state/lists/partial").mkdir(parents=True)
+            (work / "cache/archives/partial").mkdir(parents=True)
+            _quietly(["apt-get", *lists, "update"], work)
+            _quietly(["apt-get", *lists, "download", DEBIAN_PACKAGE], work)
+        (package,) = work.glob(f"{DEBIAN_PACKAGE}*.deb")
+        _quietly(["dpkg-deb", "-x", str(package), str(work / "unpacked")], work)
+        raw = root / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        for packed in (work / "unpacked/usr/share/datasets/fashion-mnist").glob("*.gz"):
+            write_atomically(raw / packed.name, packed.read_bytes())
+    return _read_present(name, root)
+
+
+def _quietly(command: list[str], folder: Path) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)

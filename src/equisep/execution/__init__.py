@@ -1,0 +1,1 @@
+"""What trains, measures and mirrors runs: here, in worker processes, on SLURM."""

@@ -1,0 +1,82 @@
+"""A sweep's jobs as populations: what is done is dropped, what shares a shape trains together."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from equisep.config.identity import to_plain
+from equisep.config.schema import Config
+from equisep.execution.job import Job, split_into_populations
+from equisep.networks.cost import gains_from_batching
+
+# Floating-point operations from which starting worker processes, 6 s each, pays: some 20 s of training.
+WORK_FOR_WORKERS = 9e11
+# Of a GPU's free memory, what populations are cut to; the rest is for the data and what kernels need.
+MEMORY_SHARE = 0.7
+
+
+def plan(jobs: Sequence[Job], *, max_members: int, processes: int, gpu_memory: float | None = None) -> list[list[Job]]:
+    """Return the unfinished jobs as populations, the longest first.
+
+    Interrupted populations stay what they were. The others are grouped by what a population must share
+    and cut evenly into pieces of at most max_members, into more where processes would be idle; networks
+    that do not train faster together train alone. The members of a population are followed by other jobs
+    for the same runs, which ask for another measure.
+    """
+    to_do = [job for job in jobs if not job.complete]
+    unfinished = list({job.run.path: job for job in reversed(to_do)}.values())[::-1]
+    first = set(unfinished)
+    populations, fresh = split_into_populations(unfinished)
+    groups: dict[str, list[Job]] = {}
+    for job in fresh:
+        groups.setdefault(population_key(job.config), []).append(job)
+    work = sum(operations_of([job]) for job in unfinished)
+    idle = len(populations) + len(groups) < processes and work > WORK_FOR_WORKERS
+    for group in groups.values():
+        # Members with equal optimizers stand side by side, so that one update serves them all.
+        group.sort(key=lambda job: json.dumps(to_plain(job.config.optimizer), sort_keys=True))
+        members = (
+            min(max_members, members_that_fit(group[0], gpu_memory)) if gains_from_batching(group[0].outline) else 1
+        )
+        pieces = max(-(-len(group) // members), min(len(group), processes) if idle else 1)
+        bounds = [round(piece * len(group) / pieces) for piece in range(pieces + 1)]
+        populations += [group[start:end] for start, end in itertools.pairwise(bounds)]
+    populations.sort(key=operations_of, reverse=True)
+    others = [job for job in to_do if job not in first]
+    for population in populations:
+        paths = {job.run.path for job in population}
+        population += [job for job in others if job.run.path in paths]
+    return populations
+
+
+def members_that_fit(job: Job, gpu_memory: float | None = None) -> int:
+    """Return how many networks like a job's fit into the memory of its GPU, at least one; a CPU takes any.
+
+    gpu_memory: bytes; None: what is free on this machine's, where the job is on it.
+    """
+    if job.config.compute.device == "cpu":
+        return sys.maxsize
+    if gpu_memory is None:
+        gpu_memory = torch.cuda.mem_get_info(job.device)[0] if job.device.type == "cuda" else math.inf
+    return int(max(1, min(sys.maxsize, MEMORY_SHARE * gpu_memory / job.memory)))
+
+
+def population_key(config: Config) -> str:
+    """Return what the members of a population must share: shapes, schedule, execution settings."""
+    plain = to_plain(config)
+    del plain["dataset"]["subset_seed"]
+    for name in ("mean", "std"):
+        plain["dataset"][name] = len(plain["dataset"][name])
+    shared = ("architecture", "dataset", "training", "compute", "results")
+    return json.dumps({name: plain[name] for name in shared}, sort_keys=True)
+
+
+def operations_of(population: Sequence[Job]) -> float:
+    """Return the floating-point operations of training a population."""
+    return sum(job.operations for job in population)

@@ -1,0 +1,46 @@
+"""What a network costs: operations, memory, and whether several train faster together."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from equisep.config.architectures import Architecture
+from equisep.networks.families import outline_network
+from equisep.networks.network import Network
+
+
+def forward_operations(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> int:
+    """Return the floating-point operations of matrix products and convolutions that one image takes forward."""
+    network = outline_network(architecture, input_shape, classes).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, *input_shape, device="meta"))
+    return int(counter.get_total_flops())
+
+
+def training_values(outline: Network, input_shape: tuple[int, ...], images: int) -> int:
+    """Return about how many numbers a network keeps while it trains on a batch of so many images.
+
+    outline: from :func:`outline_network`. Five a parameter (itself, its gradient, two of the optimizer, one in work),
+    and three for each value that a module puts out (itself, what its derivative needs, its gradient).
+    """
+    outputs: list[int] = []
+
+    def count(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
+        outputs.append(output.numel())
+
+    leaves = [module for module in outline.modules() if not list(module.children())]
+    handles = [module.register_forward_hook(count) for module in leaves]
+    training = outline.training
+    with torch.no_grad():
+        outline.eval()(torch.empty(1, *input_shape, device="meta"))
+    outline.train(training)
+    for handle in handles:
+        handle.remove()
+    return 5 * sum(parameter.numel() for parameter in outline.parameters()) + 3 * images * sum(outputs)
+
+
+def gains_from_batching(network: nn.Module) -> bool:
+    """Whether several networks train faster as one program than one after another: those without convolutions do."""
+    return not any(isinstance(module, nn.Conv2d) for module in network.modules())

@@ -1,0 +1,54 @@
+"""An architecture's config as a network of its family."""
+
+from __future__ import annotations
+
+import torch
+
+from equisep.config.architectures import AlexNet, Architecture, DenseNet, FeedForward, ResNet, Vgg
+from equisep.config.validation import ConfigError
+from equisep.networks.convolutional import build_alexnet, build_vgg
+from equisep.networks.densenet import DenseNetwork
+from equisep.networks.fnn import FeedForwardNetwork
+from equisep.networks.network import Network
+from equisep.networks.resnet import ResidualNetwork
+
+
+def build_network(architecture: Architecture, input_shape: tuple[int, ...], classes: int, seed: int) -> Network:
+    """Return a freshly initialised network for inputs of shape (channels, height, width).
+
+    The initialisation is PyTorch's, from ``torch.manual_seed(seed)``; the global random state is left
+    as found. Raises ConfigError for a family that does not exist or images that do not fit it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(architecture, input_shape, classes)
+
+
+def outline_network(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> Network:
+    """Return the network without its values, on torch's meta device: shapes and names, at no cost; raises alike."""
+    with torch.device("meta"):
+        return _build(architecture, input_shape, classes)
+
+
+def _build(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> Network:
+    match architecture:
+        case FeedForward():
+            return FeedForwardNetwork(
+                torch.Size(input_shape).numel(),
+                classes,
+                architecture.hidden_widths(),
+                batch_norm=architecture.batch_norm,
+                relu=architecture.activation == "relu",
+            )
+        case Vgg():
+            return build_vgg(architecture, input_shape, classes)
+        case AlexNet():
+            return build_alexnet(architecture, input_shape, classes)
+        case ResNet():
+            return ResidualNetwork(
+                input_shape, classes, architecture.blocks, architecture.kernels, architecture.input_repeats
+            )
+        case DenseNet():
+            growth = max(1, round(architecture.growth * architecture.width_multiplier))
+            return DenseNetwork(input_shape, classes, architecture.blocks, growth, architecture.kernel)
+    raise ConfigError(f"architecture.family={architecture.family}: no such family of networks")

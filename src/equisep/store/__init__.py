@@ -1,0 +1,1 @@
+"""The store of runs: what stands on disk, and what reads it."""

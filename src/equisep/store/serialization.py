@@ -1,0 +1,93 @@
+"""Records as JSON and back, checked by pydantic: epochs, measurements, robustness results, tasks.
+
+Whatever does not fit is a ValueError whose message is one line that names the field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from equisep.measures.records import Epoch, LayerRecord, Measurement, PerturbationResult, RobustnessResults
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The SLURM task that a run was given to. task: its id; submission: the unique name of its job."""
+
+    task: str
+    submission: str
+
+
+@dataclass(frozen=True)
+class _StoredMeasurement:
+    measure: dict[str, Any]
+    records: tuple[LayerRecord, ...]
+
+
+@dataclass(frozen=True)
+class _StoredRobustness:
+    robustness: dict[str, Any]
+    cells: tuple[PerturbationResult, ...]
+
+
+class Reader(Generic[T]):
+    """Reads values of one type from JSON or plain containers."""
+
+    def __init__(self, kind: Any) -> None:
+        self.adapter: TypeAdapter[T] = TypeAdapter(kind)
+
+    def parse(self, content: bytes | str) -> T:
+        """Return the value that JSON text holds; raises ValueError."""
+        try:
+            return self.adapter.validate_json(content)
+        except ValidationError as error:
+            raise ValueError(_first_error(error)) from None
+
+    def check(self, content: Any) -> T:
+        """Return the value that plain containers hold; raises ValueError."""
+        try:
+            return self.adapter.validate_python(content)
+        except ValidationError as error:
+            raise ValueError(_first_error(error)) from None
+
+
+EPOCHS: Reader[list[Epoch]] = Reader(list[Epoch])
+SUBMITTED: Reader[Submitted] = Reader(Submitted)
+_MEASUREMENT: Reader[_StoredMeasurement] = Reader(_StoredMeasurement)
+_ROBUSTNESS: Reader[_StoredRobustness] = Reader(_StoredRobustness)
+
+
+def measurement_to_json(settings: Mapping[str, Any], records: Sequence[LayerRecord]) -> str:
+    """Return a measurement as JSON, its records by epoch and split."""
+    ordered = sorted(records, key=lambda record: (record.epoch, record.split))
+    return json.dumps({"measure": settings, "records": [asdict(record) for record in ordered]})
+
+
+def measurement_from_json(content: bytes | str) -> Measurement:
+    """Return what :func:`measurement_to_json` wrote; raises ValueError."""
+    stored = _MEASUREMENT.parse(content)
+    return Measurement(stored.measure, stored.records)
+
+
+def robustness_to_json(robustness: RobustnessResults) -> str:
+    """Return a robustness evaluation as JSON."""
+    return json.dumps({"robustness": robustness.settings, "cells": [asdict(result) for result in robustness.results]})
+
+
+def robustness_from_json(content: bytes | str) -> RobustnessResults:
+    """Return what :func:`robustness_to_json` wrote; raises ValueError."""
+    stored = _ROBUSTNESS.parse(content)
+    return RobustnessResults(stored.robustness, stored.cells)
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else str(first["msg"])

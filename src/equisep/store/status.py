@@ -1,0 +1,194 @@
+"""What has become of a run: the one place that tells it to sweeps, ``equisep status``, SLURM tasks and exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equisep.config.identity import robustness_id
+from equisep.config.schema import Config
+from equisep.config.validation import EquisepError
+from equisep.measures.records import LayerRecord
+from equisep.store.queue import QueuedTask, is_queued, queued_jobs
+from equisep.store.run import FINISHED, DamagedRun, Run, all_runs
+from equisep.store.serialization import Submitted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# An evaluation of a snapshot beside those of the train and test splits.
+ROBUSTNESS = "robustness"
+HOW_TO_RESUME = "run the same command again to resume from the last checkpoint"
+# Words in a task's log with which SLURM itself says why it ended the task.
+SLURM_REASONS = ("oom_kill", "oom-kill", "out of memory", "time limit", "node failure")
+
+
+class TaskEnded(EquisepError):
+    """A SLURM task that ended before its runs were done."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of a run that a config asks for.
+
+    state: done, diverged, or "in task ID" where a SLURM task has it. final: D after the last epoch on the training
+    set, None where it is not measured. trained_epochs: by the present call.
+    """
+
+    run: Run
+    state: str
+    final: LayerRecord | None = None
+    trained_epochs: int = 0
+
+    def facts(self) -> dict[str, object]:
+        """Return it as plain values: run, state, trained_epochs and, where known, train_accuracy, r, decay_ratio."""
+        facts: dict[str, object] = {"run": self.run.id, "state": self.state, "trained_epochs": self.trained_epochs}
+        if self.final is not None:
+            facts["train_accuracy"] = self.final.accuracy
+            law = self.final.law()
+            if law is not None:
+                facts |= {"r": law.pearson_r, "decay_ratio": law.decay_ratio}
+        return facts
+
+    def __str__(self) -> str:
+        """Return it as a line for the user."""
+        facts = self.facts()
+        line = f"run {self.run.id}: {self.state}"
+        if "r" in facts:
+            line += f", r = {facts['r']:.4f}, ρ = {facts['decay_ratio']:.4f}"
+        elif self.state == "done":
+            line += ", no law (D of a layer is 0, or the last epoch is not measured)"
+        if "train_accuracy" in facts:
+            line += f", training accuracy {facts['train_accuracy']:.4f}"
+        return line + ("" if self.trained_epochs else " (nothing to train)")
+
+
+def missing_evaluations(run: Run, config: Config) -> list[tuple[int, str]]:
+    """Return the evaluations that a config asks for and a snapshot allows, but which are not recorded yet.
+
+    Pairs of an epoch and train, test (the split that D is taken on) or robustness. Raises DamagedRun.
+    """
+    measure, last = config.measure, [config.training.epochs]
+    recorded = {(record.epoch, record.split) for record in run.load_measure(measure)}
+    test = None if measure.test_every_snapshot else last if measure.test_epochs is None else measure.test_epochs
+    wanted = {"train": measure.epochs, "test": test}
+    if config.robustness is not None:
+        wanted[ROBUSTNESS] = last
+        if run.has_robustness(robustness_id(config.robustness, measure)):
+            recorded.add((last[0], ROBUSTNESS))
+    return [
+        (epoch, part)
+        for epoch in run.snapshot_epochs()
+        for part, epochs in wanted.items()
+        if (epochs is None or epoch in epochs) and (epoch, part) not in recorded
+    ]
+
+
+def is_complete(run: Run, config: Config) -> bool:
+    """Whether a run is trained and evaluated as a config asks. Raises DamagedRun."""
+    return run.finished and not missing_evaluations(run, config)
+
+
+def outcome_of(run: Run, config: Config, trained_epochs: int = 0) -> Outcome:
+    """Return the outcome of a run that ended. Raises DamagedRun."""
+    return Outcome(run, run.state()["state"], final_record(run, config), trained_epochs)
+
+
+def outcome_of_task(
+    run: Run, config: Config, task: Submitted, queue: Mapping[str, QueuedTask] | None, results: Path
+) -> Outcome | EquisepError:
+    """Return the outcome of a run that a SLURM task was given; TaskEnded or DamagedRun where it failed.
+
+    queue: as queued_jobs() returns it; None, a queue that does not answer, leaves a task queued.
+    """
+    try:
+        if is_complete(run, config):
+            return outcome_of(run, config)
+    except DamagedRun as error:
+        return error
+    if queue is None or is_queued(task, queue):
+        return Outcome(run, f"in task {task.task}")
+    log = results / "slurm" / task.submission / f"{task.task}_0_log.err"
+    return TaskEnded(f"task {task.task} ended before its runs were done ({log}){_reason_in(log)}; {HOW_TO_RESUME}")
+
+
+def _reason_in(log: Path) -> str:
+    """Return ": " and the line of a task's log that says best why the task ended; '' where there is none."""
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    # srun and slurmd mostly add only that the task ended; where they say why, nothing else does.
+    reasons = [line for line in lines if any(word in line.lower() for word in SLURM_REASONS)]
+    shown = reasons or [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
+    return f": {shown[-1]}" if shown else ""
+
+
+def exit_code(outcomes: Iterable[Outcome | Exception]) -> int:
+    """Return the exit code of a command: 0 where nothing failed, 2 where the first failure is one that the user can
+    mend (EquisepError), 1 where it is another.
+    """
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    if not failures:
+        return 0
+    return 2 if isinstance(failures[0], EquisepError) else 1
+
+
+def final_record(run: Run, config: Config, split: str = "train") -> LayerRecord | None:
+    """Return a run's record after the last epoch under a config's measure, None where there is none."""
+    records = run.load_measure(config.measure)
+    final = [record for record in records if (record.epoch, record.split) == (config.training.epochs, split)]
+    return final[0] if final else None
+
+
+def run_title(config: Mapping[str, Any]) -> str:
+    """Return how a run is called in wandb and on the console: architecture, data set, optimizer, seed."""
+    architecture = config["architecture"]
+    usual = (None, True, "relu", 1.0)
+    shape = " ".join(f"{key} {value}" for key, value in architecture.items() if key != "family" and value not in usual)
+    optimizer, dataset = config["optimizer"], config["dataset"]
+    momentum = f" momentum {optimizer['momentum']:g}" if optimizer["momentum"] else ""
+    return (
+        f"{architecture['family']} {shape}, {dataset['name']} {dataset['size']}, "
+        f"{optimizer['kind']}{momentum} {optimizer['learning_rate']:g}, seed {config['seed']}"
+    )
+
+
+def status_table(results: Path) -> pd.DataFrame:
+    """Return a row per run: run, state, epoch, epochs, configuration; for a damaged run, which file is damaged.
+
+    A run that was given to a SLURM task names the task and whether it is queued, running or ended.
+    """
+    import pandas as pd
+
+    # squeue is asked once, and only where a run was submitted.
+    queue = cache(queued_jobs)
+    rows: list[dict[str, Any]] = []
+    for run in all_runs(results):
+        try:
+            config, state, epochs = run.config(), run.state()["state"], run.epochs()
+        except DamagedRun as error:
+            rows.append({"run": run.id, "state": f"damaged: {str(error).split(': ')[0]}"})
+            continue
+        architecture, optimizer = config["architecture"], config["optimizer"]
+        submitted = None if state in FINISHED else run.submitted()
+        rows.append(
+            {
+                "run": run.id,
+                "state": f"{state}, task {submitted.task} {_state_of_task(submitted, queue())}" if submitted else state,
+                "epoch": len(epochs),
+                "of": config["training"]["epochs"],
+                "dataset": f"{config['dataset']['name']} {config['dataset']['size']}",
+                "architecture": " ".join(f"{key}={value}" for key, value in architecture.items()),
+                "optimizer": f"{optimizer['kind']} {optimizer['learning_rate']:g}",
+                "seed": config["seed"],
+                "experiment": config["experiment"] or "",
+            }
+        )
+    return pd.DataFrame(rows, dtype=object).fillna("")
+
+
+def _state_of_task(task: Submitted, queue: Mapping[str, QueuedTask] | None) -> str:
+    if queue is None:
+        return "(squeue does not answer)"
+    return queue[task.task].state.lower() if is_queued(task, queue) else "ended"

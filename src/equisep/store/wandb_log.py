@@ -1,0 +1,162 @@
+"""wandb's logs as records: the binary format of a .wandb file, and what its entries add up to."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equisep.measures.records import Epoch, LayerRecord, Measurement
+from equisep.store.record import RunRecord, checked
+from equisep.store.serialization import robustness_from_json
+
+# A .wandb file: 7 bytes of header, then blocks of 32 KiB as LevelDB's log has them, the first with the header.
+_BLOCK = 32768
+_HEADER = b":W&B"
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the entries of a .wandb file add up to. flaw: why they are not all, '' where they are."""
+
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+    flaw: str
+
+
+def read_log(path: Path) -> Log:
+    """Return the content of a .wandb file."""
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    config: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+    flaw = ""
+    try:
+        for content in _log_entries(path):
+            entry = Record.FromString(content)
+            for item in (*entry.run.config.update, *entry.config.update):
+                _place(config, item)
+            for item in entry.summary.update:
+                _place(summary, item)
+            if entry.history.item:
+                rows.append({_key(item): json.loads(item.value_json) for item in entry.history.item})
+    except (ValueError, TypeError, AttributeError, OSError, struct.error, DecodeError) as error:
+        flaw = f"{path}: {error}"
+    return Log(config, summary, rows, flaw)
+
+
+def _key(item: Any) -> str:
+    return str(item.key) or "/".join(item.nested_key)
+
+
+def _place(content: dict[str, Any], item: Any) -> None:
+    keys = list(item.nested_key) or [item.key]
+    for key in keys[:-1]:
+        content = content.setdefault(key, {})
+    content[keys[-1]] = json.loads(item.value_json)
+
+
+def _log_entries(path: Path) -> Iterator[bytes]:
+    """Yield the entries of a .wandb file; raises ValueError where it ends in the middle of one, or is damaged."""
+    content = path.read_bytes()
+    if not content.startswith(_HEADER):
+        raise ValueError("not a wandb log")
+    place, parts, kind = 7, b"", _FULL
+    while place < len(content):
+        if _BLOCK - place % _BLOCK < 7:
+            # The rest of a block too short for an entry's head is padding.
+            place += _BLOCK - place % _BLOCK
+            continue
+        if len(content) - place < 7:
+            raise ValueError("the log is cut off")
+        checksum, length, kind = struct.unpack_from("<IHB", content, place)
+        body = content[place + 7 : place + 7 + length]
+        if len(body) < length:
+            raise ValueError("the log is cut off")
+        if zlib.crc32(content[place + 6 : place + 7 + length]) != checksum or kind not in (
+            _FULL,
+            _FIRST,
+            _MIDDLE,
+            _LAST,
+        ):
+            raise ValueError("the log is damaged")
+        parts = body if kind in (_FULL, _FIRST) else parts + body
+        if kind in (_FULL, _LAST):
+            yield parts
+        place += 7 + length
+    if kind in (_FIRST, _MIDDLE):
+        raise ValueError("the log is cut off")
+
+
+def record_from_wandb(
+    run: str,
+    config: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    flaw: str = "",
+) -> RunRecord:
+    """Return the record of a run from its wandb config, history rows in order and summary."""
+    plain = {key: _with_numbers(value) for key, value in config.items() if key not in ("_wandb", "measures")}
+    try:
+        state = dict(summary.get("run", {"state": "interrupted"}))
+        if state["state"] == "running":
+            # A log does not tell whether its writer lives.
+            state["state"] = "interrupted"
+        values: dict[int, dict[str, Any]] = defaultdict(dict)
+        for row in (row for row in rows if isinstance(row.get("epoch"), int)):
+            values[row["epoch"]].update(row)
+        epochs = tuple(_epoch_of(epoch, values[epoch]) for epoch in sorted(values) if "training/loss" in values[epoch])
+        measures = {
+            measure: Measurement(facts["settings"], tuple(_records_of(facts, values)))
+            for measure, facts in sorted(config.get("measures", {}).items())
+        }
+        told = dict(summary.get("robustness", {}))
+        robustness = {identity: robustness_from_json(text) for identity, text in sorted(told.items())}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"not a run of this package's ({type(error).__name__}: {error})"
+        return checked(RunRecord(run, plain, {"state": "damaged"}, (), {}, {}, flaw or reason))
+    return checked(RunRecord(run, plain, state, epochs, measures, robustness, flaw))
+
+
+def _epoch_of(epoch: int, row: Mapping[str, Any]) -> Epoch:
+    return Epoch(epoch, *(_number(row[f"training/{name}"]) for name in ("loss", "accuracy", "learning_rate")))
+
+
+def _records_of(facts: Mapping[str, Any], values: Mapping[int, Mapping[str, Any]]) -> Iterator[LayerRecord]:
+    """Yield the records of a measure; a layer without a value of D has NaN."""
+    layers = range(len(facts["layers"]))
+    for epoch, split in sorted((epoch, split) for epoch in values for split in ("train", "test")):
+        prefix, row = facts["prefix"] + split, values[epoch]
+        if f"{prefix}/loss" in row:
+            yield LayerRecord(
+                epoch=epoch,
+                split=split,
+                layers=tuple(facts["layers"]),
+                fuzziness=tuple(_number(row.get(f"{prefix}/D/{layer:02d}")) for layer in layers),
+                rank=tuple(int(row.get(f"{prefix}/rank/{layer:02d}", 0)) for layer in layers),
+                classes=int(facts["classes"]),
+                loss=_number(row[f"{prefix}/loss"]),
+                accuracy=_number(row[f"{prefix}/accuracy"]),
+            )
+
+
+def _with_numbers(value: Any) -> Any:
+    """Return a config with the numbers as keys that JSON turned into text: learning rates by depth."""
+    if not isinstance(value, dict):
+        return value
+    return {int(key) if key.isdecimal() else key: _with_numbers(item) for key, item in value.items()}
+
+
+def _number(value: Any) -> float:
+    """Return a logged number; wandb writes what JSON has no number for as text, and nothing for a missing one."""
+    return math.nan if value is None else float(value)

@@ -1,0 +1,87 @@
+"""Engines of any module: batched over networks by torch.func, or one network after another by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+from torch.nn.functional import cross_entropy
+
+from equisep.training.engine import set_parameters, stack_parameters
+
+
+class ModuleProgram:
+    """Networks of any kind: torch.func's functional_call over stacked parameters and buffers, batched by vmap."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks = list(networks)
+        self.names = [name for name, _ in networks[0].named_parameters()]
+        self.weights = stack_parameters(networks)
+        self.gradients = [torch.zeros_like(weight) for weight in self.weights]
+        _, self.stacked_buffers = stack_module_state(self.networks)
+        self.template = networks[0]
+
+    def step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Program.step`."""
+        self.template.train()
+
+        def logits_of_one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Tensor) -> Tensor:
+            return cast(Tensor, functional_call(self.template, (parameters, buffers), (batch,)))
+
+        weights = [weight.detach().requires_grad_() for weight in self.weights]
+        named = dict(zip(self.names, weights, strict=True))
+        logits = torch.vmap(logits_of_one, randomness="different")(named, self.stacked_buffers, inputs)
+        loss = torch.vmap(cross_entropy)(logits, labels)
+        # The networks share nothing: the gradient of the sum is each one's own.
+        for gradient, derivative in zip(self.gradients, torch.autograd.grad(loss.sum(), weights), strict=True):
+            gradient.copy_(derivative)
+        return loss.detach(), (logits.detach().argmax(dim=2) == labels).sum(dim=1)
+
+    def module(self, index: int) -> nn.Module:
+        """See :meth:`Program.module`."""
+        network = self.networks[index]
+        set_parameters(network, self.weights, index)
+        for name, buffer in network.named_buffers():
+            buffer.copy_(self.stacked_buffers[name][index])
+        return network
+
+    def buffers(self) -> list[Tensor]:
+        """See :meth:`Program.buffers`."""
+        return list(self.stacked_buffers.values())
+
+
+class ConvolutionalProgram:
+    """Networks one after another, each by its plain module and autograd; parameters are views of the stacked ones."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks = list(networks)
+        self.weights = stack_parameters(networks)
+        self.gradients = [torch.zeros_like(weight) for weight in self.weights]
+        for index, network in enumerate(self.networks):
+            for parameter, weight in zip(network.parameters(), self.weights, strict=True):
+                parameter.data = weight[index]
+
+    def step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Program.step`."""
+        losses, correct = [], []
+        for index, network in enumerate(self.networks):
+            network.train()
+            logits = network(inputs[index])
+            loss = cross_entropy(logits, labels[index])
+            derivatives = torch.autograd.grad(loss, list(network.parameters()))
+            for gradient, derivative in zip(self.gradients, derivatives, strict=True):
+                gradient[index] = derivative
+            losses.append(loss.detach())
+            correct.append((logits.detach().argmax(dim=1) == labels[index]).sum())
+        return torch.stack(losses), torch.stack(correct)
+
+    def module(self, index: int) -> nn.Module:
+        """See :meth:`Program.module`."""
+        return self.networks[index]
+
+    def buffers(self) -> list[Tensor]:
+        """See :meth:`Program.buffers`."""
+        return [buffer for network in self.networks for buffer in network.buffers()]

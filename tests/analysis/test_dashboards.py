@@ -1,0 +1,101 @@
+"""The workspace's JSON without an account, and the page of a store in a real browser on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from equisep.analysis.dashboards import SECTIONS, SHOWN, build_workspace, newest_runs, workspace_json
+from equisep.config.compose import compose_config
+from equisep.config.validation import ConfigError
+from equisep.execution.train import execute
+from equisep.store.run import Run
+from tests.conftest import ROOT
+from tests.store.test_readers import KEYS_LOGGED, free_port
+from tests.test_report import browser  # noqa: F401
+
+
+def panels() -> dict[str, list[dict[str, Any]]]:
+    spec = json.loads(workspace_json(build_workspace("team", "law")))
+    return {section["name"]: section["panels"] for section in spec["section"]["panelBankConfig"]["sections"]}
+
+
+def test_the_workspace_has_its_sections_against_epochs() -> None:
+    found = panels()
+    assert list(found) == ["law", "training", "robustness"]
+    for name, content in found.items():
+        assert [panel["config"]["chartTitle"] for panel in content] == [title for title, _, _ in SECTIONS[name]]
+        assert all(panel["config"]["xAxis"] == "epoch" for panel in content)
+    spec = json.loads(workspace_json(build_workspace("team", "law")))
+    assert "architecture.value.depth" in json.dumps(spec["section"]["runSets"])
+
+
+def test_every_panel_shows_something_that_is_logged() -> None:
+    for section in SECTIONS.values():
+        for _, pattern, _ in section:
+            assert any(re.search(pattern, key) for key in KEYS_LOGGED), pattern
+
+
+def test_saving_without_an_account_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "equisep", "dashboard", "--entity", "team", "--project", "law"]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | {
+        "HOME": str(tmp_path)
+    }
+    said = subprocess.run(command, cwd=tmp_path, env=plain, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert said.returncode == 2
+    assert said.stderr.strip().startswith("equisep: dashboard: No API key configured")
+    assert len(said.stderr.strip().splitlines()) == 1
+    printed = subprocess.run([*command, "--json"], cwd=tmp_path, env=plain, capture_output=True, text=True)
+    assert json.loads(printed.stdout)["section"]["panelBankConfig"]["sections"][0]["name"] == "law"
+    with pytest.raises(ConfigError, match="give --entity and --project"):
+        build_workspace("", "law")
+
+
+def test_the_page_shows_the_runs_of_a_store(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+    usual = [f"results={tmp_path}", "tracking=off", "training=smoke", "architecture.depth=4"]
+    execute([compose_config([*usual, f"seed={seed}"]) for seed in (1, 2)])
+    port = free_port()
+    command = [sys.executable, "-m", "equisep", "page", f"results={tmp_path}", f"port={port}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = next(line for line in process.stdout if "the newest 2 runs" in line).split(": ")[1].split()[0]
+            page = browser.new_page()
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(address)
+            page.get_by_text("decay ratio").first.wait_for(timeout=60_000)
+            assert page.get_by_text("fnn depth 4 width 100, fashion_mnist 10").count() >= 2
+            assert all(url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:")) for url in asked)
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["port=x"], "equisep: port=x: give 1 … 65535"),
+        (["results=nowhere"], "equisep: results=nowhere: no runs below it to show"),
+    ],
+)
+def test_a_page_that_cannot_be_shown_is_one_line(words: list[str], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "equisep", "page", *words]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stderr.strip()) == (2, said)
+
+
+def test_no_more_runs_than_the_page_can_draw(tmp_path: Path) -> None:
+    for number in range(SHOWN + 5):
+        path = Run(tmp_path, f"{number:016x}").path
+        path.mkdir(parents=True)
+        (path / "metrics.jsonl").touch()
+        os.utime(path / "metrics.jsonl", (number, number))
+    assert [run.id for run in newest_runs(tmp_path)] == [f"{number:016x}" for number in range(5, SHOWN + 5)]

@@ -1,0 +1,211 @@
+"""Experiments as lists of runs and as tables: what varies, the best learning rate, what is missing."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from equisep.analysis.experiments import PlannedRun, every_snapshot, expand_experiment
+from equisep.analysis.tables import (
+    LAYER_COLUMNS,
+    RUN_COLUMNS,
+    at_best_learning_rate,
+    collect_tables,
+    load_tables,
+    save_tables,
+)
+from equisep.config.compose import compose_config, conf_folder
+from equisep.config.identity import config_hash
+from equisep.config.validation import ConfigError
+from equisep.execution.train import execute
+
+EXPERIMENTS = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
+SMOKE = ["training=smoke", "tracking=off"]
+
+
+@cache
+def points_of(name: str) -> list[PlannedRun]:
+    return expand_experiment(name)
+
+
+def test_a_point_is_what_composing_its_overrides_gives(tmp_path: Path) -> None:
+    sweep = ["seed=3", "optimizer.learning_rate=null", "optimizer.learning_rates={4: 1e-4, 8: 2e-4, 20: 3e-5}"]
+    points = expand_experiment("original_size", sweep)
+    assert len(points) == 2 * 3
+    for point in points:
+        fixed = [f"dataset={point.varied['dataset']}", f"architecture.depth={point.varied['depth']}"]
+        assert point.config == compose_config(["experiment=original_size", *sweep, *fixed])
+    assert [point.varied for point in points][:2] == [
+        {"dataset": "fashion_mnist_32x32", "depth": 4},
+        {"dataset": "fashion_mnist_32x32", "depth": 8},
+    ]
+    assert [point.config.optimizer.learning_rate for point in points][:3] == [1e-4, 2e-4, 3e-5]
+
+
+def test_how_a_sweep_is_launched_is_no_part_of_its_runs() -> None:
+    launched = ["hydra/launcher=basic", "hydra.launcher.max_members=3"]
+    assert expand_experiment("emergence", launched) == expand_experiment("emergence")
+
+
+def test_the_papers_grids_have_the_papers_sizes() -> None:
+    sizes = {"optimizers": 45, "emergence": 10, "learning_rate": 35, "imbalance": 75, "no_batch_norm": 25, "linear": 25}
+    sizes |= {"depth_mnist": 135, "depth_fashion_mnist": 150, "depth_cifar10": 165, "frozen": 50, "vgg13": 30}
+    for name, size in sizes.items():
+        assert len(points_of(name)) == size, name
+
+
+def test_emergence_trains_nothing_that_optimizers_does_not() -> None:
+    runs, more = (
+        {config_hash(point.config) for point in expand_experiment(name)} for name in ("optimizers", "emergence")
+    )
+    assert more < runs
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["architecture.dept=3"], "'dept' not in 'FeedForward'"),
+        (["optimizer=lion"], "Could not find 'optimizer/lion'"),
+        (["architecture.depth=1"], "at least 2 layers"),
+        (["seed=[1"], "no viable alternative"),
+    ],
+)
+def test_what_cannot_be_composed_is_one_line(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        expand_experiment("width", overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_tables_hold_what_is_there_count_what_is_missing_and_come_back_from_files(tmp_path: Path) -> None:
+    overrides = [*SMOKE, f"results={tmp_path}", "seed=1", "architecture.width=20", "optimizer.learning_rate=1e-3,1e30"]
+    points = expand_experiment("width", overrides)
+    assert collect_tables(points).missing == 2
+    execute([point.config for point in points])
+    tables = collect_tables(points)
+    assert tables.missing == 0
+    assert list(tables.runs.columns) == ["width", *RUN_COLUMNS]
+    first, wild = tables.runs.iloc[0], tables.runs.iloc[1]
+    assert (first["width"], first["learning_rate"], first["seed"], first["epoch"]) == (20, 1e-3, 1, 2)
+    assert (first["train_images"], first["test_images"], first["width_multiplier"]) == (1000, 10_000, 1.0)
+    assert 0 < first["test_accuracy"] <= 1
+    assert first["commit"]
+    assert pd.isna(wild["r"])
+    (curve,) = tables.curves(tables.runs.iloc[:1])
+    assert len(curve) == 8
+    assert curve[0] == pytest.approx(36.8143, rel=1e-5)
+    save_tables({"": tables.runs, "_layers": tables.layers}, tmp_path / "tables", "width")
+    again = load_tables(tmp_path / "tables", "width")
+    pd.testing.assert_frame_equal(again.layers, tables.layers, rtol=1e-8)
+    pd.testing.assert_frame_equal(again.runs, tables.runs, rtol=1e-8, check_dtype=False)
+    with pytest.raises(ConfigError, match="no file .*shape.csv"):
+        load_tables(tmp_path / "tables", "shape")
+
+
+def test_names_of_digits_alone_come_back_from_files_as_names(tmp_path: Path) -> None:
+    row = dict.fromkeys(RUN_COLUMNS, 1.0) | {"run": "0012345678901234", "commit": "7523034", "torch": "2.10"}
+    layers = pd.DataFrame([dict.fromkeys(LAYER_COLUMNS, 1.0) | {"run": row["run"]}])
+    save_tables({"": pd.DataFrame([row]), "_layers": layers}, tmp_path, "width")
+    again = load_tables(tmp_path, "width")
+    found = again.runs.iloc[0]
+    assert (found["run"], found["commit"], found["torch"]) == ("0012345678901234", "7523034", "2.10")
+    assert again.layers["run"].tolist() == ["0012345678901234"]
+
+
+def test_several_epochs_of_a_run_are_several_rows(tmp_path: Path) -> None:
+    points = expand_experiment("emergence", [*SMOKE, f"results={tmp_path}", "seed=1", "architecture.depth=8"])
+    execute([point.config for point in points])
+    tables = collect_tables(points, every_snapshot)
+    assert tables.runs["epoch"].tolist() == [0, 2]
+    assert len(tables.layers) == 2 * 8
+    assert tables.fuzziness(tables.runs["run"][0], "layer", 0) != tables.fuzziness(tables.runs["run"][0], "layer", 2)
+
+
+def test_a_run_without_the_snapshots_asked_for_is_named_with_a_remedy(tmp_path: Path) -> None:
+    overrides = [*SMOKE, f"results={tmp_path}", "seed=1", "architecture.depth=8"]
+    few = expand_experiment("emergence", [*overrides, "training.snapshots=[]"])
+    execute([point.config for point in few])
+    points = expand_experiment("emergence", overrides)
+    assert collect_tables(points).missing == 0
+    with pytest.raises(ConfigError, match=r"keeps no snapshot of epoch 0: remove .*, and it is trained again with it"):
+        collect_tables(points, every_snapshot)
+
+
+def test_one_point_asked_for_twice_is_one_row_and_a_damaged_run_of_others_is_no_hindrance(tmp_path: Path) -> None:
+    overrides = [*SMOKE, f"results={tmp_path}", "architecture.width=20", "optimizer.learning_rate=1e-3"]
+    points = expand_experiment("width", [*overrides, "seed=1,1"])
+    execute([points[0].config])
+    other = tmp_path / "runs" / ("0" * 16)
+    other.mkdir()
+    (other / "config.yaml").write_text("a: [")
+    assert len(collect_tables(points).runs) == 1
+
+
+def test_experiments_that_share_runs_ask_for_the_same_snapshots() -> None:
+    """Else the one that comes first would keep the other from ever having its own."""
+    snapshots: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name in EXPERIMENTS:
+        for point in points_of(name):
+            kept = point.config.training.kept_epochs()
+            first, before = snapshots.setdefault(config_hash(point.config), (name, kept))
+            assert kept == before, (first, name)
+
+
+RATES = [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
+
+
+@pytest.mark.parametrize(
+    ("name", "varied", "rates"),
+    [
+        ("learning_rate", {}, [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]),
+        ("imbalance", {"depth": [4, 8, 20]}, RATES),
+        ("depth_mnist", {"depth": [*range(3, 11), 18]}, RATES),
+        ("depth_fashion_mnist", {"depth": [*range(3, 12), 18]}, RATES),
+        ("depth_cifar10", {"depth": [3, 4, *range(8, 15), 18, 20]}, RATES),
+        ("width", {"width": [20, 100, 1000]}, RATES),
+        ("shape", {"architecture": ["narrow_wide", "wide_narrow", "mixed_widths"]}, RATES),
+        ("original_size", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"], "depth": [4, 8, 20]}, RATES),
+        ("no_batch_norm", {}, RATES),
+        ("linear", {}, RATES),
+        ("vgg13", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"]}, RATES),
+        ("alexnet", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"]}, RATES),
+        ("resnet_two_layer", {}, RATES),
+        ("resnet_three_layer", {}, RATES),
+        ("resnet_mixed", {}, RATES),
+        ("densenet", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"]}, RATES),
+        ("frozen", {"training": ["paper", "frozen"]}, RATES),
+    ],
+)
+def test_the_papers_grids_hold_the_papers_values(name: str, varied: dict[str, list], rates: list[float]) -> None:
+    points = expand_experiment(name)
+    assert {
+        column: list(dict.fromkeys(point.varied[column] for point in points)) for column in points[0].varied
+    } == varied
+    assert sorted({point.config.optimizer.learning_rate or 0 for point in points}) == rates
+    epochs = {1500 if point.varied.get("training") == "frozen" else 600 for point in points}
+    assert {point.config.training.epochs for point in points} == epochs
+    if name.startswith("resnet"):
+        assert {point.config.measure.components for point in points} == {100}
+
+
+def row(depth: int, rate: float, seed: int, loss: float, run: str) -> dict:
+    return {"depth": depth, "learning_rate": rate, "seed": seed, "train_loss": loss, "run": run, "epoch": 600}
+
+
+def test_the_best_rate_has_the_lowest_median_final_training_loss() -> None:
+    runs = pd.DataFrame(
+        [
+            row(4, 1e-3, 1, 0.1, "a"),
+            row(4, 1e-3, 2, 0.3, "b"),
+            row(4, 3e-3, 1, 0.0, "c"),
+            row(4, 3e-3, 2, float("nan"), "d"),
+            row(8, 1e-3, 1, 0.5, "e"),
+            row(8, 3e-4, 1, 0.5, "f"),
+        ]
+    )
+    best = at_best_learning_rate(runs, ["depth"])
+    assert best["run"].tolist() == ["a", "b", "f"]
+    # At 3e-3 the median is lower, but a seed diverged.
+    assert at_best_learning_rate(runs, [])["learning_rate"].unique().tolist() == [1e-3]

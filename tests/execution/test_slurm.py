@@ -1,0 +1,478 @@
+"""Populations on a cluster: the same path in process, and on a real, throwaway SLURM (``make test-slurm``)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from equisep.config.compose import compose_config
+from equisep.config.schema import Config
+from equisep.config.validation import ConfigError
+from equisep.data.dataset import Data
+from equisep.execution.job import prepare
+from equisep.execution.slurm import _end_of
+from equisep.execution.slurm_options import Resources, refuse_idle_or_missing
+from equisep.execution.slurm_task import PopulationTask
+from equisep.store.locks import TaskEnded
+from equisep.store.run import Run, Submitted, all_runs
+from tests.conftest import ROOT
+from tests.slurm_cluster import NoSlurm, throwaway_cluster
+
+USUAL = {
+    "partition": None,
+    "account": None,
+    "qos": None,
+    "gpus": 0,
+    "gpu_memory": None,
+    "cpus": 1,
+    "memory": 1.0,
+    "minutes": 10,
+}
+USUAL |= {"parallel": 2, "notice": 30, "modules": [], "setup": [], "options": {}}
+
+
+def sweep(results: Path, *overrides: str, launcher: str = "slurm") -> list[str]:
+    words = [f"results={results}", "tracking=off", f"hydra/launcher={launcher}", *overrides]
+    if launcher == "slurm":
+        words += ["hydra.launcher.gpus=0", "hydra.launcher.cpus=1", "hydra.launcher.memory=1", "compute.compile=never"]
+    return [sys.executable, "-m", "equisep", "-m", *words]
+
+
+def states(results: Path) -> dict[str, str]:
+    return {run.id: run.state()["state"] for run in all_runs(results)}
+
+
+def test_the_debug_launcher_takes_the_same_path_without_slurm(fashion: Data, tmp_path: Path) -> None:
+    command = sweep(tmp_path, "training=smoke", "seed=1,2,3", "hydra.launcher.max_members=2", launcher="debug")
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "ran 2 tasks in this process" in said.stderr
+    # No task of a queue has them.
+    assert not list(tmp_path.glob("runs/*/submitted.json"))
+    assert set(states(tmp_path).values()) == {"done"}
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (again.returncode, "3 of 3 runs are done already" in again.stderr) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"gpus": -1}, "hydra.launcher.gpus=-1: give at least 0"),
+        ({"minutes": 0}, "hydra.launcher.minutes=0: give at least 1"),
+        ({"minutes": "4h"}, "hydra.launcher.minutes=4h: give a number without a point"),
+        ({"gpus": None}, "hydra.launcher.gpus=None: give a number without a point"),
+        ({"setup": "ulimit -n 9"}, "hydra.launcher.setup=ulimit -n 9: give a list"),
+        ({"options": None}, "hydra.launcher.options=None: give names with values"),
+        ({"notice": 600}, "hydra.launcher.notice=600: give less than a task's 600 seconds"),
+        ({"gpus": 2}, "hydra.launcher.gpus=2: a task trains one population on one GPU; .*hydra.launcher.parallel"),
+        ({"gpu_memory": 0}, "hydra.launcher.gpu_memory=0: give the GB of a task's GPU, or null"),
+        ({"gpu_memory": "80G"}, "hydra.launcher.gpu_memory=80G: give the GB"),
+        ({"options": {"time": 5}}, "hydra.launcher.options.time: not free, hydra.launcher.minutes does it"),
+        ({"options": {"job_name": "x"}}, "hydra.launcher.options.job_name: not free, the submission"),
+        ({"options": {"open-mode": "truncate"}}, "hydra.launcher.options.open-mode: not free"),
+        ({"options": {"no_requeue": True}}, "hydra.launcher.options.no_requeue: not free, the launcher"),
+        ({"options": {"wait": True}}, "hydra.launcher.options.wait: not free, hydra.launcher.wait does it"),
+        ({"options": {"hold": False}}, "hydra.launcher.options.hold=False: give a value, or true, or leave it out"),
+        ({"memory": math.nan}, "hydra.launcher.memory=nan: give at least 0.1 GB"),
+        ({"memory": math.inf}, "hydra.launcher.memory=inf"),
+        ({"gpu_memory": math.nan}, "hydra.launcher.gpu_memory=nan"),
+        ({"setup": [None]}, r"hydra.launcher.setup=\[None\]: give text"),
+        ({"partition": True}, "hydra.launcher.partition=True: give a name, or null"),
+        ({"partition": ["a", "b"]}, "hydra.launcher.partition=.*give a name"),
+    ],
+)
+def test_resources_that_slurm_could_not_give_are_refused(wrong: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Resources(**(USUAL | wrong))
+
+
+def test_resources_become_sbatch_options() -> None:
+    given = USUAL | {"partition": "long", "gpus": 1, "modules": ["cuda/12"], "setup": ["ulimit -n 4096"]}
+    options = Resources(**(given | {"options": {"constraint": "a100"}})).sbatch("equisep-1")
+    assert options["job_name"] == "equisep-1"
+    assert options["additional_parameters"] == {"requeue": True, "constraint": "a100"}
+    assert options["partition"] == "long"
+    assert (options["time"], options["mem"], options["gpus_per_node"]) == (10, "1024MB", 1)
+    assert options["setup"] == ["module load cuda/12", "ulimit -n 4096"]
+    assert "account" not in options
+
+
+def test_without_sbatch_it_is_one_line(tmp_path: Path, fashion: Data) -> None:
+    plain = os.environ | {"PATH": "/nowhere"}
+    said = subprocess.run(
+        sweep(tmp_path, "training=smoke", "seed=1"), cwd=ROOT, env=plain, capture_output=True, text=True
+    )
+    assert said.returncode == 2
+    assert "hydra/launcher=slurm: there is no sbatch here" in said.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["hydra.launcher.max_members=2.5"], "hydra.launcher.max_members=2.5: give a number without a point"),
+        (["hydra.launcher.wait=maybe"], "hydra.launcher.wait=maybe: give true or false"),
+    ],
+)
+def test_fields_of_the_launcher_are_checked_before_work(
+    overrides: list[str], words: str, tmp_path: Path, fashion: Data
+) -> None:
+    said = subprocess.run(
+        [*sweep(tmp_path, "training=smoke", "seed=1"), *overrides], cwd=ROOT, capture_output=True, text=True
+    )
+    assert said.returncode == 2
+    assert words in said.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "resources", "words"),
+    [
+        ("compute.device=cuda", {}, "compute.device=cuda: its task has no GPU, give hydra.launcher.gpus=1"),
+        ("compute.device=cpu", {"gpus": 1}, "hydra.launcher.gpus=1: idle with compute.device=cpu, give 0"),
+        ("compute.threads=4", {}, "compute.threads=4: a task has hydra.launcher.cpus=1, give as many"),
+    ],
+)
+def test_a_task_has_what_its_runs_want_and_nothing_idle(override: str, resources: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        refuse_idle_or_missing(compose_config([override]), Resources(**(USUAL | resources)))
+
+
+def test_a_log_tells_why_slurm_ended_its_task(tmp_path: Path, configure: Callable[..., Config]) -> None:
+    job = prepare(configure(), torch.device("cpu"))
+    (tmp_path / "slurm/equisep-1").mkdir(parents=True)
+    log = tmp_path / "slurm/equisep-1/7_0_0_log.err"
+    log.write_bytes(
+        b"slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch.\nsubmitit WARNING - Bypassing \xff\n"
+    )
+    told = _end_of(job, Submitted("7_0", "equisep-1"), False, tmp_path)
+    assert isinstance(told, TaskEnded)
+    assert str(log) in str(told)
+    assert "Detected 1 oom_kill event" in str(told)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_the_submitting_machine_has_not_is_the_tasks_to_find(tmp_path: Path, fashion: Data) -> None:
+    plain = os.environ | {"PATH": "/nowhere"}
+    command = sweep(tmp_path, "training=smoke", "seed=1")
+    said = subprocess.run([*command, "compute.device=cuda:1"], cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert "there is no sbatch here" in said.stderr.splitlines()[-1]
+    said = subprocess.run([*command, "compute.device=warp"], cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert "compute.device=warp: no such device; take auto, cpu or cuda" in said.stderr
+
+
+def test_the_memory_of_a_tasks_gpu_is_what_is_told() -> None:
+    assert Resources(**(USUAL | {"gpus": 1, "gpu_memory": 24})).gpu_bytes() == 24e9
+    assert Resources(**(USUAL | {"gpus": 0, "gpu_memory": 24})).gpu_bytes() == math.inf
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_task_that_was_promised_a_gpu_and_sees_none_fails_at_once(tmp_path: Path) -> None:
+    task = PopulationTask([compose_config([f"results={tmp_path}"])], gpus=1)
+    with pytest.raises(RuntimeError, match="promised 1 GPU and torch .* sees none on "):
+        task()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_debug_launcher_tells_why_a_task_failed(fashion: Data, tmp_path: Path) -> None:
+    command = sweep(tmp_path, "training=smoke", "seed=1", "hydra.launcher.gpus=1", launcher="debug")
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode != 0
+    assert "promised 1 GPU and torch" in said.stderr
+
+
+WAITING = """
+import sys
+from equisep.execution.slurm_task import PopulationTask
+from equisep.config.compose import compose_config
+PopulationTask([compose_config(sys.argv[1:])], gpus=0)()
+"""
+
+
+def test_a_task_that_waits_for_another_process_heeds_the_notice(fashion: Data, tmp_path: Path) -> None:
+    overrides = [f"results={tmp_path}", "tracking=off", "training=smoke"]
+    job = prepare(compose_config(overrides))
+    job.create_run()
+    with job.run.held():
+        command = [sys.executable, "-u", "-c", WAITING, *overrides]
+        task = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert task.stdout
+        assert task.stdout.readline().startswith(f"waits: run {job.run.id} is in use by process {os.getpid()} on ")
+        # Without SLURM it cannot go back into the queue, and ends.
+        task.send_signal(signal.SIGUSR2)
+        assert "InUse: " in task.communicate(timeout=120)[1]
+        assert task.returncode == 1
+    assert job.run.state()["state"] == "new"
+
+
+# The rest needs SLURM.
+
+Reached = Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reached]:
+    try:
+        with throwaway_cluster(tmp_path_factory.mktemp("slurm")) as reached:
+            yield os.environ | reached
+    except NoSlurm as error:
+        pytest.skip(str(error))
+
+
+def run(command: list[str], cluster: Reached) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=cluster, capture_output=True, text=True)
+
+
+def wait_for(ready: Callable[[], bool], what: str, seconds: float = 180) -> None:
+    until = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < until, f"{what}: not in {seconds:g} s"
+        time.sleep(0.2)
+
+
+def begun(results: Path, epochs: int) -> list[Run]:
+    """Return the runs that a living process has brought so far, one of each population."""
+    found = []
+    for one in all_runs(results):
+        if one.owner() and one.state().get("population", [""])[0] == one.id and len(one.epochs()) > epochs:
+            found.append(one)
+    return found
+
+
+def task_of(run: Run) -> str:
+    submitted = run.submitted()
+    assert submitted is not None
+    return submitted.task
+
+
+def tasks(results: Path) -> set[str]:
+    return {path.name for path in results.glob("slurm/*/*_submitted.pkl")}
+
+
+@pytest.mark.slurm
+def test_what_is_preempted_killed_requeued_or_timed_out_ends_bit_for_bit_as_undisturbed(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    network = ["architecture.depth=4", "training=short", "training.epochs=2000", "training.snapshots=[]"]
+    network += ["seed=range(1,17)", "hydra.launcher.max_members=4", "compute.checkpoint_every=40"]
+    store = tmp_path / "disturbed"
+    disturbed = sweep(store, *network, "hydra.launcher.minutes=15", "hydra.launcher.notice=15")
+    first = subprocess.Popen(disturbed, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(begun(store, 100)) == 2, "two populations on their way")
+    preempted, killed = begun(store, 100)
+    owner = killed.owner()
+    assert owner is not None
+    os.kill(int(owner["process"]), signal.SIGKILL)
+    # Of a signal that has arrived it may hear "try again later", and does so for minutes.
+    subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", task_of(preempted)], env=cluster)
+    early = {preempted.id, killed.id}
+
+    def late() -> list[Run]:
+        return [one for one in begun(store, 100) if one.id not in early]
+
+    wait_for(lambda: len(late()) > 0, "the third population on its way")
+    requeued = late()[0]
+    subprocess.run(["scontrol", "requeue", task_of(requeued)], env=cluster, check=True)
+    early.add(requeued.id)
+    wait_for(lambda: len(late()) > 0, "the fourth population on its way")
+    timed_out = late()[0]
+    # SLURM gives notice of a limit up to a minute early.
+    subprocess.run(["scontrol", "update", f"JobId={task_of(timed_out)}", "TimeLimit=1"], env=cluster, check=True)
+    said = first.communicate(timeout=900)[1]
+    assert first.returncode != 0
+    assert re.search(r"task \d+_\d ended before its runs", said)
+    # What was killed is all that is left to do.
+    assert [one.id for one in all_runs(store) if not one.finished] == sorted(killed.state()["population"])
+    second = run(disturbed, cluster)
+    assert second.returncode == 0, second.stderr
+    assert "submitted 4 runs as 1 tasks" in second.stderr
+    assert set(states(store).values()) == {"done"}
+    calm = ["hydra.launcher.processes=2", "compute.compile=never"]
+    undisturbed = run(sweep(tmp_path / "calm", *network, *calm, launcher="population"), cluster)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for one in all_runs(store):
+        other = Run(tmp_path / "calm", one.id)
+        assert one.state()["population"] == other.state()["population"]
+        theirs = other.load_snapshot(2000)
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in one.load_snapshot(2000).items())
+        assert one.epochs() == other.epochs()
+        assert one.load_measures() == other.load_measures()
+        assert one.path.joinpath("run.log").read_text().count(" starts,") == 1
+    for one in (preempted, killed, requeued, timed_out):
+        assert " goes on after epoch " in one.path.joinpath("run.log").read_text()
+
+
+@pytest.mark.slurm
+def test_the_submitting_process_may_go_and_two_sweeps_at_once_submit_each_run_once(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    network = ["architecture.depth=4", "training=short", "training.epochs=1500", "seed=range(1,5)"]
+    command = sweep(tmp_path, *network, "hydra.launcher.max_members=2")
+    both = [
+        subprocess.Popen(command, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        for _ in range(2)
+    ]
+    wait_for(lambda: len(begun(tmp_path, 20)) == 2, "both populations on their way")
+    os.killpg(both[0].pid, signal.SIGKILL)
+    status = run([sys.executable, "-m", "equisep", "status", f"results={tmp_path}"], cluster)
+    assert len(re.findall(r"running, task \d+_\d running", status.stdout)) == 4
+    assert both[1].wait(timeout=300) == 0
+    assert set(states(tmp_path).values()) == {"done"}
+    assert len(tasks(tmp_path)) == 2
+    # Another cut of the same runs finds them done as well.
+    third = run([*command, "hydra.launcher.max_members=3"], cluster)
+    assert "4 of 4 runs are done already" in third.stderr
+    assert len(tasks(tmp_path)) == 2
+
+
+@pytest.mark.slurm
+def test_a_task_that_a_user_ends_stays_ended_and_the_next_call_goes_on(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    network = ["architecture.depth=4", "training=short", "training.epochs=3000", "seed=1,2"]
+    command = sweep(tmp_path, *network)
+    submitted = run([*command, "hydra.launcher.wait=false"], cluster)
+    assert submitted.returncode == 0, submitted.stderr
+    wait_for(lambda: len(begun(tmp_path, 20)) == 1, "the population on its way")
+    (leader,) = begun(tmp_path, 20)
+    subprocess.run(["scancel", task_of(leader)], env=cluster, check=True)
+    wait_for(lambda: leader.owner() is None, "the end of the task")
+    assert leader.state()["state"] == "interrupted"
+    trained = len(leader.epochs())
+    again = run(command, cluster)
+    assert again.returncode == 0, again.stderr
+    assert set(states(tmp_path).values()) == {"done"}
+    (start,) = re.findall(r"goes on after epoch (\d+)", leader.path.joinpath("run.log").read_text())
+    # It had time for a checkpoint of its last epoch.
+    assert int(start) == trained
+
+
+@pytest.mark.slurm
+def test_a_promised_gpu_that_is_none_is_told_by_the_sweep(cluster: Reached, fashion: Data, tmp_path: Path) -> None:
+    command = [*sweep(tmp_path, "training=smoke", "seed=1"), "hydra.launcher.gpus=1"]
+    said = run(command, cluster)
+    assert said.returncode != 0
+    assert "promised 1 GPU and torch" in said.stderr
+    assert json.loads((next(all_runs(tmp_path)).path / "submitted.json").read_text())["task"]
+
+
+@pytest.mark.slurm
+def test_a_call_killed_right_after_sbatch_leaves_no_task_behind_and_no_run_is_trained_twice(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    command = sweep(store, "architecture.depth=4", "training=smoke", "seed=range(1,5)", "hydra.launcher.max_members=2")
+    # One is done before: three are left, two and one.
+    calm = sweep(
+        store, "architecture.depth=4", "training=smoke", "seed=1", "compute.compile=never", launcher="population"
+    )
+    assert run(calm, cluster).returncode == 0
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    real = shutil.which("sbatch", path=cluster["PATH"])
+    (programs / "sbatch").write_text(f'#!/bin/sh\n{real} --hold "$@"\nkill -9 $PPID\n')
+    (programs / "sbatch").chmod(0o755)
+    killed = run(command, {**cluster, "PATH": f"{programs}:{cluster['PATH']}"})
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(store.glob("slurm/equisep-*.json"))) == 1
+    assert not list(store.glob("runs/*/submitted.json"))
+    said = run(command, cluster)
+    assert said.returncode == 0, said.stderr
+    assert "ended 2 tasks of a call that was killed while it submitted" in said.stderr
+    assert "submitted 3 runs as 2 tasks" in said.stderr
+    assert set(states(store).values()) == {"done"}
+    assert [one.path.joinpath("run.log").read_text().count(" starts,") for one in all_runs(store)] == [1] * 4
+    assert not list(store.glob("slurm/equisep-*.json"))
+
+
+@pytest.mark.slurm
+def test_a_slow_sbatch_and_a_users_own_variables_change_nothing(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    """Tasks may start before sbatch has answered, and SBATCH_JOB_NAME would win over the name they are known by."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    real = shutil.which("sbatch", path=cluster["PATH"])
+    (programs / "sbatch").write_text(f'#!/bin/sh\n{real} "$@"\ncode=$?\nsleep 3\nexit $code\n')
+    (programs / "sbatch").chmod(0o755)
+    theirs = {**cluster, "PATH": f"{programs}:{cluster['PATH']}", "SBATCH_JOB_NAME": "mine", "SBATCH_TIMELIMIT": "0"}
+    store = tmp_path / "store"
+    command = sweep(store, "architecture.depth=4", "training=smoke", "seed=1,2", "hydra.launcher.max_members=1")
+    said = run(command, theirs)
+    assert said.returncode == 0, said.stderr
+    assert "submitted 2 runs as 2 tasks" in said.stderr
+    assert set(states(store).values()) == {"done"}
+    # The name of the cluster is known outside its jobs too.
+    asked = run([sys.executable, "-c", "from equisep.store import queue; print(queue.own_cluster())"], cluster)
+    configured = subprocess.run(["scontrol", "show", "config"], env=cluster, capture_output=True, text=True).stdout
+    assert re.search(rf"ClusterName\s*= {asked.stdout.strip()}$", configured, flags=re.MULTILINE)
+
+
+@pytest.mark.slurm
+def test_tasks_that_nobody_marked_are_taken_up_and_what_a_process_here_has_is_not_submitted(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    command = [*sweep(tmp_path, "architecture.depth=4", "training=smoke", "hydra.launcher.max_members=1"), "seed=1,2"]
+    command += ["hydra.launcher.wait=false", "+hydra.launcher.options.hold=true"]
+    first = run(command, cluster)
+    assert "submitted 2 runs as 2 tasks" in first.stderr, first.stderr
+    runs = list(all_runs(tmp_path))
+    given = {one.id: one.submitted() for one in runs}
+    # What a kill leaves that comes after sbatch and before the runs are marked.
+    by_task = sorted((task_of(one), str(one.path)) for one in runs)
+    (name,) = {submitted.submission for submitted in given.values() if submitted}
+    intention = tmp_path / f"slurm/{name}.json"
+    intention.write_text(json.dumps([[member] for _, member in by_task]))
+    for one in runs:
+        (one.path / "submitted.json").unlink()
+    again = run(command, cluster)
+    assert again.returncode == 0, again.stderr
+    assert "2 runs are queued or running already" in again.stderr
+    assert "submitted" not in again.stderr
+    assert {one.id: one.submitted() for one in runs} == given
+    assert not intention.exists()
+    for task, _ in by_task:
+        subprocess.run(["scancel", task], env=cluster, check=True)
+    with runs[0].held():
+        said = run(command, cluster)
+    assert said.returncode != 0
+    assert f"1 runs are in use by process {os.getpid()} on " in said.stderr
+    assert "submitted 1 runs as 1 tasks" in said.stderr
+    subprocess.run(["scancel", task_of(runs[1])], env=cluster, check=True)
+
+
+@pytest.mark.slurm
+def test_a_task_that_measures_what_is_finished_goes_back_into_the_queue_on_notice(
+    cluster: Reached, fashion: Data, tmp_path: Path
+) -> None:
+    network = ["architecture.depth=4", "training=smoke", "training.epochs=60", "seed=range(1,11)"]
+    network += ["training.snapshots=[" + ",".join(map(str, range(61))) + "]"]
+    trained = run(sweep(tmp_path, *network, "measure.epochs=[0]", launcher="population"), cluster)
+    assert trained.returncode == 0, trained.stderr
+    command = sweep(tmp_path, *network)
+    waiting = subprocess.Popen(command, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True)
+
+    def measured() -> list[int]:
+        """How many records of the second measure, if any, each run has."""
+        return [max(map(len, (m.records for m in one.load_measures().values()))) for one in all_runs(tmp_path)]
+
+    wait_for(lambda: max(measured()) > 3, "the first measures")
+    (task,) = {task_of(one) for one in all_runs(tmp_path)}
+    subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", task], env=cluster)
+    said = waiting.communicate(timeout=400)[1]
+    assert waiting.returncode == 0, said
+    (log,) = tmp_path.glob("slurm/*/*_log.err")
+    assert log.read_text().count("this job is preempted") == 1
+    assert set(measured()) == {62}
+    assert all(one.path.joinpath("run.log").read_text().count(" starts,") == 1 for one in all_runs(tmp_path))

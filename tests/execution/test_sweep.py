@@ -1,0 +1,329 @@
+"""Sweeps as populations: what is grouped, what is dropped, what a failure, a Ctrl-C or a kill leaves."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from equisep.config.compose import compose_sweep
+from equisep.config.schema import Config
+from equisep.execution.job import Job, prepare
+from equisep.execution.planning import members_that_fit, operations_of, plan
+from equisep.execution.progress import Observer
+from equisep.execution.sweep import Request, run_sweep
+from equisep.execution.train import Stopped, execute
+from equisep.execution.workers import Result, gpu_of_worker
+from equisep.measures.records import Epoch
+from equisep.store.run import DamagedRun, Run, all_runs
+from equisep.store.status import HOW_TO_RESUME, Outcome, status_table
+
+Configure = Callable[..., Config]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def jobs_of(configure: Configure, *sweeps: list[str]) -> list[Job]:
+    return [prepare(configure(*overrides)) for overrides in sweeps]
+
+
+def test_jobs_of_one_shape_and_schedule_are_grouped_and_cut_evenly(configure: Configure) -> None:
+    seeds = [[f"seed={seed}"] for seed in range(7)]
+    shallow = [["architecture.depth=4", f"seed={seed}", "optimizer=sgd"] for seed in range(3)]
+    longer = [["training.epochs=3"]]
+    populations = plan(jobs_of(configure, *seeds, *shallow, *longer), max_members=4, processes=2)
+    assert sorted(len(population) for population in populations) == [1, 3, 3, 4]
+    for population in populations:
+        assert len({job.config.architecture.depth for job in population}) == 1  # type: ignore[attr-defined]
+        assert len({job.config.training.epochs for job in population}) == 1
+    work = [operations_of(population) for population in populations]
+    assert work == sorted(work, reverse=True)
+
+
+def test_networks_with_convolutions_train_alone(configure: Configure) -> None:
+    small = ["architecture=resnet_two_layer", "optimizer.learning_rate=1e-3"]
+    populations = plan(
+        jobs_of(configure, *([*small, f"seed={seed}"] for seed in range(3))), max_members=10, processes=2
+    )
+    assert [len(population) for population in populations] == [1, 1, 1]
+
+
+def test_members_may_differ_in_optimizer_seed_and_subset_and_stand_by_optimizer(configure: Configure) -> None:
+    asked = [["optimizer=adam", "seed=1"], ["optimizer=sgd"], ["optimizer=adam", "seed=2", "dataset.subset_seed=1"]]
+    (population,) = plan(jobs_of(configure, *asked), max_members=10, processes=2)
+    assert [job.config.optimizer.kind for job in population] == ["adam", "adam", "sgd"]
+
+
+def test_one_large_group_is_shared_by_idle_processes(configure: Configure) -> None:
+    asked = [["training.epochs=6000", f"seed={seed}"] for seed in range(6)]
+    assert [len(population) for population in plan(jobs_of(configure, *asked), max_members=10, processes=2)] == [3, 3]
+
+
+def test_what_is_done_is_dropped(configure: Configure) -> None:
+    execute([configure("seed=1")])
+    populations = plan(jobs_of(configure, ["seed=1"], ["seed=2"]), max_members=10, processes=1)
+    assert [[job.config.seed for job in population] for population in populations] == [[2]]
+
+
+def requests_of(tmp_path: Path, *sweeps: str) -> list[Request]:
+    fixed = [f"results={tmp_path}", "tracking=off", "training=smoke"]
+    configs = compose_sweep([[*fixed, *overrides.split()] for overrides in sweeps])
+    return [Request(overrides, config) for overrides, config in zip(sweeps, configs, strict=True)]
+
+
+def facts_of(result: Result) -> dict[str, object]:
+    assert isinstance(result, Outcome)
+    return result.facts()
+
+
+def test_failures_are_told_at_once_and_do_not_stop_the_others(tmp_path: Path) -> None:
+    text = StringIO()
+    requests = requests_of(tmp_path, "seed=1", "architecture.depth=12", "seed=2", "seed=1")
+    requests += requests_of(tmp_path, "dataset.per_class=1000000")
+    results = run_sweep(requests, max_members=10, processes=1, console=Console(file=text, width=200))
+    assert [isinstance(result, Exception) for result in results] == [False, True, False, False, True]
+    assert facts_of(results[0]) == facts_of(results[3])
+    assert facts_of(results[0])["state"] == facts_of(results[2])["state"] == "done"
+    lines = text.getvalue().splitlines()
+    assert lines[0].startswith("failed: architecture.depth=12: ConfigError: architecture.depth=12: no rate")
+    assert lines[-1] == "2 of 5 jobs failed: architecture.depth=12; dataset.per_class=1000000"
+
+
+def test_workers_give_what_one_process_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [f"architecture.depth={depth} seed={seed}" for depth in (4, 8) for seed in (1, 2)]
+    here, there = tmp_path / "here", tmp_path / "there"
+    results = run_sweep(requests_of(here, *asked), max_members=2, processes=1, console=Console(quiet=True))
+    monkeypatch.setattr("equisep.execution.sweep.WORK_FOR_WORKERS", 0)
+    others = run_sweep(requests_of(there, *asked), max_members=2, processes=2, console=Console(quiet=True))
+    assert list(map(facts_of, results)) == list(map(facts_of, others))
+    for run in all_runs(here):
+        assert all(
+            torch.equal(value, Run(there, run.id).load_snapshot(2)[name])
+            for name, value in run.load_snapshot(2).items()
+        )
+
+
+def test_one_run_under_two_measures_gives_two_results(tmp_path: Path) -> None:
+    requests = requests_of(tmp_path, "measure.batch_norm=batch", "measure.batch_norm=running", "seed=1")
+    first, second, other = map(facts_of, run_sweep(requests, max_members=10, processes=1, console=Console(quiet=True)))
+    assert first["run"] == second["run"] != other["run"]
+    assert first["r"] != second["r"]
+    again = run_sweep(requests, max_members=10, processes=1, console=Console(quiet=True))
+    assert facts_of(again[1])["r"] == second["r"]
+
+
+def test_two_stores_in_one_sweep_are_both_filled(tmp_path: Path) -> None:
+    requests = [*requests_of(tmp_path / "a", "seed=1"), *requests_of(tmp_path / "b", "seed=1")]
+    run_sweep(requests, max_members=10, processes=1, console=Console(quiet=True))
+    assert [len(list(all_runs(tmp_path / name))) for name in "ab"] == [1, 1]
+
+
+def test_a_checkpoint_of_others_is_not_taken_for_ones_own(configure: Configure, tmp_path: Path) -> None:
+    """Three start and die before a checkpoint; one of them is then trained alone and stopped."""
+    asked = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2, 3)]
+    with pytest.raises(Stopped):
+        execute(asked, StopAfter(3))
+    (tmp_path / "runs" / prepare(asked[0]).run.id / "checkpoint.pt").unlink()
+    with pytest.raises(Stopped):
+        execute(asked[:1], StopAfter(5))
+    outcomes = execute(asked)
+    assert [outcome.trained_epochs for outcome in outcomes] == [7, 12, 12]
+    assert [outcome.state for outcome in outcomes] == ["done"] * 3
+
+
+def test_a_removed_member_is_named_with_a_remedy(configure: Configure, tmp_path: Path) -> None:
+    asked = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2)]
+    with pytest.raises(Stopped):
+        execute(asked, StopAfter(3))
+    leader, member = (prepare(config).run for config in asked)
+    shutil.rmtree(member.path)
+    with pytest.raises(
+        DamagedRun, match=f"run {member.id} of this population is gone: remove .*{leader.id}/checkpoint.pt"
+    ):
+        execute(asked)
+    (leader.path / "checkpoint.pt").unlink()
+    assert [outcome.trained_epochs for outcome in execute(asked)] == [12, 12]
+
+
+def test_a_resumed_run_keeps_the_snapshots_it_was_begun_with(configure: Configure) -> None:
+    with pytest.raises(Stopped):
+        execute([configure("training.epochs=12", "training.snapshots=[0,5,9]")], StopAfter(3))
+    (outcome,) = execute([configure("training.epochs=12", "training.snapshots=[0]", "measure.epochs=[9,12]")])
+    assert outcome.run.snapshot_epochs() == [0, 5, 9, 12]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first population's worker is killed in mid-training; both populations are done in the end."""
+    monkeypatch.setattr("equisep.execution.sweep.WORK_FOR_WORKERS", 0)
+    fixed = "training.epochs=400 training.snapshots=[0] compute.compile=never compute.checkpoint_every=10"
+    requests = requests_of(tmp_path, *(f"{fixed} architecture.depth={depth}" for depth in (4, 8)))
+    killed = []
+
+    def kill_one() -> None:
+        while not killed:
+            for run in all_runs(tmp_path):
+                owner = run.owner()
+                if owner is not None and (run.path / "metrics.jsonl").exists() and len(run.epochs()) > 20:
+                    os.kill(int(owner["process"]), signal.SIGKILL)
+                    killed.append(run.id)
+                    return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    results = run_sweep(requests, max_members=10, processes=2, console=Console(quiet=True))
+    killer.join(timeout=10)
+    assert killed
+    assert [facts_of(result)["state"] for result in results] == ["done", "done"]
+
+
+class StopAfter(Observer):
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def advance(self, members: Sequence[Epoch]) -> None:
+        self.left -= 1
+
+    def wants_stop(self) -> bool:
+        return self.left <= 0
+
+
+def test_a_stopped_population_goes_on_whole_and_bit_for_bit(configure: Configure, tmp_path: Path) -> None:
+    asked = [
+        configure("training.epochs=12", "optimizer=adam", "seed=1"),
+        configure("training.epochs=12", "optimizer=sgd", "seed=2"),
+        configure("training.epochs=12", "optimizer=sgd", "optimizer.learning_rate=1e30", "seed=3"),
+    ]
+    whole = {outcome.run.id: outcome.state for outcome in execute(asked)}
+    assert sorted(whole.values()) == ["diverged", "done", "done"]
+    snapshots = {identity: Run(tmp_path, identity).load_snapshot(12) for identity in whole if whole[identity] == "done"}
+    metrics = {identity: (tmp_path / "runs" / identity / "metrics.jsonl").read_bytes() for identity in whole}
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(Stopped, match="after epoch 7"):
+        execute(asked, StopAfter(7))
+    assert set(status_table(tmp_path)["state"]) == {"interrupted"}
+    # Asking for one member goes on with the population it belongs to.
+    (outcome,) = execute([asked[1]])
+    assert outcome.trained_epochs == 5
+    for identity, state in whole.items():
+        run = Run(tmp_path, identity)
+        assert run.state()["state"] == state
+        assert (run.path / "metrics.jsonl").read_bytes() == metrics[identity]
+    for identity, weights in snapshots.items():
+        assert all(
+            torch.equal(value, weights[name]) for name, value in Run(tmp_path, identity).load_snapshot(12).items()
+        )
+    (population,) = plan([prepare(config) for config in asked], max_members=1, processes=1) or [[]]
+    assert population == []
+
+
+def sweep_command(results: Path) -> list[str]:
+    overrides = ["-m", "training=smoke", "training.epochs=2000", "training.snapshots=[0]", "architecture.depth=4,8"]
+    fixed = ["tracking=off", f"results={results}", "compute.compile=never", "compute.checkpoint_every=2"]
+    return [sys.executable, "-m", "equisep", *overrides, "seed=1,2,3", *fixed]
+
+
+def wait_for_training(results: Path, process: subprocess.Popen[str], runs: int) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        trained = [len(run.epochs()) for run in all_runs(results)]
+        if len(trained) == runs and min(trained) >= 3:
+            return
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, trained
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_goes_on_later(tmp_path: Path, how: signal.Signals) -> None:
+    process = subprocess.Popen(sweep_command(tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_training(tmp_path, process, 6)
+    if how is signal.SIGINT:
+        os.killpg(process.pid, how)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert HOW_TO_RESUME in errors
+        assert "Traceback" not in errors
+    else:
+        process.kill()
+        process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while any(run.owner() is not None for run in all_runs(tmp_path)):
+        assert time.monotonic() < deadline, "a worker outlives its sweep"
+        time.sleep(0.1)
+    assert set(status_table(tmp_path)["state"]) == {"interrupted"}
+    reached = {run.id: len(run.epochs()) for run in all_runs(tmp_path)}
+    again = subprocess.Popen(sweep_command(tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not all(len(run.epochs()) > reached[run.id] + 3 for run in all_runs(tmp_path)):
+        assert again.poll() is None, again.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(again.pid, signal.SIGINT)
+    again.communicate(timeout=60)
+    assert len(list(all_runs(tmp_path))) == 6
+    assert all("goes on after epoch" in (run.path / "run.log").read_text() for run in all_runs(tmp_path))
+
+
+def test_hydras_own_launcher_runs_the_same_task(tmp_path: Path) -> None:
+    overrides = ["-m", "hydra/launcher=basic", "training=smoke", "seed=1,2", "tracking=off", f"results={tmp_path}"]
+    done = subprocess.run([sys.executable, "-m", "equisep", *overrides], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(status_table(tmp_path)["state"]) == {"done"}
+
+
+def test_workers_share_the_gpus_evenly() -> None:
+    assert [gpu_of_worker(worker, 2) for worker in range(5)] == [0, 1, 0, 1, 0]
+    assert gpu_of_worker(3, 0) is None
+
+
+def test_a_gpus_free_memory_bounds_a_population(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(configure("architecture.depth=3", "architecture.width=10", "optimizer.learning_rate=1e-3"))
+    hidden, batch = 10, 128
+    parameters = (100 * hidden + hidden) + (hidden**2 + hidden) + (hidden * 10 + 10) + 2 * 2 * hidden
+    # Linear, BatchNorm and ReLU twice, and the classifier, put out so many values an image; a flattening the image's.
+    values = 5 * parameters + 3 * batch * (2 * 3 * hidden + 10)
+    assert job.memory - 4 * values in (0, 4 * 3 * batch * 100)
+    assert members_that_fit(job) == sys.maxsize
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (11 * job.memory, 11 * job.memory))
+    on_gpu = replace(job, device=torch.device("cuda"))
+    assert members_that_fit(on_gpu) == 7
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1, 1))
+    assert members_that_fit(on_gpu) == 1
+    # Of another machine's it is told; this one may have none.
+    assert members_that_fit(job, 11 * job.memory) == 7
+    assert members_that_fit(job, math.inf) == sys.maxsize
+    six = jobs_of(configure, *([f"seed={seed}"] for seed in range(6)))
+    assert [len(part) for part in plan(six, max_members=10, processes=1, gpu_memory=6 * six[0].memory)] == [3, 3]
+    on_cpu = jobs_of(configure, *([f"seed={seed}", "compute.device=cpu"] for seed in range(6)))
+    assert [len(part) for part in plan(on_cpu, max_members=10, processes=1, gpu_memory=6 * six[0].memory)] == [6]
+
+
+def test_jobs_share_what_is_composed_only_where_the_seed_alone_differs(tmp_path: Path) -> None:
+    usual = ["training=smoke", "tracking=off", f"results={tmp_path}", "architecture.depth=4"]
+    command = [sys.executable, "-m", "equisep", "-m", *usual]
+    asked = [*command, "seed=1,2", "dataset.subset_seed=${seed}"]
+    assert subprocess.run(asked, capture_output=True).returncode == 0
+    found = {run.config()["seed"]: run.config()["dataset"]["subset_seed"] for run in all_runs(tmp_path)}
+    assert found == {1: 1, 2: 2}
+    said = subprocess.run([*command, "seed=99999999999,3"], capture_output=True, text=True)
+    assert "1 of 2 jobs failed: " in said.stderr
+    assert {run.config()["seed"] for run in all_runs(tmp_path)} == {1, 2, 3}

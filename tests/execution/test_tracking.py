@@ -1,0 +1,100 @@
+"""The wandb mirror, read back from real offline files with wandb's own reader."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from equisep.config.identity import measure_id
+from equisep.config.schema import Config, Tracking
+from equisep.config.validation import ConfigError
+from equisep.execution.tracking import mirror_store
+from equisep.measures.law import fit_law
+from equisep.measures.records import Epoch
+from equisep.store.run import Run
+from tests.conftest import run_one
+
+
+def read_rows(results: Path, run: str) -> list[dict[str, object]]:
+    """Return the history rows of every segment of a wandb run, in order, as wandb's own reader has them."""
+    rows: list[dict[str, object]] = []
+    for file in sorted(results.glob(f"wandb/offline-run-*-{run}*/*.wandb")):
+        inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", file]
+        listed = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout
+        rows += [entry["history"]["item"] for entry in map(json.loads, listed.splitlines()) if "history" in entry]
+    return rows
+
+
+def test_epochs_and_layers_reach_wandb_one_run_each(configure: Callable[..., Config], tmp_path: Path) -> None:
+    outcomes = [run_one(configure("tracking=offline", f"seed={seed}")) for seed in (1, 2)]
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
+    for outcome in outcomes:
+        rows = read_rows(tmp_path, outcome.run.id)
+        losses = [row["training/loss"] for row in rows if "training/loss" in row]
+        assert losses == [epoch.loss for epoch in outcome.run.epochs()]
+        assert outcome.final is not None
+        (last, picture) = [row for row in rows if "train/D/00" in row or "train/layers._type" in row][-2:]
+        fuzziness = [last[f"train/D/{layer:02d}"] for layer in range(8)]
+        assert fuzziness == list(outcome.final.fuzziness)
+        assert last["train/r"] == fit_law(fuzziness).pearson_r
+        assert last["train/accuracy"] == outcome.final.accuracy
+        assert picture["train/layers._type"] == "image-file"
+    assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/train/*.png"))
+
+
+def test_a_mirror_can_be_made_again_from_the_store(configure: Callable[..., Config], tmp_path: Path) -> None:
+    outcome = run_one(configure())
+    assert not (tmp_path / "wandb").exists()
+    assert mirror_store(tmp_path, Tracking(mode="offline", project="equisep")) == 1
+    rows = read_rows(tmp_path, outcome.run.id)
+    assert [row["training/loss"] for row in rows if "training/loss" in row] == [e.loss for e in outcome.run.epochs()]
+    assert sum("train/D/07" in row for row in rows) == 2
+    assert sum("train/layers._type" in row for row in rows) == 1
+    assert mirror_store(tmp_path, Tracking(mode="offline", project="equisep")) == 1
+    again = read_rows(tmp_path, outcome.run.id)
+    assert [row.get("train/r") for row in again] == [row.get("train/r") for row in rows]
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+
+
+def test_another_measure_has_keys_of_its_own(configure: Callable[..., Config], tmp_path: Path) -> None:
+    run_one(configure("tracking=offline"))
+    outcome = run_one(configure("tracking=offline", "measure.batch_norm=running"))
+    assert outcome.final is not None
+    rows = read_rows(tmp_path, outcome.run.id)
+    other = measure_id(configure("measure.batch_norm=running").measure)
+    values = [row[f"measure_{other}/train/D/07"] for row in rows if f"measure_{other}/train/D/07" in row]
+    assert values[-1] == outcome.final.fuzziness[7]
+    assert outcome.final.fuzziness[7] not in [row.get("train/D/07") for row in rows]
+
+
+def test_a_resumed_run_has_every_epoch_once_in_each_segment(configure: Callable[..., Config], tmp_path: Path) -> None:
+    config = configure("tracking=offline", "training.epochs=7", "compute.checkpoint_every=3")
+    with pytest.MonkeyPatch.context() as patch:
+        record = Run.append_epoch
+
+        def stop(run: Run, epoch: Epoch) -> None:
+            record(run, epoch)
+            if epoch.epoch == 5:
+                raise KeyboardInterrupt
+
+        patch.setattr(Run, "append_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_one(config)
+    outcome = run_one(config)
+    rows = [row for row in read_rows(tmp_path, outcome.run.id) if "training/loss" in row]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_online_without_an_account_says_what_to_do(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match="wandb login"):
+        run_one(configure("tracking=online"))

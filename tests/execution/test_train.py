@@ -1,0 +1,408 @@
+"""Runs as their users meet them: done ones cost nothing, killed ones go on, bad ones are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import torch
+
+from equisep.config.compose import compose_config
+from equisep.config.identity import run_id
+from equisep.config.schema import Config
+from equisep.config.validation import ConfigError
+from equisep.data.dataset import Data
+from equisep.execution.device import set_arithmetic
+from equisep.execution.progress import Observer
+from equisep.execution.train import Stopped, execute
+from equisep.measures.records import Epoch
+from equisep.store.locks import InUse
+from equisep.store.run import DamagedRun, Run, all_runs
+from equisep.store.status import final_record, status_table
+from tests.conftest import run_one
+
+Configure = Callable[..., Config]
+
+
+def only_run(results: Path) -> Run:
+    (run,) = all_runs(results)
+    return run
+
+
+def test_a_run_leaves_all_its_records(configure: Configure, tmp_path: Path, fashion: Data) -> None:
+    config = configure("training.epochs=12")
+    outcome = run_one(config)
+    run = only_run(tmp_path)
+    assert (outcome.state, outcome.trained_epochs, outcome.run.id) == ("done", 12, run.id)
+    assert run.id == run_id(config, fashion.train.digest)
+    assert run.snapshot_epochs() == [0, 10, 12]
+    assert [epoch.epoch for epoch in run.epochs()] == list(range(1, 13))
+    assert run.epochs()[1].loss == pytest.approx(1.2666, abs=1e-3)
+    records = run.load_measure(config.measure)
+    assert [(record.epoch, record.split) for record in records] == [
+        (0, "train"),
+        (10, "train"),
+        (12, "test"),
+        (12, "train"),
+    ]
+    assert records[-1].fuzziness[0] == pytest.approx(36.8143, rel=1e-5)
+    assert records[-1].layers[0] == "input"
+    assert len(records[-1].fuzziness) == len(records[-1].rank) == 8
+    assert records[-1].accuracy > records[0].accuracy
+    assert outcome.final == final_record(run, config) == records[-1]
+    state = run.state()
+    assert {"processor", "torch", "commit", "threads"} <= set(state["machine"])
+    assert state["seconds"] > 0
+    assert not (run.path / "checkpoint.pt").exists()
+    assert not list(run.path.rglob("*.part"))
+
+
+def test_a_done_run_is_not_trained_again_and_another_measure_only_measures(configure: Configure) -> None:
+    first = run_one(configure())
+    before = {path: path.stat().st_mtime_ns for path in first.run.path.rglob("*") if path.is_file()}
+    again = run_one(configure("compute.threads=2", "training.snapshots=[0]"))
+    assert (again.run.id, again.trained_epochs) == (first.run.id, 0)
+    assert before == {path: path.stat().st_mtime_ns for path in first.run.path.rglob("*") if path.is_file()}
+    running = run_one(configure("measure.batch_norm=running"))
+    assert (running.run.id, running.trained_epochs) == (first.run.id, 0)
+    assert running.final is not None
+    assert first.final is not None
+    assert running.final.fuzziness[1] != first.final.fuzziness[1]
+    assert len(list(first.run.path.glob("measures/*.json"))) == 2
+
+
+def test_seed_moves_the_run_but_not_the_subset(configure: Configure) -> None:
+    one, other = (run_one(configure(f"seed={seed}")) for seed in (1, 2))
+    assert one.final is not None
+    assert other.final is not None
+    assert one.final.fuzziness[0] == other.final.fuzziness[0]
+    assert one.final.fuzziness[1] != other.final.fuzziness[1]
+
+
+def command(results: Path, *overrides: str) -> list[str]:
+    fixed = [f"results={results}", "tracking=off", "training=smoke", "training.epochs=30", "compute.checkpoint_every=4"]
+    return [sys.executable, "-m", "equisep", *fixed, *overrides]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("momentum", marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_and_ends_bit_for_bit_where_it_would_have(tmp_path: Path, optimizer: str) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole, f"optimizer={optimizer}"), check=True, capture_output=True)
+    process = subprocess.Popen(
+        command(killed, f"optimizer={optimizer}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    metrics = killed / "runs" / only_run(whole).id / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 10):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with metrics.open("a") as file:
+        file.write('{"epoch": 99, "lo')
+    assert only_run(killed).state()["state"] == "interrupted"
+    assert status_table(killed)["state"].tolist() == ["interrupted"]
+    subprocess.run(command(killed, f"optimizer={optimizer}"), check=True, capture_output=True)
+    expected, resumed = only_run(whole), only_run(killed)
+    assert resumed.state()["state"] == "done"
+    assert (expected.path / "metrics.jsonl").read_bytes() == metrics.read_bytes()
+    for epoch in expected.snapshot_epochs():
+        before, after = expected.load_snapshot(epoch), resumed.load_snapshot(epoch)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    measures = [next(run.path.glob("measures/*.json")).read_bytes() for run in (expected, resumed)]
+    assert measures[0] == measures[1]
+
+
+def test_a_diverging_run_is_a_result(configure: Configure, tmp_path: Path) -> None:
+    outcome = run_one(configure("optimizer=sgd", "optimizer.learning_rate=1e30"))
+    assert outcome.state == "diverged"
+    assert status_table(tmp_path)["state"].tolist() == ["diverged"]
+    assert run_one(configure("optimizer=sgd", "optimizer.learning_rate=1e30")).trained_epochs == 0
+
+
+def test_a_run_that_another_process_trains_is_left_alone(configure: Configure, fashion: Data, tmp_path: Path) -> None:
+    config = configure()
+    run = Run(tmp_path, run_id(config, fashion.train.digest))
+    run.create(config, {"digest": fashion.train.digest, "test_digest": fashion.test.digest, "source": ""})
+    with run.held(), pytest.raises(InUse, match=f"run {run.id} is in use by process {os.getpid()}"):
+        run_one(config)
+    assert run_one(config).state == "done"
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        {"host": socket.gethostname(), "process": 1, "started": "0", "boot": "another"},
+        {"host": socket.gethostname(), "process": 2**22 + 1, "started": "0", "boot": ""},
+        {"host": "elsewhere", "process": 1, "started": "0", "boot": ""},
+    ],
+)
+def test_a_dead_owner_does_not_hold_a_run_for_ever(configure: Configure, tmp_path: Path, owner: dict) -> None:
+    config = configure()
+    run_one(configure("training.epochs=1"))
+    other = only_run(tmp_path)
+    run = Run(tmp_path, "0" * 16)
+    run.path.mkdir()
+    (run.path / "owner.json").write_text(json.dumps(owner))
+    os.utime(run.path / "owner.json", (time.time() - 10_000,) * 2)
+    assert run.owner() is None
+    with run.held():
+        assert run.owner() is not None
+    assert run.owner() is None
+    assert not list(run.path.iterdir())
+    assert other.owner() is None
+    assert config
+
+
+def test_two_processes_at_once_train_a_run_once(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert 0 in codes
+    if 2 in codes:
+        assert "is in use by process" in errors[codes.index(2)]
+    run = only_run(tmp_path)
+    assert run.state()["state"] == "done"
+    assert len(run.epochs()) == 30
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("config.yaml", "remove the folder"),
+        ("state.json", "remove the folder"),
+        ("metrics.jsonl", "remove the folder"),
+        ("measures/*.json", "remove the file, and the run is measured again"),
+    ],
+)
+def test_damage_is_named_with_a_remedy_and_status_goes_on(
+    configure: Configure, tmp_path: Path, file: str, remedy: str
+) -> None:
+    run = run_one(configure()).run
+    run_one(configure("seed=1"))
+    (path,) = run.path.glob(file)
+    path.write_text('{"a": [\n')
+    with pytest.raises(DamagedRun, match=f"{path.name} is damaged .*: {remedy}"):
+        run.epochs() if file == "metrics.jsonl" else run_one(configure())
+    assert len(status_table(tmp_path)) == 2
+    if not file.startswith("measures"):
+        assert any(state.startswith("damaged: ") for state in status_table(tmp_path)["state"])
+
+
+def test_a_damaged_checkpoint_or_a_lost_snapshot_is_named(configure: Configure) -> None:
+    run = run_one(configure()).run
+    (run.path / "checkpoint.pt").write_bytes(b"PK" * 100)
+    run.write_state("interrupted")
+    with pytest.raises(DamagedRun, match=r"checkpoint.pt is damaged .*: remove it"):
+        run_one(configure())
+    (run.path / "checkpoint.pt").unlink()
+    assert run_one(configure()).trained_epochs == 2
+    (run.path / "snapshots/epoch_0002.safetensors").unlink()
+    with pytest.raises(DamagedRun, match="has lost its last snapshot"):
+        run_one(configure())
+
+
+def test_an_early_measure_is_not_taken_for_the_final_one(configure: Configure) -> None:
+    assert run_one(configure("measure.epochs=[0]")).final is None
+
+
+def test_a_dead_network_has_no_law_and_an_overflowing_one_diverged(configure: Configure) -> None:
+    dead = run_one(configure("optimizer=sgd", "optimizer.learning_rate=1", "optimizer.weight_decay=1"))
+    assert dead.final is not None
+    overflow = ["optimizer=sgd", "optimizer.learning_rate=1e38", "training.batch_size=1000", "training.epochs=1"]
+    assert run_one(configure(*overflow)).state == "diverged"
+    assert run_one(configure(*overflow)).trained_epochs == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["architecture=vgg13", "optimizer.learning_rate=1e-3"], "VGG halves its images five times"),
+        (["measure.view=block"], "architecture.family=fnn has no blocks, take measure.view=layer"),
+        (["training=frozen_smoke"], "layer 10 of a network with 8 layers with weights; give 1 … 8"),
+        (
+            ["training=frozen_smoke", "architecture.depth=30", "optimizer.learning_rate=1e-3"],
+            "layer 21 of 30 learns in no phase",
+        ),
+    ],
+)
+def test_what_the_network_cannot_is_refused_before_training(
+    configure: Configure, tmp_path: Path, overrides: list[str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        run_one(configure(*overrides))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_views_are_two_measures_of_one_training(configure: Configure) -> None:
+    small = ["architecture=resnet_two_layer", "optimizer.learning_rate=1e-3", "measure.components=100"]
+    small += ["measure.epochs=[2]", "measure.test_epochs=[]"]
+    blocks, layers = (run_one(configure(*small, f"measure.view={view}")) for view in ("block", "layer"))
+    assert (blocks.trained_epochs, layers.trained_epochs, blocks.run.id) == (2, 0, layers.run.id)
+    assert blocks.final is not None
+    assert layers.final is not None
+    assert blocks.final.layers == ("input", "body.0", "body.1", "body.2", "body.3")
+    assert [len(outcome.fuzziness) for outcome in (blocks.final, layers.final)] == [5, 9]
+    assert blocks.final.fuzziness[1:] == layers.final.fuzziness[2::2]
+
+
+@pytest.mark.parametrize("override", ["measure.batch_size=99", "training.batch_size=111"])
+def test_a_last_batch_of_one_image_is_refused_before_training(configure: Configure, override: str) -> None:
+    with pytest.raises(ConfigError, match="the last batch would hold one"):
+        run_one(configure(override))
+
+
+def test_results_that_cannot_be_written_are_said(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="name a folder that can be written to"):
+        run_one(configure(f"results={tmp_path}/file/below"))
+
+
+def test_what_cannot_be_run_is_refused_before_work(configure: Configure, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"measure.epochs=\[1\]: training.snapshots keeps the epochs \[0, 2\]"):
+        run_one(configure("measure.epochs=[1]"))
+    with pytest.raises(ConfigError, match="compute.device=warp"):
+        run_one(configure("compute.device=warp"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="compute.device=cuda: not on this machine"):
+            run_one(configure("compute.device=cuda"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failing_run_is_recorded_with_its_error(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("disk is full")
+
+    monkeypatch.setattr(Run, "append_epoch", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        run_one(configure())
+    monkeypatch.undo()
+    (run,) = all_runs(Path(configure().results))
+    assert run.state()["state"] == "failed"
+    assert run.state()["error"] == "OSError: disk is full"
+    outcome = run_one(configure())
+    assert outcome.state == "done"
+    assert "error" not in json.loads((run.path / "state.json").read_text())
+
+
+def test_a_gpus_arithmetic_is_what_the_config_says() -> None:
+    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    config = compose_config(["compute.tf32=true", "compute.deterministic=true"])
+    try:
+        set_arithmetic(config.compute, torch.device("cuda"))
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        torch.use_deterministic_algorithms(False)
+        del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+class Interferer(Observer):
+    """Does something to the runs, once, after an epoch."""
+
+    def __init__(self, epoch: int, interfere: Callable[[], None]) -> None:
+        self.epoch, self.interfere = epoch, interfere
+
+    def advance(self, members: Sequence[Epoch]) -> None:
+        if members[0].epoch == self.epoch:
+            self.interfere()
+
+
+def test_a_run_that_was_taken_over_is_not_written_to_any_more(configure: Configure, tmp_path: Path) -> None:
+    asked = [configure("training.epochs=30", "compute.checkpoint_every=1", f"seed={seed}") for seed in (1, 2)]
+    left: dict[Path, bytes] = {}
+
+    def take_over() -> None:
+        """What another host does after a silence of fifteen minutes, which this process has slept through."""
+        for run in all_runs(tmp_path):
+            (run.path / "owner.json").unlink()
+            (run.path / "owner.json").write_text(json.dumps({"host": "elsewhere", "process": 7, "token": "another"}))
+            left.update({path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()})
+
+    with pytest.raises(InUse, match=r"run [0-9a-f]{16} was taken over by process 7 on elsewhere: "):
+        execute(asked, Interferer(4, take_over))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("runs/*/*") if path.is_file()}.items() <= left.items()
+    assert {path for run in all_runs(tmp_path) for path in run.path.rglob("*") if path.is_file()} == left.keys()
+    for run in all_runs(tmp_path):
+        os.utime(run.path / "owner.json", (0, 0))
+    assert [outcome.trained_epochs for outcome in execute(asked)] == [27, 27]
+
+
+class Looks(Observer):
+    """Wants a stop from so many looks on, after an epoch."""
+
+    def __init__(self, looks: int, epoch: int = 0) -> None:
+        self.looks, self.epoch, self.now = looks, epoch, 0
+
+    def advance(self, members: Sequence[Epoch]) -> None:
+        self.now = members[0].epoch
+
+    def wants_stop(self) -> bool:
+        self.looks -= self.now >= self.epoch
+        return self.looks < 0
+
+
+def test_measuring_finished_runs_heeds_a_stop_between_them(configure: Configure, tmp_path: Path) -> None:
+    execute([configure(f"seed={seed}") for seed in (1, 2, 3)])
+    asked = [configure(f"seed={seed}", "measure.batch_norm=running") for seed in (1, 2, 3)]
+    with pytest.raises(Stopped):
+        execute(asked, Looks(1))
+    assert sorted(len(run.load_measures()) for run in all_runs(tmp_path)) == [1, 1, 2]
+    assert all(outcome.trained_epochs == 0 and outcome.final for outcome in execute(asked))
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2])
+def test_a_stop_while_a_population_is_measured_loses_nothing(configure: Configure, tmp_path: Path, looks: int) -> None:
+    stores = (tmp_path / "whole", tmp_path / "stopped")
+    whole, stopped = (
+        [configure("training.epochs=12", f"seed={seed}", f"results={store}") for seed in (1, 2)] for store in stores
+    )
+    execute(whole)
+    with pytest.raises(Stopped, match="after epoch 10"):
+        execute(stopped, Looks(looks, epoch=10))
+    runs = list(all_runs(stores[1]))
+    assert [run.snapshot_epochs() for run in runs] == [[0, 10], [0, 10]]
+    # Of two members as many are measured as there were looks before the stop.
+    measured = [{record.epoch for record in run.load_measure(stopped[0].measure)} for run in runs]
+    assert sorted(map(len, measured)) == sorted([1 + (member < looks) for member in range(2)])
+    assert [outcome.trained_epochs for outcome in execute(stopped)] == [2, 2]
+    for run in runs:
+        other = Run(stores[0], run.id)
+        for name in ("metrics.jsonl", "snapshots/epoch_0010.safetensors", "snapshots/epoch_0012.safetensors"):
+            assert (run.path / name).read_bytes() == (other.path / name).read_bytes()
+        assert run.load_measures() == other.load_measures()
+
+
+def test_what_another_process_began_between_the_look_and_the_hold_goes_on(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2)]
+    partner = configure("training.epochs=12", "seed=3")
+    unhurried = Run.held
+
+    def held(run: Run) -> AbstractContextManager[None]:
+        monkeypatch.setattr(Run, "held", unhurried)
+        with pytest.raises(Stopped):
+            execute([asked[0], partner], Looks(0, epoch=5))
+        return unhurried(run)
+
+    monkeypatch.setattr(Run, "held", held)
+    outcomes = execute(asked)
+    assert [(outcome.state, outcome.trained_epochs) for outcome in outcomes] == [("done", 7), ("done", 12)]
+    assert [run.state()["state"] for run in all_runs(tmp_path)] == ["done"] * 3

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equisep.analysis.statistics import (
+    Interval,
+    broken_stick_correlations,
+    compare_laws,
+    independence_p_value,
+    interval_over_seeds,
+    partial_rank_correlation,
+    rank_correlation,
+)
+from equisep.measures.law import fit_law, normalized_auc
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.01, 1000.0), st.integers(3, 40))
+def test_an_exact_law_is_found_again(ratio: float, first: float, layers: int) -> None:
+    law = fit_law(first * ratio ** np.arange(layers))
+    assert law.decay_ratio == pytest.approx(ratio, rel=1e-9)
+    assert law.pearson_r == pytest.approx(-1.0, abs=1e-9)
+    assert law.r_squared == pytest.approx(1.0, abs=1e-9)
+    assert first * ratio**law.half_life == pytest.approx(first / 2, rel=1e-9)
+    assert law.layer_ratios == pytest.approx([ratio] * (layers - 1), rel=1e-9)
+    assert law.largest_residual < 1e-9
+
+
+def test_noisy_law_agrees_with_the_textbook() -> None:
+    log_fuzziness = np.array([3.6, 2.4, 1.5, 0.2])
+    law = fit_law(np.exp(log_fuzziness))
+    layers = np.arange(4)
+    covariance = np.cov(layers, log_fuzziness)
+    slope = covariance[0, 1] / covariance[0, 0]
+    residuals = log_fuzziness - log_fuzziness.mean() - slope * (layers - 1.5)
+    assert law.slope == pytest.approx(slope)
+    assert law.pearson_r == pytest.approx(np.corrcoef(layers, log_fuzziness)[0, 1])
+    assert law.slope_standard_error == pytest.approx(math.sqrt(residuals @ residuals / 2 / 5.0))
+
+
+def test_the_released_code_at_depth_8() -> None:
+    """D per layer and r as printed by the released code for Adam on Fashion-MNIST."""
+    law = fit_law([36.81, 15.40, 9.09, 5.43, 3.28, 1.59, 0.762, 0.460])
+    assert law.pearson_r == pytest.approx(-0.9978, abs=5e-5)
+
+
+def test_no_decay_has_no_half_life() -> None:
+    assert fit_law([1.0, 2.0, 4.0]).half_life == math.inf
+    constant = fit_law([2.0, 2.0, 2.0])
+    assert constant.decay_ratio == 1.0
+    assert math.isnan(constant.pearson_r)
+
+
+def test_two_layers_leave_no_standard_error() -> None:
+    assert math.isnan(fit_law([2.0, 1.0]).slope_standard_error)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [([1.0], "at least two"), ([1.0, 0.0], "layer 1 is 0"), ([1.0, math.nan], "nan"), ([[1.0, 2.0]], "flat list")],
+)
+def test_bad_input_is_refused(values: list, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        fit_law(values)
+
+
+def test_the_interval_over_seeds_is_the_bootstrap_of_the_mean() -> None:
+    interval = interval_over_seeds([3.0, 1.0, 2.0, 5.0, 4.0])
+    assert (interval.mean, interval.n) == (3.0, 5)
+    assert 1.5 < interval.low < 2.0
+    assert 4.0 < interval.high < 4.5
+    assert interval_over_seeds([1.0, 2.0, 3.0, 4.0, 5.0]) == interval
+
+
+def test_an_interval_of_one_seed_is_none_of_equal_seeds_a_point_and_of_infinite_ones_infinite() -> None:
+    assert math.isnan(interval_over_seeds([2.0]).low)
+    assert interval_over_seeds([2.0, 2.0]) == Interval(2.0, 2.0, 2.0, 2)
+    for wild in (math.inf, math.nan):
+        interval = interval_over_seeds([1.0, wild])
+        assert (interval.low, interval.high) == (-math.inf, math.inf)
+    with pytest.raises(ValueError, match="at least one value"):
+        interval_over_seeds([])
+
+
+def test_residual_and_curvature_are_told_as_shares_of_the_fall() -> None:
+    layers = np.arange(5)
+    law = fit_law(np.exp(-2.0 * layers + 0.1 * layers**2))
+    assert law.curvature == pytest.approx(0.1)
+    assert law.fall == pytest.approx(-law.slope * 4)
+    assert law.relative_curvature == pytest.approx(0.1 * 16 / 4 / law.fall)
+    assert law.relative_residual == pytest.approx(law.largest_residual / law.fall)
+    rising = fit_law([1.0, 2.0, 3.0])
+    assert rising.relative_residual == rising.relative_curvature == math.inf
+    assert math.isnan(rising.fall)
+
+
+@given(st.floats(0.05, 0.95), st.integers(3, 20))
+def test_equal_ratios_have_no_inequality_and_unequal_ones_have_as_much_at_any_scale(ratio: float, layers: int) -> None:
+    assert fit_law(ratio ** np.arange(layers)).log_ratio_cv == pytest.approx(0, abs=1e-9)
+    falls = np.resize([1.0, 3.0], layers * 2)
+    for scale in (0.1, 1.0):
+        law = fit_law(np.exp(-scale * np.concatenate([[0], np.cumsum(falls)])))
+        assert law.log_ratio_cv == pytest.approx(0.5)
+    assert fit_law([2.0, 1.0, 2.0]).log_ratio_cv == math.inf
+
+
+def test_each_kind_of_law_is_told_from_the_others() -> None:
+    layers = np.arange(8)
+    noise = np.exp(0.05 * np.array([1, -1, -1, 1, 1, -1, -1, 1]))
+    assert compare_laws(10 * 0.5**layers * noise).best == "exponential"
+    assert compare_laws(10 / (1 + layers) ** 2 * noise).best == "power"
+    assert compare_laws(10 * noise).best == "constant"
+    assert compare_laws(10 * 0.5**layers * noise).advantage > 2
+    assert compare_laws(10 * noise).advantage < 0
+    assert compare_laws(10 * 0.5**layers).advantage == math.inf
+    with pytest.raises(ValueError, match="D of layer 1 is 0.0"):
+        compare_laws([1.0, 0.0])
+
+
+def test_aic_is_the_textbooks() -> None:
+    log_fuzziness = np.array([3.6, 2.4, 1.5, 0.2, 0.1])
+    residuals = log_fuzziness - log_fuzziness.mean()
+    variance = residuals @ residuals / 5
+    likelihood = -5 / 2 * (math.log(2 * math.pi * variance) + 1)
+    assert compare_laws(np.exp(log_fuzziness)).constant == pytest.approx(2 * 1 - 2 * likelihood)
+
+
+def test_rank_correlation_knows_order_alone_and_leaves_out_what_is_no_number() -> None:
+    assert rank_correlation([1, 2, 3, math.nan], [1, 10, 100, 0]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4], [4, 3, 1, 2]) == pytest.approx(-0.8)
+    assert math.isnan(rank_correlation([1, 2], [1, 2]))
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(6, 40))
+def test_with_one_thing_held_fixed_the_correlation_is_the_textbooks(seed: int, cases: int) -> None:
+    """Partial correlation of ranks by its recursion from the three plain ones (Conover, 1999)."""
+    one, other, third = np.random.default_rng(seed).normal(size=(3, cases))
+    other = other + third
+    plain, with_one, with_other = (rank_correlation(*pair) for pair in ((one, other), (one, third), (other, third)))
+    if max(abs(with_one), abs(with_other)) > 0.999:
+        return
+    expected = (plain - with_one * with_other) / math.sqrt((1 - with_one**2) * (1 - with_other**2))
+    assert partial_rank_correlation(one, other, [third]) == pytest.approx(expected, abs=1e-9)
+    assert partial_rank_correlation(one, other, []) == pytest.approx(plain)
+
+
+def test_what_a_third_thing_explains_is_no_correlation() -> None:
+    random = np.random.default_rng(0)
+    depth = np.repeat([4, 8, 20], 200)
+    one, other = depth + random.normal(size=(2, 600))
+    assert rank_correlation(one, other) > 0.8
+    assert abs(partial_rank_correlation(one, other, [depth])) < 0.1
+    assert math.isnan(partial_rank_correlation(depth, other, [depth]))
+    assert math.isnan(partial_rank_correlation(one[:3], other[:3], [depth[:3]]))
+    beside = np.append(one, math.nan)
+    assert partial_rank_correlation(beside, np.append(other, 0), [np.append(depth, 4)]) == pytest.approx(
+        partial_rank_correlation(one, other, [depth])
+    )
+
+
+def test_the_mean_height_of_a_curve() -> None:
+    assert normalized_auc([0, 1, 3], [2, 2, 2]) == pytest.approx(2)
+    assert normalized_auc([0, 1, 3], [1, 0, 0]) == pytest.approx(0.5 / 3)
+    assert normalized_auc([3, 0, 1], [0, 1, 0]) == pytest.approx(0.5 / 3)
+
+
+def test_r_by_chance_through_three_layers_is_what_can_be_worked_out() -> None:
+    """Two falls u and 1 − u: r = −1 / √(2 (u² + 1 − (1 + u)²/3)), for u uniform on 0 … 1."""
+    share = (np.arange(100_000) + 0.5) / 100_000
+    expected = np.sort(-1 / np.sqrt(2 * (share**2 + 1 - (1 + share) ** 2 / 3)))
+    found = broken_stick_correlations(3)
+    assert np.abs(np.quantile(found, np.linspace(0, 1, 21)) - np.quantile(expected, np.linspace(0, 1, 21))).max() < 2e-3
+
+
+def test_r_by_chance_is_near_the_line_and_the_nearer_the_more_layers() -> None:
+    """Independent falls add up to a line: deep networks have a high correlation without equal ratios."""
+    medians = [np.median(broken_stick_correlations(layers)) for layers in (4, 8, 20)]
+    assert -0.97 < medians[0] < -0.94
+    assert medians[0] > medians[1] > medians[2] > -0.99
+    with pytest.raises(ValueError, match="at least 3"):
+        broken_stick_correlations(2)
+
+
+def test_r_where_log_d_has_nothing_to_do_with_the_layer() -> None:
+    values = np.random.default_rng(0).normal(size=(100_000, 4))
+    centred = values - values.mean(axis=1, keepdims=True)
+    r = centred @ (np.arange(4) - 1.5) / np.sqrt((centred**2).sum(axis=1) * 5)
+    for threshold in (-0.97, -0.5, 0.5):
+        assert independence_p_value(threshold, 4) == pytest.approx((r <= threshold).mean(), abs=5e-3)
+    assert independence_p_value(-0.97, 20) < 1e-9
+    with pytest.raises(ValueError, match="at least 3"):
+        independence_p_value(-0.9, 2)

@@ -1,0 +1,318 @@
+"""D against its definition: covariance and pinv in float64, beyond that 50 digits of mpmath."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mpmath
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import equisep
+from equisep.measures import separation as module
+from equisep.measures.separation import (
+    ClassSums,
+    PrincipalComponents,
+    as_class_labels,
+    fuzziness_of_draws,
+    separation_fuzziness,
+    separation_of,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def scatters(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    within = np.zeros((features.shape[1],) * 2)
+    between = np.zeros_like(within)
+    for label in np.unique(labels):
+        rows = features[labels == label]
+        deviations = rows - rows.mean(axis=0)
+        offset = rows.mean(axis=0) - features.mean(axis=0)
+        within += deviations.T @ deviations / len(features)
+        between += len(rows) / len(features) * np.outer(offset, offset)
+    return within, between
+
+
+def by_definition(features: np.ndarray, labels: np.ndarray) -> float:
+    within, between = scatters(features, labels)
+    return float(np.trace(within @ scipy.linalg.pinv(between)))
+
+
+def condition(features: np.ndarray, labels: np.ndarray) -> float:
+    """Condition of the non-zero spectrum of SS_b."""
+    values = np.linalg.eigvalsh(scatters(features, labels)[1])
+    kept = values[values > len(values) * np.finfo(float).eps * values[-1]]
+    return float(kept[-1] / kept[0])
+
+
+@st.composite
+def labelled_features(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Random features: imbalanced classes, dead and repeated columns, means of low rank, an offset."""
+    rng = np.random.default_rng(draw(seeds))
+    sizes = draw(st.lists(st.integers(1, 12), min_size=2, max_size=6))
+    width = draw(st.integers(1, 20))
+    labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    rank = draw(st.integers(1, 5))
+    means = rng.normal(size=(len(sizes), rank)) @ rng.normal(size=(rank, width))
+    features = means[labels] + 10 ** draw(st.floats(-2, 1)) * rng.normal(size=(len(labels), width))
+    features[:, rng.random(width) < draw(st.sampled_from([0.0, 0.3]))] = draw(st.sampled_from([0.0, 1.0]))
+    if draw(st.booleans()):
+        features = np.hstack([features, features[:, :3]])
+    return features, labels
+
+
+@given(labelled_features())
+def test_equals_the_definition(case: tuple[np.ndarray, np.ndarray]) -> None:
+    features, labels = case
+    between = scatters(features, labels)[1]
+    assume(np.linalg.norm(between) > 1e-12)
+    assume(condition(features, labels) <= 1e5)
+    assert separation_fuzziness(features, labels) == pytest.approx(by_definition(features, labels), rel=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, exponent=st.floats(2.5, 5.5), spread=st.floats(-8, 3), offset=st.sampled_from([0.0, 1.0, 1e4]))
+def test_equals_fifty_digits_where_the_spectrum_is_ill_conditioned(
+    seed: int, exponent: float, spread: float, offset: float
+) -> None:
+    """Condition of SS_b up to 1e12, spread within classes from tiny to a thousand times the largest distance."""
+    rng = np.random.default_rng(seed)
+    means = np.diag([1.0, 0.3, 10.0**-exponent]) @ np.linalg.qr(rng.normal(size=(6, 3)))[0].T
+    labels = np.repeat(np.arange(4), 6)
+    noise = rng.normal(size=(24, 6))
+    for label in range(4):
+        noise[labels == label] -= noise[labels == label].mean(axis=0)
+    features = np.vstack([means, np.zeros(6)])[labels] + 10.0**spread * noise + offset
+    with mpmath.workdps(50):
+        expected = mpmath_fuzziness(features, labels)
+    assert separation_fuzziness(features, labels) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-250, 1e-170, 1e-20, 1e160, 1e290])
+def test_no_scale_is_too_small_or_too_large(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(50, 4)), np.arange(50) % 5
+    assert separation_fuzziness(features * scale, labels) == pytest.approx(separation_fuzziness(features, labels))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x.tolist(),
+        lambda x: x[::-1][::-1],
+        lambda x: x.astype(">f8"),
+        lambda x: torch.as_tensor(x).requires_grad_(),
+        pd.DataFrame,
+    ],
+)
+def test_any_kind_of_array_serves(convert: Callable[[np.ndarray], object]) -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(50, 4)), np.arange(50) % 5
+    assert separation_fuzziness(convert(features), labels) == separation_fuzziness(features, pd.Series(labels))
+
+
+def mpmath_fuzziness(features: np.ndarray, labels: np.ndarray) -> mpmath.mpf:
+    exact = mpmath.matrix(features.tolist())
+    points, width = features.shape
+    rows = [exact[i, :] for i in range(points)]
+    centre = sum(rows[1:], rows[0]) / points
+    within, between = mpmath.zeros(width), mpmath.zeros(width)
+    for label in np.unique(labels):
+        members = [rows[i] for i in np.flatnonzero(labels == label)]
+        mean = sum(members[1:], members[0]) / len(members)
+        between += (mean - centre).T * (mean - centre) * len(members) / points
+        for row in members:
+            within += (row - mean).T * (row - mean) / points
+    values, vectors = mpmath.eigsy(between)
+    floor = width * mpmath.mpf(2) ** -52 * max(values)
+    total = mpmath.mpf(0)
+    for i in range(width):
+        if values[i] > floor:
+            direction = vectors[:, i]
+            total += (direction.T * within * direction)[0] / values[i]
+    return total
+
+
+@given(seed=seeds)
+def test_moving_rotating_or_scaling_the_features_changes_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    features, labels = rng.normal(size=(30, 5)), np.arange(30) % 3
+    rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    moved = 7.0 * features @ rotation + 100.0
+    assert separation_fuzziness(moved, labels) == pytest.approx(separation_fuzziness(features, labels), rel=1e-9)
+
+
+@given(seed=seeds, chunk=st.integers(1, 40))
+def test_rows_may_come_in_any_batches(seed: int, chunk: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    features, labels = torch.randn(40, 7, generator=rng), torch.arange(40) % 4
+    sums = ClassSums(as_class_labels(labels, 40))
+    for batch in features.split(chunk):
+        sums.add(batch)
+    scatter = sums.scatter()
+    for batch in features.split(chunk):
+        scatter.add(batch)
+    assert scatter.separation().fuzziness == pytest.approx(separation_fuzziness(features, labels), rel=1e-12)
+
+
+def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = torch.randn(50, 9), torch.arange(50) % 5
+    whole = separation_fuzziness(features, labels)
+    monkeypatch.setattr(module, "CHUNK_VALUES", 20)
+    assert separation_fuzziness(features, labels) == pytest.approx(whole, rel=1e-12)
+
+
+def test_input_layer_of_fashion_mnist_has_the_released_fuzziness(fashion: object) -> None:
+    result = separation_of(fashion.train.inputs, fashion.train.labels)  # type: ignore[attr-defined]
+    assert result.fuzziness == pytest.approx(36.8143, rel=1e-5)
+    assert (result.rank, result.classes) == (9, 10)
+    assert result.nc1 == result.fuzziness / 10
+
+
+def test_rank_counts_directions_between_class_means() -> None:
+    line = np.array([0.0, 0.1, 1.0, 1.1, 2.0, 2.1])[:, None]
+    assert separation_of(np.hstack([line, line, 0 * line]), [0, 0, 1, 1, 2, 2]).rank == 1
+
+
+def test_more_classes_than_features() -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(60, 2)), np.arange(60) % 6
+    result = separation_of(features, labels)
+    assert result.rank == 2
+    assert result.fuzziness == pytest.approx(by_definition(features, labels), rel=1e-9)
+
+
+def test_a_class_of_one_point_adds_nothing_within() -> None:
+    assert separation_fuzziness([[0.0], [5.0]], [0, 1]) == 0.0
+    features = np.array([[0.0, 1.0], [1.0, 0.0], [9.0, 9.0]])
+    assert separation_fuzziness(features, [3, 3, 7]) == pytest.approx(by_definition(features, np.array([3, 3, 7])))
+
+
+def test_dead_features_give_zero_and_rank_zero_as_defined() -> None:
+    result = separation_of(torch.zeros(6, 3), torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert (result.fuzziness, result.rank) == (0.0, 0)
+
+
+def test_equal_weighting_differs_for_imbalanced_classes_only() -> None:
+    rng = np.random.default_rng(1)
+    features, balanced, skewed = rng.normal(size=(40, 3)), np.arange(40) % 4, np.minimum(np.arange(40) % 8, 3)
+    for labels, same in ((balanced, True), (skewed, False)):
+        pair = [separation_of(features, labels, weighting=kind).fuzziness for kind in ("class_size", "equal")]
+        assert (pair[0] == pytest.approx(pair[1], rel=1e-9)) is same
+
+
+def test_a_misspelt_weighting_is_refused() -> None:
+    with pytest.raises(ValueError, match="weighting='clas_size': choose one of class_size, equal"):
+        separation_of([[0.0], [1.0]], [0, 1], weighting="clas_size")  # type: ignore[arg-type]
+
+
+def test_images_are_flattened_and_any_label_numbering_serves() -> None:
+    images = torch.randn(20, 3, 4, 4)
+    labels = torch.arange(20) % 2
+    assert separation_fuzziness(images, labels * 50 - 3) == separation_fuzziness(images.flatten(1), labels)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "words"),
+    [
+        ([[1.0, float("nan")], [2.0, 3.0]], [0, 1], "NaN or infinite"),
+        ([[1.0, float("inf")], [2.0, 3.0]], [0, 1], "NaN or infinite"),
+        ([[1.0], [2.0]], [4, 4], "at least two classes"),
+        ([[1.0], [2.0]], [0, 1, 1], "labels must have shape"),
+        ([[1.0], [2.0]], [0.0, 1.0], "labels must be integers"),
+        ([1.0, 2.0], [0, 1], "shape"),
+        ([[], []], [0, 1], "no values"),
+        ([[1j], [2j]], [0, 1], "real numbers"),
+        ([[1.0], ["a"]], [0, 1], "not an array of numbers"),
+        ([[1e308], [-1e308]], [0, 1], "overflow"),
+    ],
+)
+def test_bad_input_is_refused_with_its_reason(features: list, labels: list, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        separation_fuzziness(features, labels)
+
+
+def test_the_public_name_returns_a_float() -> None:
+    assert type(equisep.separation_fuzziness([[0.0], [0.5], [3.0], [3.2]], [0, 0, 1, 1])) is float
+
+
+def test_principal_components_are_those_of_the_covariance() -> None:
+    """Against the eigenvectors of the p×p covariance, which p = 60 allows; the offset checks the centring."""
+    generator = torch.Generator().manual_seed(0)
+    raw, mix = (torch.randn(rows, 60, generator=generator, dtype=torch.float64) for rows in (200, 60))
+    features = raw @ mix + 100
+    labels = torch.arange(200) % 5
+    projected = PrincipalComponents(features, 7).project(features)
+    _, vectors = torch.linalg.eigh(torch.cov(features.T))
+    expected = (features - features.mean(dim=0)) @ vectors[:, -7:].flip(1)
+    torch.testing.assert_close(projected.abs(), expected.abs(), rtol=1e-8, atol=1e-8)
+    assert separation_fuzziness(projected, labels) == pytest.approx(separation_fuzziness(expected, labels), rel=1e-9)
+
+
+def test_features_of_fewer_directions_keep_all_of_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(50, 3, generator=generator) @ torch.randn(3, 500, generator=generator)
+    labels = torch.arange(50) % 2
+    projection = PrincipalComponents(flat, 100)
+    assert projection.axes.shape == (500, 3)
+    whole = separation_fuzziness(flat, labels)
+    assert separation_fuzziness(projection.project(flat), labels) == pytest.approx(whole, rel=1e-5)
+
+
+def test_features_of_8192_need_no_matrix_of_their_square() -> None:
+    """No tensor on the way is larger than the features themselves."""
+    features = torch.randn(1000, 8192, generator=torch.Generator().manual_seed(0))
+    shapes: list[tuple[int, ...]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            outcome = function(*args, **(kwargs or {}))
+            shapes.extend(tuple(one.shape) for one in tree_leaves(outcome) if isinstance(one, torch.Tensor))
+            return outcome
+
+    with Watch():
+        projected = PrincipalComponents(features, 100).project(features)
+    assert projected.shape == (1000, 100)
+    assert max(torch.Size(shape).numel() for shape in shapes) == 1000 * 8192
+
+
+def test_features_that_are_all_alike_have_no_component_and_no_fuzziness() -> None:
+    labels = torch.arange(50) % 2
+    alike = torch.full((50, 300), 3.5)
+    projected = PrincipalComponents(alike, 100).project(alike)
+    assert projected.shape == (50, 1)
+    assert separation_fuzziness(projected, labels) == separation_fuzziness(alike, labels) == 0.0
+
+
+@settings(deadline=None)
+@given(labelled_features(), st.sampled_from(["class_size", "equal"]))
+def test_many_draws_at_once_are_each_what_they_are_alone(
+    sample: tuple[np.ndarray, np.ndarray], weighting: module.Weighting
+) -> None:
+    features, labels = sample
+    assume(np.trace(scatters(features, labels)[1]) > 1e-9 and condition(features, labels) < 1e6)
+    draws = torch.as_tensor(np.stack([features, 3 * features + 1, features[:, ::-1]])).contiguous()
+    found = fuzziness_of_draws(draws, as_class_labels(labels, len(labels)), weighting=weighting)
+    alone = [separation_of(draw, labels, weighting=weighting).fuzziness for draw in draws]
+    assert found.tolist() == pytest.approx(alone, rel=1e-7, abs=1e-9)
+
+
+def test_many_draws_in_single_precision_and_one_that_is_not_finite() -> None:
+    random = np.random.default_rng(0)
+    labels = torch.arange(1000) % 10
+    features = random.normal(size=(4, 1000, 100)) + 0.3 * random.normal(size=(10, 100))[labels] + 5
+    single = torch.as_tensor(features).float()
+    single[2, 3, 4] = torch.nan
+    found = fuzziness_of_draws(single, labels).tolist()
+    for draw in (0, 1, 3):
+        assert found[draw] == pytest.approx(separation_fuzziness(features[draw], labels), rel=1e-5)
+    assert np.isnan(found[2])
+    assert fuzziness_of_draws(torch.ones(1, 1000, 5), labels).tolist() == [0.0]

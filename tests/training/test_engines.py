@@ -1,0 +1,248 @@
+"""Members of a population against the same networks trained alone as plain nn.Modules."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from benchmarks.baseline import Baseline
+from equisep.config.architectures import FeedForward
+from equisep.config.compose import compose_config
+from equisep.config.schema import Optimizer, Training
+from equisep.data.dataset import Data, Split
+from equisep.measures.law import fit_law
+from equisep.measures.layers import evaluate, measure_separation
+from equisep.networks.families import build_network
+from equisep.networks.fnn import FeedForwardNetwork
+from equisep.training.engine import can_compile
+from equisep.training.feed_forward import FeedForwardProgram
+from equisep.training.modules import ConvolutionalProgram, ModuleProgram
+from equisep.training.population import Member, Population
+
+OPTIMIZERS = {
+    "adam": Optimizer(kind="adam", learning_rate=1e-3, momentum=0.0, weight_decay=5e-4),
+    "sgd": Optimizer(kind="sgd", learning_rate=0.03, momentum=0.0, weight_decay=5e-4),
+    "momentum": Optimizer(kind="sgd", learning_rate=0.01, momentum=0.9, weight_decay=5e-4),
+}
+NEIGHBOURS = [
+    Optimizer(kind="adam", learning_rate=3e-4, momentum=0.0, weight_decay=1e-3),
+    Optimizer(kind="sgd", learning_rate=0.1, momentum=0.5, weight_decay=0.0),
+]
+# 500 images make four batches of 116 and one of 36 an epoch.
+TEN_STEPS = Training(epochs=2, batch_size=116, milestones=[1], decay=0.1, snapshots=[])
+
+
+class AnyModule(nn.Module):
+    """The same network as another class, so that torch.func's program takes it."""
+
+    def __init__(self, network: FeedForwardNetwork) -> None:
+        super().__init__()
+        self.inner = network
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.inner(inputs)
+
+
+def as_double(split: Split) -> Split:
+    return Split(split.inputs.double(), split.labels)
+
+
+def halves(split: Split) -> list[Split]:
+    """Two unlike data sets of equal size."""
+    return [Split(split.inputs[start::2], split.labels[start::2]) for start in (0, 1)]
+
+
+def relative_error(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    return max(
+        float((state[name] - value).double().norm() / value.double().norm().clamp_min(1e-300))
+        for name, value in expected.items()
+    )
+
+
+@pytest.mark.parametrize("depth", [4, 8, 20])
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("kind", ["feed_forward", "any_module"])
+def test_after_ten_steps_every_tensor_agrees_in_float64(fashion: Data, depth: int, optimizer: str, kind: str) -> None:
+    one, other = (as_double(half) for half in halves(fashion.train))
+    configs = [NEIGHBOURS[0], OPTIMIZERS[optimizer], OPTIMIZERS[optimizer], NEIGHBOURS[1]]
+    splits = [one, one, other, other]
+    networks = [
+        build_network(FeedForward(family="fnn", depth=depth, width=100), (1, 10, 10), 10, seed).double()
+        for seed in range(4)
+    ]
+    if kind == "any_module":
+        networks = [AnyModule(network) for network in networks]
+    singles = [
+        Baseline(copy.deepcopy(network), split, config, TEN_STEPS, seed)
+        for seed, (network, split, config) in enumerate(zip(networks, splits, configs, strict=True))
+    ]
+    members = [
+        Member(network, split, config, seed)
+        for seed, (network, split, config) in enumerate(zip(networks, splits, configs, strict=True))
+    ]
+    population = Population(members, TEN_STEPS)
+    assert isinstance(population.program, FeedForwardProgram if kind == "feed_forward" else ModuleProgram)
+    for _ in range(2):
+        epochs = population.run_epoch()
+        losses = [single.run_epoch() for single in singles]
+        assert [epoch.loss for epoch in epochs] == pytest.approx(losses, rel=1e-9)
+    for index, single in enumerate(singles):
+        assert relative_error(population.weights(index), single.network.state_dict()) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [
+        ("fnn architecture.batch_norm=false", ModuleProgram),
+        ("fnn architecture.activation=identity", ModuleProgram),
+        ("fnn_widths architecture.widths=[30,100,30,50]", FeedForwardProgram),
+        ("vgg11 architecture.width_multiplier=0.125", ConvolutionalProgram),
+        ("alexnet architecture.width_multiplier=0.125", ConvolutionalProgram),
+        ("resnet_mixed", ConvolutionalProgram),
+        ("densenet architecture.width_multiplier=0.25", ConvolutionalProgram),
+    ],
+)
+def test_every_family_trains_as_its_plain_module_does(fashion: Data, name: str, program: type) -> None:
+    """Forty images at 32×32 pixels, two epochs of a batch of 32 and one of 8, float64."""
+    architecture, *overrides = name.split()
+    config = compose_config([f"architecture={architecture}", "optimizer.learning_rate=1e-3", *overrides])
+    images = torch.nn.functional.interpolate(fashion.train.inputs[:40].double(), size=32)
+    split = Split(images, fashion.train.labels[:40])
+    training = Training(epochs=2, batch_size=32, milestones=[1], decay=0.1, snapshots=[])
+    networks = [build_network(config.architecture, (1, 32, 32), 10, seed).double() for seed in (1, 2)]
+    rules = [OPTIMIZERS["adam"], OPTIMIZERS["momentum"]]
+    singles = [
+        Baseline(copy.deepcopy(network), split, rule, training, seed)
+        for seed, (network, rule) in enumerate(zip(networks, rules, strict=True))
+    ]
+    members = [
+        Member(network, split, rule, seed) for seed, (network, rule) in enumerate(zip(networks, rules, strict=True))
+    ]
+    population = Population(members, training)
+    assert type(population.program) is program
+    for _ in range(2):
+        epochs = population.run_epoch()
+        assert [epoch.loss for epoch in epochs] == pytest.approx([single.run_epoch() for single in singles], rel=1e-9)
+    for index, single in enumerate(singles):
+        weights = population.weights(index)
+        for key, value in single.network.state_dict().items():
+            # Shifts that the next normalisation takes away have no gradient: what is left of them is rounding.
+            torch.testing.assert_close(weights[key], value, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["fnn", "resnet_two_layer"])
+def test_a_saved_population_goes_on_bit_for_bit(fashion: Data, name: str) -> None:
+    config = compose_config([f"architecture={name}", "optimizer.learning_rate=1e-3"])
+    training = Training(epochs=3, batch_size=32, milestones=[], decay=0.1, snapshots=[])
+    split = Split(fashion.train.inputs[:40], fashion.train.labels[:40])
+
+    def fresh() -> Population:
+        networks = [build_network(config.architecture, (1, 10, 10), 10, seed) for seed in (1, 2)]
+        return Population([Member(network, split, OPTIMIZERS["adam"], 0) for network in networks], training)
+
+    whole, again = fresh(), fresh()
+    whole.run_epoch()
+    again.load_state(copy.deepcopy(whole.state()))
+    assert whole.run_epoch() == again.run_epoch()
+    for index in range(2):
+        weights = again.weights(index)
+        assert all(torch.equal(value, weights[name]) for name, value in whole.weights(index).items())
+
+
+def members_of_depth_8(fashion: Data, seeds: Sequence[int], config: Optimizer = OPTIMIZERS["adam"]) -> list[Member]:
+    shape = FeedForward(family="fnn", depth=8, width=100)
+    return [Member(build_network(shape, (1, 10, 10), 10, seed), fashion.train, config, seed) for seed in seeds]
+
+
+def test_the_first_loss_agrees_in_float32(fashion: Data) -> None:
+    population = Population(members_of_depth_8(fashion, [666, 1]), TEN_STEPS)
+    alone = [
+        Baseline(member.network, member.split, member.optimizer, TEN_STEPS, member.seed)
+        for member in population.members
+    ]
+    batches = [order.next_epoch()[:128] for order in population.orders]
+    inputs = torch.stack([fashion.train.inputs[batch] for batch in batches])
+    loss, _ = population.program.step(inputs, torch.stack([fashion.train.labels[batch] for batch in batches]))
+    for single, batch, first in zip(alone, batches, loss.tolist(), strict=True):
+        assert single.step(batch).item() == pytest.approx(first, rel=1e-5)
+
+
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
+def test_compiled_kernels_compute_what_plain_ones_do(fashion: Data) -> None:
+    plain, compiled = (
+        Population(
+            [
+                Member(m.network.double(), as_double(fashion.train), m.optimizer, m.seed)
+                for m in members_of_depth_8(fashion, [1, 2])
+            ],
+            TEN_STEPS,
+            compiled=compiled,
+        )
+        for compiled in (False, True)
+    )
+    first, second = plain.run_epoch(), compiled.run_epoch()
+    assert [epoch.loss for epoch in second] == pytest.approx([epoch.loss for epoch in first], rel=1e-9)
+    for index in range(2):
+        assert relative_error(compiled.weights(index), plain.weights(index)) < 1e-8
+
+
+def test_a_member_that_diverges_does_not_touch_the_others(fashion: Data) -> None:
+    wild = Optimizer(kind="sgd", learning_rate=1e30, momentum=0.0, weight_decay=5e-4)
+    tame = OPTIMIZERS["sgd"]
+    together, apart = members_of_depth_8(fashion, [1, 2, 3], tame), members_of_depth_8(fashion, [1, 2, 3], tame)
+    together[1] = Member(together[1].network, together[1].split, wild, together[1].seed)
+    populations = [Population(members, TEN_STEPS) for members in (together, apart)]
+    for _ in range(2):
+        mixed, calm = (population.run_epoch() for population in populations)
+    assert mixed[1].diverged
+    for index in (0, 2):
+        assert mixed[index] == calm[index]
+        states = [population.weights(index) for population in populations]
+        assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_members_come_out_as_plain_modules_that_can_go_in_again(fashion: Data) -> None:
+    population = Population(members_of_depth_8(fashion, [1, 2]), TEN_STEPS)
+    population.run_epoch()
+    out = copy.deepcopy(population.program.module(1))
+    assert type(out) is FeedForwardNetwork
+    assert int(out.hidden[0][1].num_batches_tracked) == 9
+    again = Population([Member(out, fashion.train, OPTIMIZERS["adam"], 2)], TEN_STEPS)
+    assert relative_error(again.weights(0), population.weights(1)) == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
+def test_sixteen_seeds_are_distributed_alike_in_float32(fashion: Data) -> None:
+    """r, ρ, training and test accuracy after 60 epochs: Kolmogorov–Smirnov and means."""
+    training = Training(epochs=60, batch_size=128, milestones=[20, 40], decay=0.1, snapshots=[])
+    members = members_of_depth_8(fashion, range(16))
+    alone = [
+        Baseline(copy.deepcopy(member.network), member.split, member.optimizer, training, member.seed)
+        for member in members
+    ]
+    population = Population(members, training, compiled=True)
+    for _ in range(training.epochs):
+        population.run_epoch()
+        for single in alone:
+            single.run_epoch()
+    together = [statistics_of(population.program.module(index), fashion) for index in range(16)]
+    apart = [statistics_of(single.network, fashion) for single in alone]
+    for one, other in zip(np.transpose(together), np.transpose(apart), strict=True):
+        assert stats.ks_2samp(one, other).pvalue > 0.05
+        spread = np.std(other, ddof=1)
+        assert abs(np.mean(one) - np.mean(other)) <= 3 * spread * (2 / 16) ** 0.5 + 1e-12
+
+
+def statistics_of(network: nn.Module, fashion: Data) -> tuple[float, ...]:
+    train, test = fashion.train, fashion.test
+    measured = measure_separation(network, train.inputs, train.labels, [f"hidden.{layer}" for layer in range(7)])
+    law = fit_law([value.fuzziness for value in measured.values()])
+    accuracies = [evaluate(network, split.inputs, split.labels).accuracy for split in (train, test)]
+    return law.pearson_r, law.decay_ratio, *accuracies

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from equisep.config.architectures import FeedForward
+from equisep.config.compose import compose_config
+from equisep.config.schema import Optimizer, Phase, Training
+from equisep.data.dataset import Data
+from equisep.networks.families import build_network
+from equisep.training.population import DataOrder, Member, Population, learning_layers, learning_rate_factor
+
+DEPTH_8 = FeedForward(family="fnn", depth=8, width=100)
+
+
+def make_population(fashion: Data, *, rate: float = 1e-3, kind: str = "adam", momentum: float = 0.0) -> Population:
+    optimizer = Optimizer(kind=kind, learning_rate=rate, momentum=momentum, weight_decay=5e-4)
+    training = Training(epochs=600, batch_size=128, milestones=[200, 400], decay=0.1, snapshots=[0])
+    network = build_network(DEPTH_8, (1, 10, 10), 10, seed=666)
+    return Population([Member(network, fashion.train, optimizer, seed=666)], training)
+
+
+def test_the_first_epochs_are_the_released_codes(fashion: Data) -> None:
+    population = make_population(fashion)
+    losses = [population.run_epoch()[0].loss for _ in range(4)]
+    assert losses[:2] == pytest.approx([1.9365, 1.2666], abs=1e-3)
+    assert losses[2:] == pytest.approx([0.9435, 0.7434], abs=1e-2)
+
+
+@pytest.mark.parametrize(("kind", "momentum"), [("adam", 0.0), ("sgd", 0.0), ("sgd", 0.9)])
+def test_a_saved_state_goes_on_bit_for_bit(fashion: Data, kind: str, momentum: float) -> None:
+    whole = make_population(fashion, kind=kind, momentum=momentum)
+    whole.run_epoch()
+    saved = copy.deepcopy(whole.state())
+    expected = whole.run_epoch()
+    again = make_population(fashion, kind=kind, momentum=momentum)
+    again.load_state(saved)
+    assert again.run_epoch() == expected
+    for name, value in whole.weights(0).items():
+        assert torch.equal(value, again.weights(0)[name])
+
+
+def test_plain_sgd_takes_the_textbook_step(fashion: Data) -> None:
+    """One batch of the whole set: w ← w − η (∇L + λ w), on every parameter."""
+    network = build_network(DEPTH_8, (1, 10, 10), 10, seed=1).double()
+    split = type(fashion.train)(fashion.train.inputs.double(), fashion.train.labels)
+    optimizer = Optimizer(kind="sgd", learning_rate=0.1, momentum=0.0, weight_decay=5e-4)
+    training = Training(epochs=1, batch_size=1000, milestones=[], decay=0.1, snapshots=[])
+    before = copy.deepcopy(network)
+    loss = torch.nn.functional.cross_entropy(before(split.inputs), split.labels)
+    gradients = torch.autograd.grad(loss, list(before.parameters()))
+    population = Population([Member(network, split, optimizer, seed=0)], training)
+    (epoch,) = population.run_epoch()
+    assert epoch.loss == pytest.approx(loss.item(), rel=1e-9)
+    for new, old, gradient in zip(
+        population.program.module(0).parameters(), before.parameters(), gradients, strict=True
+    ):
+        torch.testing.assert_close(new, old - 0.1 * (gradient + 5e-4 * old), rtol=1e-9, atol=1e-12)
+
+
+def test_data_order_is_numpys_shuffle_of_a_fresh_range() -> None:
+    np.random.seed(666)
+    order = DataOrder(1000, 666)
+    for _ in range(3):
+        expected = np.arange(1000, dtype=np.int32)
+        np.random.shuffle(expected)
+        assert order.next_epoch().tolist() == expected.tolist()
+
+
+def test_the_rate_falls_at_the_milestones() -> None:
+    training = Training(epochs=600, batch_size=128, milestones=[200, 400], decay=0.1, snapshots=[])
+    factors = [learning_rate_factor(training, epoch) for epoch in (0, 199, 200, 399, 400, 599)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_a_diverged_epoch_says_so(fashion: Data) -> None:
+    population = make_population(fashion, kind="sgd", rate=1e30)
+    (epoch,) = population.run_epoch()
+    assert epoch.diverged
+    assert not math.isfinite(epoch.loss)
+
+
+HALVES = [Phase(start=0, first=1, last=4), Phase(start=2, first=5, last=8)]
+
+
+def half_by_half(fashion: Data, *, frozen_decay: bool = False, kind: str = "adam") -> Population:
+    training = Training(
+        epochs=4, batch_size=128, milestones=[], decay=0.1, phases=HALVES, frozen_decay=frozen_decay, snapshots=[]
+    )
+    members = []
+    for seed in (1, 2):
+        optimizer = Optimizer(kind=kind, learning_rate=1e-3 * seed, momentum=0.0, weight_decay=5e-4)
+        members.append(Member(build_network(DEPTH_8, (1, 10, 10), 10, seed), fashion.train, optimizer, seed))
+    return Population(members, training)
+
+
+def snapshot(population: Population) -> list[dict[str, torch.Tensor]]:
+    return [{name: value.clone() for name, value in population.weights(index).items()} for index in range(2)]
+
+
+def layer_of(name: str) -> int:
+    """Return the layer, from 1 on, that a parameter or buffer of a feed-forward network of depth 8 belongs to."""
+    return 8 if name.startswith("classifier") else int(name.split(".")[1]) + 1
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_held_layers_do_not_move_by_a_bit_but_their_statistics_go_on(fashion: Data, kind: str) -> None:
+    population = half_by_half(fashion, kind=kind)
+    for learning in (range(1, 5), range(5, 9)):
+        before = snapshot(population)
+        for _ in range(2):
+            population.run_epoch()
+        for old, new in zip(before, snapshot(population), strict=True):
+            for name, value in old.items():
+                if "running" in name or "num_batches" in name:
+                    assert not torch.equal(value, new[name]), name
+                else:
+                    assert torch.equal(value, new[name]) == (layer_of(name) not in learning), name
+
+
+def test_released_decay_of_held_layers_is_that_of_zero_gradients(fashion: Data) -> None:
+    """Under torch 1.9 frozen parameters had zero gradients, so that weight decay, through Adam, moved them."""
+    population = half_by_half(fashion, frozen_decay=True, kind="sgd")
+    before = snapshot(population)
+    population.run_epoch()
+    for seed, (old, new) in enumerate(zip(before, snapshot(population), strict=True), start=1):
+        shrunk = (1 - 1e-3 * seed * 5e-4) ** 8
+        held = [name for name in old if layer_of(name) > 4 and name.endswith(("weight", "bias"))]
+        assert len(held) == 3 * 4 + 2
+        for name in held:
+            torch.testing.assert_close(new[name], old[name] * shrunk, rtol=1e-6, atol=1e-9)
+    adam = half_by_half(fashion, frozen_decay=True)
+    before = snapshot(adam)
+    adam.run_epoch()
+    assert not torch.equal(before[0]["hidden.6.0.weight"], snapshot(adam)[0]["hidden.6.0.weight"])
+
+
+def test_half_by_half_goes_on_bit_for_bit_across_the_halves(fashion: Data) -> None:
+    whole, again = half_by_half(fashion), half_by_half(fashion)
+    for _ in range(2):
+        whole.run_epoch()
+    again.load_state(copy.deepcopy(whole.state()))
+    for _ in range(2):
+        assert whole.run_epoch() == again.run_epoch()
+    for one, other in zip(snapshot(whole), snapshot(again), strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_the_frozen_schedule_is_the_released_one() -> None:
+    training = compose_config(["training=frozen", "architecture.depth=20"]).training
+    assert training.epochs == 1500
+    learning = [learning_layers(training, epoch) for epoch in (0, 899, 900, 1499)]
+    assert learning == [range(1, 11), range(1, 11), range(11, 21), range(11, 21)]
+    factors = [learning_rate_factor(training, epoch) for epoch in (0, 899, 900, 1099, 1100, 1299, 1300)]
+    assert factors == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01])
+    assert learning_layers(compose_config([]).training, 0) is None
