@@ -20,7 +20,7 @@ from equisep.execution.train import execute
 from equisep.store.run import Run
 from tests.conftest import ROOT
 from tests.store.test_readers import KEYS_LOGGED, free_port
-from tests.test_report import browser  # noqa: F401
+from tests.analysis.test_report import browser  # noqa: F401
 
 
 def panels() -> dict[str, list[dict[str, Any]]]:

@@ -22,11 +22,10 @@ from equisep.config.schema import Config
 from equisep.config.validation import ConfigError
 from equisep.data.dataset import Data
 from equisep.execution.job import prepare
-from equisep.execution.slurm import _end_of
 from equisep.execution.slurm_options import Resources, refuse_idle_or_missing
 from equisep.execution.slurm_task import PopulationTask
-from equisep.store.locks import TaskEnded
 from equisep.store.run import Run, Submitted, all_runs
+from equisep.store.status import TaskEnded, outcome_of_task
 from tests.conftest import ROOT
 from tests.slurm_cluster import NoSlurm, throwaway_cluster
 
@@ -156,7 +155,7 @@ def test_a_log_tells_why_slurm_ended_its_task(tmp_path: Path, configure: Callabl
     log.write_bytes(
         b"slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch.\nsubmitit WARNING - Bypassing \xff\n"
     )
-    told = _end_of(job, Submitted("7_0", "equisep-1"), False, tmp_path)
+    told = outcome_of_task(job.run, job.config, Submitted("7_0", "equisep-1"), {}, tmp_path)
     assert isinstance(told, TaskEnded)
     assert str(log) in str(told)
     assert "Detected 1 oom_kill event" in str(told)
@@ -167,7 +166,7 @@ def test_a_device_that_the_submitting_machine_has_not_is_the_tasks_to_find(tmp_p
     plain = os.environ | {"PATH": "/nowhere"}
     command = sweep(tmp_path, "training=smoke", "seed=1")
     said = subprocess.run([*command, "compute.device=cuda:1"], cwd=ROOT, env=plain, capture_output=True, text=True)
-    assert "there is no sbatch here" in said.stderr.splitlines()[-1]
+    assert "no sbatch on this machine" in said.stderr.splitlines()[-1]
     said = subprocess.run([*command, "compute.device=warp"], cwd=ROOT, env=plain, capture_output=True, text=True)
     assert "compute.device=warp: no such device; take auto, cpu or cuda" in said.stderr
 

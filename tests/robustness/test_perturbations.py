@@ -251,7 +251,7 @@ def test_a_damaged_file_is_named(configure: Callable[..., Config]) -> None:
     run = run_one(configure(*few)).run
     (file,) = run.path.glob("robustness/*.json")
     file.write_text(file.read_text()[:100])
-    with pytest.raises(DamagedRun, match="remove the file, and the network is perturbed again"):
+    with pytest.raises(DamagedRun, match="remove the file"):
         run.load_robustness()
     record = read_run(run)
     assert "is damaged" in record.flaw
@@ -277,7 +277,7 @@ def test_robustness_is_a_measure_beneath_a_run_and_trains_nothing(configure: Cal
     assert perturbed.trained_epochs == 0
     assert all(torch.equal(value, weights[name]) for name, value in perturbed.run.load_snapshot(2).items())
     ((identity, found),) = perturbed.run.load_robustness().items()
-    kinds = [cell.kind for cell in found.cells]
+    kinds = [cell.kind for cell in found.results]
     counts = {"clean": 1, "weights": 8, "one_layer": 4, "input_noise": 8, "corruptions": 8, "fgsm": 8, "pgd": 1}
     assert Counter(kinds) == counts
     written = (perturbed.run.path / "robustness" / f"{identity}.json").stat().st_mtime_ns

@@ -17,7 +17,7 @@ import pytest
 
 from equisep.store import locks
 from equisep.store.locks import InUse, confirm, held, living_owner
-from equisep.store.queue import QueuedTask
+from equisep.store.queue import QueuedTask, is_queued
 from equisep.store.run import Submitted
 
 HOLDER = """
@@ -175,9 +175,9 @@ def test_without_links_a_file_is_held_all_the_same(tmp_path: Path, monkeypatch: 
 
 def test_a_tasks_number_that_slurm_uses_again_is_another_task() -> None:
     submitted = Submitted("7_1", "equisep-a")
-    assert submitted.lives_in({"7_1": QueuedTask("7_1", "equisep-a", "PENDING")})
-    assert not submitted.lives_in({"7_1": QueuedTask("7_1", "equisep-b", "PENDING")})
-    assert not submitted.lives_in({"7_0": QueuedTask("7_0", "equisep-a", "PENDING")})
+    assert is_queued(submitted, {"7_1": QueuedTask("7_1", "equisep-a", "PENDING")})
+    assert not is_queued(submitted, {"7_1": QueuedTask("7_1", "equisep-b", "PENDING")})
+    assert not is_queued(submitted, {"7_0": QueuedTask("7_0", "equisep-a", "PENDING")})
 
 
 def test_without_links_a_living_owner_gets_its_file_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

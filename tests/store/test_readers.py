@@ -113,7 +113,8 @@ def test_the_keys_of_the_dashboards_are_logged(results: Path) -> None:
 
 def test_the_logs_hold_what_the_store_holds(results: Path) -> None:
     pd.testing.assert_frame_equal(load_runs(results / "wandb"), load_runs(results), check_exact=True)
-    assert list(read_logs(results / "wandb")) == list(read_store(results))
+    # As text, in which a loss that is not a number equals itself.
+    assert list(map(repr, read_logs(results / "wandb"))) == list(map(repr, read_store(results)))
 
 
 def test_perturbations_as_a_table(results: Path) -> None:
@@ -336,11 +337,11 @@ def test_a_log_cut_anywhere_is_never_taken_for_a_whole_one(results: Path, tmp_pa
         ("measures/e04d71d8.json", lambda text: text.replace('"fuzziness": [', '"fuzziness": [1.5, '), "a layer is"),
         ("measures/e04d71d8.json", lambda text: text.replace('"fuzziness": [', '"fuzziness": [NaN, '), "layer"),
         ("measures/e04d71d8.json", lambda text: text.replace('"classes": 10', '"classes": 0'), "0 classes"),
-        ("measures/e04d71d8.json", lambda text: '{"measure": null, "records": []}', "does not tell what it is"),
+        ("measures/e04d71d8.json", lambda text: '{"measure": null, "records": []}', "measures/e04d71d8.json is damaged (measure: "),
         ("state.json", lambda text: '{"state": "done", "machine": null, "population": []}', "no seconds"),
-        ("state.json", lambda text: '{"state": 3}', "makes no sense"),
-        ("config.yaml", lambda text: text.replace("protocol:", "prologue:"), "its config lacks protocol"),
-        ("config.yaml", lambda text: text.replace("momentum:", "movement:"), "its config lacks optimizer.momentum"),
+        ("state.json", lambda text: '{"state": 3}', "state.state: "),
+        ("config.yaml", lambda text: text.replace("protocol:", "prologue:"), "config.protocol: "),
+        ("config.yaml", lambda text: text.replace("momentum:", "movement:"), "config.optimizer.momentum: "),
         ("metrics.jsonl", lambda text: text.splitlines()[0] + "\n", "1 of 2 epochs"),
     ],
 )

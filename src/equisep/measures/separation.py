@@ -101,7 +101,10 @@ def fuzziness_of_draws(features: Tensor, labels: Tensor, *, weighting: Weighting
     finite = centred.isfinite().all(2).all(1)
     centred = torch.where(finite[:, None, None], centred, 0.0)
     squares, vectors = torch.linalg.eigh(centred @ centred.mT)
-    kept = squares > max(width, len(counts)) * torch.finfo(torch.float64).eps * squares.amax(1, keepdim=True)
+    # Class means that differ by the rounding of their sums alone coincide.
+    rounding = torch.finfo(features.dtype).eps * torch.where(finite, means.abs().amax((1, 2)), 0.0)
+    smallest = max(width, len(counts)) * torch.finfo(torch.float64).eps * squares.amax(1, keepdim=True)
+    kept = squares > torch.maximum(smallest, width * rounding.square()[:, None])
     # In ascending order; those beyond the rank that the means can have are rounding.
     kept[:, : len(counts) - min(len(counts) - 1, width)] = False
     inverse = torch.where(kept, 1 / squares, 0.0)
