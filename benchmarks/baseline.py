@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from equisep.config.schema import Optimizer, Training
-from equisep.data.dataset import Split
+from equisep.config import Optimizer, Training
+from equisep.data import Split
 
 
 @dataclass

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from equisep.measures.separation import separation_fuzziness
+from equisep.measures import separation_fuzziness
 
 
 def by_covariance(features: torch.Tensor, labels: torch.Tensor) -> float:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from equisep.store.run import all_runs
+from equisep.store import all_runs
 
 REPEATS = 5
 MEMBERS = 10

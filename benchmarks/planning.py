@@ -14,12 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from equisep.config.compose import compose_config
-from equisep.config.schema import Config
-from equisep.execution.job import prepare
+from equisep.config import Config, compose_config
+from equisep.execution import prepare
 from equisep.execution.planning import plan
-from equisep.measures.records import LayerRecord
-from equisep.store.run import Run
+from equisep.measures import LayerRecord
+from equisep.store import Run
 
 
 def main(runs: int) -> None:

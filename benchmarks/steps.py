@@ -31,12 +31,10 @@ import pandas as pd
 import torch
 
 from benchmarks.baseline import Baseline
-from equisep.config.architectures import FeedForward
-from equisep.config.compose import compose_config
-from equisep.config.schema import Config
-from equisep.data.dataset import Data, load_data
-from equisep.networks.families import build_network
-from equisep.training.population import Member, Population
+from equisep.config import Config, FeedForward, compose_config
+from equisep.data import Data, load_data
+from equisep.networks import build_network
+from equisep.training import Member, Population
 
 DEPTHS = (4, 8, 20)
 STEPS_PER_EPOCH = 8

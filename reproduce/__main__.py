@@ -22,14 +22,10 @@ from equisep.analysis.claims import NOT_RUN
 from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.figures.catalogue import REPRODUCTIONS
 from equisep.analysis.reproduction import load_profile
-from equisep.config.compose import compose_config
-from equisep.config.identity import config_hash
-from equisep.config.schema import Config
-from equisep.config.validation import ConfigError
-from equisep.data.sources import DataUnavailable
-from equisep.execution.device import choose_device
-from equisep.execution.job import Job, prepare
-from equisep.store.run import DamagedRun
+from equisep.config import Config, ConfigError, compose_config, config_hash
+from equisep.data import DataUnavailable
+from equisep.execution import Job, choose_device, prepare
+from equisep.store import DamagedRun
 
 # Share of the rate of large matrix products that training reaches, measured on 2 cores: feed-forward populations reach
 # .3 to .5 of it, convolutions with few channels .2 to .3.

@@ -10,9 +10,8 @@ from pathlib import Path
 from equisep.analysis.claims import load_claims
 from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
 from equisep.analysis.report import write_report
-from equisep.config.compose import compose_config
-from equisep.config.validation import ConfigError, EquisepError
-from equisep.store.run import all_runs
+from equisep.config import ConfigError, EquisepError, compose_config
+from equisep.store import all_runs
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from equisep.config.compose import compose_config
-from equisep.config.schema import Config
-from equisep.data.dataset import Data, load_data
+from equisep.config import Config, compose_config
+from equisep.data import Data, load_data
 from equisep.execution.train import execute
-from equisep.store.status import Outcome
+from equisep.store import Outcome
 
 ROOT = Path(__file__).parents[1]
 

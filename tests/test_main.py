@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from equisep.store.run import all_runs
+from equisep.store import all_runs
 
 
 def equisep(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

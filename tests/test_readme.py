@@ -14,7 +14,7 @@ import pytest
 
 from equisep.analysis.claims import load_claims
 from equisep.analysis.figures.catalogue import OVERVIEWS
-from equisep.config.schema import Config
+from equisep.config import Config
 from tests.conftest import ROOT, run_one
 
 README = (ROOT / "README.md").read_text()

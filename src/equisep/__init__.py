@@ -4,10 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from equisep.measures.law import Law, fit_law
-    from equisep.measures.layers import measure_separation
-    from equisep.measures.separation import Separation, separation_fuzziness
-    from equisep.store.table import load_runs
+    from equisep.measures import Law, Separation, fit_law, measure_separation, separation_fuzziness
+    from equisep.store import load_runs
 
 __all__ = ["Law", "Separation", "fit_law", "load_runs", "measure_separation", "separation_fuzziness"]
 

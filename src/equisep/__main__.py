@@ -16,9 +16,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from equisep.config.compose import compose_config, conf_folder, format_config_error, register, validate_config
-from equisep.config.validation import ConfigError, EquisepError
-from hydra_plugins.equisep_population_launcher import SweepFailed
+from equisep.config import (
+    ConfigError,
+    EquisepError,
+    SweepFailed,
+    compose_config,
+    conf_folder,
+    format_config_error,
+    register,
+    validate_config,
+)
 
 
 @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
@@ -27,7 +34,7 @@ def task(composed: DictConfig) -> dict[str, object]:
     config = validate_config(composed)
     if config.experiment is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
         raise ConfigError(f"experiment={config.experiment}: it is a sweep, put -m in front of it")
-    from equisep.execution.sweep import run_one
+    from equisep.execution import run_one
 
     try:
         outcome = run_one(config)
@@ -57,7 +64,7 @@ def main() -> int:
         print(f"equisep: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        from equisep.store.status import HOW_TO_RESUME
+        from equisep.store import HOW_TO_RESUME
 
         print(f"equisep: stopped; {HOW_TO_RESUME}", file=sys.stderr)
         return 130
@@ -66,7 +73,7 @@ def main() -> int:
 
 def status(overrides: list[str]) -> None:
     """List the runs of the store and their states: ``python -m equisep status [results=FOLDER]``."""
-    from equisep.store.status import status_table
+    from equisep.store import status_table
 
     results = Path(compose_config(overrides).results)
     table = status_table(results)
@@ -75,7 +82,7 @@ def status(overrides: list[str]) -> None:
 
 def mirror(overrides: list[str]) -> None:
     """Write every run of the store to wandb again: ``python -m equisep mirror [tracking=online …]``."""
-    from equisep.execution.tracking import mirror_store
+    from equisep.execution import mirror_store
 
     config = compose_config(overrides)
     count = mirror_store(Path(config.results), config.tracking)

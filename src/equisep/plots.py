@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from equisep.measures.law import Law, fit_law
+from equisep.measures import Law, fit_law
 
 # Width of the text block of a two-column journal page, inches.
 FULL_WIDTH = 7.0
@@ -112,12 +111,3 @@ def layer_plot(fuzziness: Sequence[float], title: str) -> Figure:
     draw_law(axes, [fuzziness])
     axes.set(xlabel="layer", ylabel="separation fuzziness D", title=title)
     return figure
-
-
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write FOLDER/NAME.png and NAME.pdf and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    for path in paths:
-        figure.savefig(path, dpi=200)
-    return paths

@@ -15,19 +15,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from equisep.config.compose import compose_sweep
-from equisep.config.validation import ConfigError, require
+from equisep.config import ConfigError, compose_sweep, require
 
 if TYPE_CHECKING:
-    from equisep.execution.sweep import RemoteExecutor
-
-
-class SweepFailed(Exception):
-    """Some jobs of a sweep failed, which is reported already. exit_code: of the command."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("some jobs of the sweep failed")
-        self.exit_code = exit_code
+    from equisep.execution import RemoteExecutor
 
 
 class PopulationLauncher(Launcher):
@@ -46,8 +37,7 @@ class PopulationLauncher(Launcher):
 
         All are composed before any work, so that an override that cannot be applied is refused.
         """
-        from equisep.execution.sweep import Request, run_sweep
-        from equisep.store.status import Outcome, exit_code
+        from equisep.execution import Request, launch_sweep
 
         remote = self._remote()
         configs = compose_sweep(job_overrides, self.config.hydra.job.config_name)
@@ -55,14 +45,12 @@ class PopulationLauncher(Launcher):
             Request(" ".join(filter_overrides(overrides)), config)
             for overrides, config in zip(job_overrides, configs, strict=True)
         ]
-        results = run_sweep(requests, max_members=self.max_members, processes=self.processes, remote=remote)
-        if exit_code(results):
-            raise SweepFailed(exit_code(results))
-        returns = [JobReturn(overrides=list(overrides), task_name="equisep") for overrides in job_overrides]
-        for job, result in zip(returns, results, strict=True):
-            job.status = JobStatus.COMPLETED
-            job.return_value = result.facts() if isinstance(result, Outcome) else result
-        return returns
+        found = launch_sweep(requests, max_members=self.max_members, processes=self.processes, remote=remote)
+        completed = JobStatus.COMPLETED
+        return [
+            JobReturn(overrides=list(overrides), task_name="equisep", status=completed, _return_value=facts)
+            for overrides, facts in zip(job_overrides, found, strict=True)
+        ]
 
     def _remote(self) -> RemoteExecutor | None:
         """Return what runs the populations, where it is not this machine."""
@@ -81,9 +69,7 @@ class SlurmLauncher(PopulationLauncher):
             import submitit  # noqa: F401
         except ImportError:
             raise ConfigError("hydra/launcher=slurm: submitit is missing: pip install 'equisep[slurm]'") from None
-        from equisep.execution.slurm import run_in_process, run_on_cluster
-        from equisep.execution.slurm_options import Resources
-        from equisep.execution.sweep import RemoteExecutor
+        from equisep.execution import RemoteExecutor, Resources, run_in_process, run_on_cluster
 
         for name, value in (("debug", self.debug), ("wait", self.wait)):
             require(isinstance(value, bool), f"hydra.launcher.{name}", value, "must be true or false")

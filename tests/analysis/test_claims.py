@@ -11,8 +11,7 @@ import pytest
 from equisep.analysis import claims
 from equisep.analysis.claims import NOT_RUN, NOT_SUPPORTED, SUPPORTED, Claim, Criterion, judge, load_claims
 from equisep.analysis.figures.catalogue import OVERVIEWS
-from equisep.config.compose import conf_folder
-from equisep.config.validation import ConfigError
+from equisep.config import ConfigError, conf_folder
 
 
 def claim(together: str = "all", seeds: int = 3) -> Claim:

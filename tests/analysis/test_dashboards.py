@@ -14,13 +14,12 @@ import pytest
 from playwright.sync_api import Browser
 
 from equisep.analysis.dashboards import SECTIONS, SHOWN, build_workspace, newest_runs, workspace_json
-from equisep.config.compose import compose_config
-from equisep.config.validation import ConfigError
+from equisep.config import ConfigError, compose_config
 from equisep.execution.train import execute
-from equisep.store.run import Run
+from equisep.store import Run
+from tests.analysis.test_report import browser  # noqa: F401
 from tests.conftest import ROOT
 from tests.store.test_readers import KEYS_LOGGED, free_port
-from tests.analysis.test_report import browser  # noqa: F401
 
 
 def panels() -> dict[str, list[dict[str, Any]]]:

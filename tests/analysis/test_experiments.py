@@ -17,9 +17,7 @@ from equisep.analysis.tables import (
     load_tables,
     save_tables,
 )
-from equisep.config.compose import compose_config, conf_folder
-from equisep.config.identity import config_hash
-from equisep.config.validation import ConfigError
+from equisep.config import ConfigError, compose_config, conf_folder, config_hash
 from equisep.execution.train import execute
 
 EXPERIMENTS = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))

@@ -19,11 +19,11 @@ from equisep.analysis.overview import (
     exponential_against_rivals,
     summarise_runs,
 )
-from equisep.config.compose import compose_config
+from equisep.config import compose_config
 from equisep.execution.train import execute
-from equisep.measures.law import fit_law
-from equisep.measures.records import LayerRecord, Measurement
-from equisep.store.table import load_runs, tabulate
+from equisep.measures import LayerRecord, Measurement, fit_law
+from equisep.store import load_runs
+from equisep.store.table import tabulate
 from tests.store.test_readers import make_record
 
 OVERVIEWS = ("decay_ratio", "test_accuracy")

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from equisep.analysis.claims import load_claims
 from equisep.analysis.report import write_report
-from equisep.config.validation import ConfigError
-from equisep.store.machine import machine_facts
+from equisep.config import ConfigError
+from equisep.store import machine_facts
 from reproduce.report import main, scripts
 from tests.conftest import ROOT
 

@@ -19,13 +19,11 @@ from equisep.analysis.figures.catalogue import REPRODUCTIONS, at_best_and_publis
 from equisep.analysis.figures.out_of_sample import compare
 from equisep.analysis.reproduction import Reproduction, load_profile
 from equisep.analysis.tables import Tables, load_tables
-from equisep.config.compose import conf_folder
-from equisep.config.schema import Tracking
-from equisep.config.validation import ConfigError
-from equisep.data.sources import DataUnavailable
-from equisep.execution.tracking import mirror_store
+from equisep.config import ConfigError, Tracking, conf_folder
+from equisep.data import DataUnavailable
+from equisep.execution import mirror_store
 from equisep.execution.train import execute
-from equisep.store.run import all_runs
+from equisep.store import all_runs
 from reproduce import __main__ as whole
 from tests.conftest import ROOT
 from tests.data.test_dataset import DEVELOPMENT_DATA

@@ -8,10 +8,18 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from equisep.config import schema
-from equisep.config.compose import compose_config, conf_folder, format_config_error
-from equisep.config.identity import NOT_MEASURE, NOT_SCIENCE, config_hash, from_plain, identity_of_science, to_plain
-from equisep.config.validation import ConfigError
+from equisep.config import (
+    NOT_MEASURE,
+    ConfigError,
+    compose_config,
+    conf_folder,
+    config_hash,
+    format_config_error,
+    from_plain,
+    schema,
+    to_plain,
+)
+from equisep.config.identity import NOT_SCIENCE, identity_of_science
 
 GROUPS = [
     f"{file.parent.name}={file.stem}"

@@ -9,11 +9,10 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from equisep.config.compose import compose_config
-from equisep.config.validation import ConfigError
-from equisep.data.dataset import Data, draw_subset, load_data
-from equisep.data.sources import DataUnavailable
-from equisep.measures.separation import separation_fuzziness
+from equisep.config import ConfigError, compose_config
+from equisep.data import Data, DataUnavailable, load_data
+from equisep.data.dataset import draw_subset
+from equisep.measures import separation_fuzziness
 
 DEVELOPMENT_DATA = os.environ.get("EQUISEP_TEST_DATA", "")
 needs_development_data = pytest.mark.skipif(

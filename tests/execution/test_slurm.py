@@ -17,15 +17,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from equisep.config.compose import compose_config
-from equisep.config.schema import Config
-from equisep.config.validation import ConfigError
-from equisep.data.dataset import Data
-from equisep.execution.job import prepare
-from equisep.execution.slurm_options import Resources, refuse_idle_or_missing
+from equisep.config import Config, ConfigError, compose_config
+from equisep.data import Data
+from equisep.execution import Resources, prepare
+from equisep.execution.slurm_options import refuse_idle_or_missing
 from equisep.execution.slurm_task import PopulationTask
-from equisep.store.run import Run, Submitted, all_runs
-from equisep.store.status import TaskEnded, outcome_of_task
+from equisep.store import Run, all_runs, outcome_of_task
+from equisep.store.run import Submitted
+from equisep.store.status import TaskEnded
 from tests.conftest import ROOT
 from tests.slurm_cluster import NoSlurm, throwaway_cluster
 
@@ -194,7 +193,7 @@ def test_the_debug_launcher_tells_why_a_task_failed(fashion: Data, tmp_path: Pat
 WAITING = """
 import sys
 from equisep.execution.slurm_task import PopulationTask
-from equisep.config.compose import compose_config
+from equisep.config import compose_config
 PopulationTask([compose_config(sys.argv[1:])], gpus=0)()
 """
 

@@ -19,17 +19,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from equisep.config.compose import compose_sweep
-from equisep.config.schema import Config
-from equisep.execution.job import Job, prepare
+from equisep.config import Config, compose_sweep
+from equisep.execution import Job, Request, prepare, run_sweep
 from equisep.execution.planning import members_that_fit, operations_of, plan
 from equisep.execution.progress import Observer
-from equisep.execution.sweep import Request, run_sweep
 from equisep.execution.train import Stopped, execute
 from equisep.execution.workers import Result, gpu_of_worker
-from equisep.measures.records import Epoch
-from equisep.store.run import DamagedRun, Run, all_runs
-from equisep.store.status import HOW_TO_RESUME, Outcome, status_table
+from equisep.measures import Epoch
+from equisep.store import HOW_TO_RESUME, DamagedRun, Outcome, Run, all_runs, status_table
 
 Configure = Callable[..., Config]
 

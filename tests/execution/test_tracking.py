@@ -10,13 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from equisep.config.identity import measure_id
-from equisep.config.schema import Config, Tracking
-from equisep.config.validation import ConfigError
-from equisep.execution.tracking import mirror_store
-from equisep.measures.law import fit_law
-from equisep.measures.records import Epoch
-from equisep.store.run import Run
+from equisep.config import Config, ConfigError, Tracking, measure_id
+from equisep.execution import mirror_store
+from equisep.measures import Epoch, fit_law
+from equisep.store import Run
 from tests.conftest import run_one
 
 

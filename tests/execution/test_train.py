@@ -16,18 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from equisep.config.compose import compose_config
-from equisep.config.identity import run_id
-from equisep.config.schema import Config
-from equisep.config.validation import ConfigError
-from equisep.data.dataset import Data
+from equisep.config import Config, ConfigError, compose_config, run_id
+from equisep.data import Data
 from equisep.execution.device import set_arithmetic
 from equisep.execution.progress import Observer
 from equisep.execution.train import Stopped, execute
-from equisep.measures.records import Epoch
-from equisep.store.locks import InUse
-from equisep.store.run import DamagedRun, Run, all_runs
-from equisep.store.status import final_record, status_table
+from equisep.measures import Epoch
+from equisep.store import DamagedRun, InUse, Run, all_runs, status_table
+from equisep.store.status import final_record
 from tests.conftest import run_one
 
 Configure = Callable[..., Config]

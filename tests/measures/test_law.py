@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from equisep.analysis.statistics import (
     Interval,
@@ -16,7 +15,7 @@ from equisep.analysis.statistics import (
     partial_rank_correlation,
     rank_correlation,
 )
-from equisep.measures.law import fit_law, normalized_auc
+from equisep.measures import fit_law, normalized_auc
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.01, 1000.0), st.integers(3, 40))

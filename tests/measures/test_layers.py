@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from equisep.data.dataset import Data
-from equisep.measures.layers import evaluate, measure_separation
-from equisep.measures.separation import separation_fuzziness
-from equisep.networks.fnn import FeedForwardNetwork
+from equisep.data import Data
+from equisep.measures import evaluate, measure_separation, separation_fuzziness
+from equisep.networks import FeedForwardNetwork
 
 
 @pytest.fixture

@@ -10,21 +10,13 @@ import pandas as pd
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import equisep
-from equisep.measures import separation as module
-from equisep.measures.separation import (
-    ClassSums,
-    PrincipalComponents,
-    as_class_labels,
-    fuzziness_of_draws,
-    separation_fuzziness,
-    separation_of,
-)
+from equisep.measures import as_class_labels, fuzziness_of_draws, separation as module, separation_fuzziness
+from equisep.measures.separation import ClassSums, PrincipalComponents, separation_of
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -6,12 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from equisep.config.architectures import Architecture
-from equisep.config.compose import compose_config
-from equisep.config.validation import ConfigError
-from equisep.measures.layers import measure_separation
-from equisep.networks.cost import forward_operations
-from equisep.networks.families import build_network, outline_network
+from equisep.config import Architecture, ConfigError, compose_config
+from equisep.measures import measure_separation
+from equisep.networks import build_network, forward_operations, outline_network
 
 GREY, COLOUR = (1, 32, 32), (3, 32, 32)
 
@@ -131,8 +128,11 @@ def test_images_too_small_are_refused_in_one_line(name: str, size: int, words: s
 
 def test_operations_are_those_of_the_products() -> None:
     shallow = architecture("fnn", "architecture.depth=3")
-    assert forward_operations(shallow, (1, 10, 10), 10) == 2 * (2 * 100 * 100 + 1000)
-    first, second = (forward_operations(architecture(name), GREY, 10) for name in ("resnet_two_layer", "resnet_mixed"))
+    assert forward_operations(outline_network(shallow, (1, 10, 10), 10), (1, 10, 10)) == 2 * (2 * 100 * 100 + 1000)
+    first, second = (
+        forward_operations(outline_network(architecture(name), GREY, 10), GREY)
+        for name in ("resnet_two_layer", "resnet_mixed")
+    )
     assert first == 2 * (8 * 8 * 8 * 9 * 1024 + 81920)
     assert second == 2 * (6 * 8 * 8 * 25 * 1024 + 4 * 8 * 8 * 9 * 1024 + 81920)
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from equisep.config.architectures import Architecture, FeedForward
-from equisep.config.validation import ConfigError
-from equisep.networks.families import build_network
+from equisep.config import Architecture, ConfigError, FeedForward
+from equisep.networks import build_network
 
 
 @pytest.mark.parametrize("depth", [2, 4, 8, 20])

@@ -14,18 +14,14 @@ from hydra.errors import HydraException
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from equisep.config.compose import compose_config
-from equisep.config.schema import ROBUSTNESS_KINDS, Config, Robustness
-from equisep.config.validation import ConfigError
-from equisep.data.dataset import Data, Split
-from equisep.measures.law import fit_law
-from equisep.measures.layers import evaluate, measure_separation
-from equisep.measures.records import PerturbationResult, accuracy_areas
-from equisep.networks.families import build_network
-from equisep.networks.network import Network
-from equisep.robustness.perturbations import Images, measure_robustness
-from equisep.store.readers import read_run
-from equisep.store.run import DamagedRun
+from equisep.config import Config, ConfigError, Robustness, compose_config
+from equisep.config.schema import ROBUSTNESS_KINDS
+from equisep.data import Data, Split
+from equisep.measures import PerturbationResult, accuracy_areas, evaluate, fit_law, measure_separation
+from equisep.networks import Network, build_network
+from equisep.robustness import measure_robustness
+from equisep.robustness.perturbations import Images
+from equisep.store import DamagedRun, read_run
 from tests.conftest import run_one
 
 NONE: dict[str, list[float]] = {kind: [] for kind in ROBUSTNESS_KINDS}

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from equisep.store import locks
-from equisep.store.locks import InUse, confirm, held, living_owner
-from equisep.store.queue import QueuedTask, is_queued
+from equisep.store import InUse, QueuedTask, held, is_queued, locks
+from equisep.store.locks import confirm, living_owner
 from equisep.store.run import Submitted
 
 HOLDER = """
@@ -144,7 +143,7 @@ def test_an_owner_is_never_seen_half_written(tmp_path: Path) -> None:
     often = """
 import sys, time
 from pathlib import Path
-from equisep.store.locks import held
+from equisep.store import held
 while True:
     with held(Path(sys.argv[1]), "it"):
         time.sleep(0.001)

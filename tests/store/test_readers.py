@@ -19,16 +19,13 @@ import pytest
 
 from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.tables import collect_tables
-from equisep.config.compose import compose_config
-from equisep.config.identity import identity_of_measure, to_plain
-from equisep.config.validation import ConfigError
-from equisep.data.dataset import Data
+from equisep.config import ConfigError, compose_config, identity_of_measure, to_plain
+from equisep.data import Data
 from equisep.execution.train import execute
-from equisep.measures.law import fit_law
-from equisep.measures.records import Epoch, LayerRecord, Measurement
-from equisep.store.readers import read_logs, read_records, read_store
-from equisep.store.record import RunRecord
-from equisep.store.table import load_runs, tabulate, tabulate_robustness
+from equisep.measures import Epoch, LayerRecord, Measurement, fit_law
+from equisep.store import RunRecord, load_runs, read_records, read_store, tabulate_robustness
+from equisep.store.readers import read_logs
+from equisep.store.table import tabulate
 from equisep.store.wandb_log import read_log, record_from_wandb
 from tests.conftest import ROOT
 from tests.wandb_server import StoredRun, WandbServer
@@ -337,7 +334,11 @@ def test_a_log_cut_anywhere_is_never_taken_for_a_whole_one(results: Path, tmp_pa
         ("measures/e04d71d8.json", lambda text: text.replace('"fuzziness": [', '"fuzziness": [1.5, '), "a layer is"),
         ("measures/e04d71d8.json", lambda text: text.replace('"fuzziness": [', '"fuzziness": [NaN, '), "layer"),
         ("measures/e04d71d8.json", lambda text: text.replace('"classes": 10', '"classes": 0'), "0 classes"),
-        ("measures/e04d71d8.json", lambda text: '{"measure": null, "records": []}', "measures/e04d71d8.json is damaged (measure: "),
+        (
+            "measures/e04d71d8.json",
+            lambda text: '{"measure": null, "records": []}',
+            "measures/e04d71d8.json is damaged (measure: ",
+        ),
         ("state.json", lambda text: '{"state": "done", "machine": null, "population": []}', "no seconds"),
         ("state.json", lambda text: '{"state": 3}', "state.state: "),
         ("config.yaml", lambda text: text.replace("protocol:", "prologue:"), "config.protocol: "),

@@ -12,18 +12,13 @@ from scipy import stats
 from torch import nn
 
 from benchmarks.baseline import Baseline
-from equisep.config.architectures import FeedForward
-from equisep.config.compose import compose_config
-from equisep.config.schema import Optimizer, Training
-from equisep.data.dataset import Data, Split
-from equisep.measures.law import fit_law
-from equisep.measures.layers import evaluate, measure_separation
-from equisep.networks.families import build_network
-from equisep.networks.fnn import FeedForwardNetwork
-from equisep.training.engine import can_compile
+from equisep.config import FeedForward, Optimizer, Training, compose_config
+from equisep.data import Data, Split
+from equisep.measures import evaluate, fit_law, measure_separation
+from equisep.networks import FeedForwardNetwork, build_network
+from equisep.training import Member, Population, can_compile
 from equisep.training.feed_forward import FeedForwardProgram
 from equisep.training.modules import ConvolutionalProgram, ModuleProgram
-from equisep.training.population import Member, Population
 
 OPTIMIZERS = {
     "adam": Optimizer(kind="adam", learning_rate=1e-3, momentum=0.0, weight_decay=5e-4),

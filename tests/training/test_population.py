@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from equisep.config.architectures import FeedForward
-from equisep.config.compose import compose_config
-from equisep.config.schema import Optimizer, Phase, Training
-from equisep.data.dataset import Data
-from equisep.networks.families import build_network
-from equisep.training.population import DataOrder, Member, Population, learning_layers, learning_rate_factor
+from equisep.config import FeedForward, Optimizer, Training, compose_config
+from equisep.config.schema import Phase
+from equisep.data import Data
+from equisep.networks import build_network
+from equisep.training import Member, Population
+from equisep.training.population import DataOrder, learning_layers, learning_rate_factor
 
 DEPTH_8 = FeedForward(family="fnn", depth=8, width=100)
 

@@ -18,8 +18,7 @@ import numpy as np
 import yaml
 
 from equisep.analysis.statistics import Interval, interval_over_seeds
-from equisep.config.compose import conf_folder
-from equisep.config.validation import ConfigError
+from equisep.config import ConfigError, conf_folder
 
 if TYPE_CHECKING:
     import pandas as pd

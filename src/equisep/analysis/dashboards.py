@@ -17,11 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from equisep.config.validation import ConfigError
-from equisep.store.readers import read_run
-from equisep.store.record import RunRecord
-from equisep.store.run import Run, all_runs
-from equisep.store.status import run_title
+from equisep.config import ConfigError
+from equisep.store import Run, RunRecord, all_runs, read_run, run_title
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

@@ -11,9 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from equisep.config.compose import compose_sweep, format_config_error, sweep_grid
-from equisep.config.schema import Config, Training
-from equisep.config.validation import ConfigError
+from equisep.config import Config, ConfigError, Training, compose_sweep, format_config_error, sweep_grid
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,9 @@ from equisep.analysis.claims import NOT_RUN, judge, load_claims, name_value
 from equisep.analysis.reproduction import FITTED, Result
 from equisep.analysis.statistics import compare_laws, partial_rank_correlation, rank_correlation
 from equisep.analysis.tables import at_best_learning_rate
-from equisep.config.compose import compose_config
-from equisep.config.identity import PROTOCOL
-from equisep.config.validation import ConfigError
-from equisep.measures.law import fit_law
-from equisep.store.table import load_runs
+from equisep.config import PROTOCOL, ConfigError, compose_config
+from equisep.measures import fit_law
+from equisep.store import load_runs
 
 # Share of the networks of a data set's fullest seed from which another seed is a repetition of it.
 WHOLE_SEED = 0.5

@@ -20,10 +20,9 @@ import yaml
 
 from equisep.analysis.claims import NOT_RUN, NOT_SUPPORTED, SUPPORTED, Claim, load_claims
 from equisep.analysis.tables import TEXT_COLUMNS
-from equisep.config.compose import conf_folder
-from equisep.config.validation import ConfigError
+from equisep.config import ConfigError, conf_folder
 from equisep.files import write_atomically
-from equisep.store.machine import machine_facts
+from equisep.store import machine_facts
 
 HARDWARE = {"processor": "processor", "torch": "torch", "commit": "commit of the runs"}
 

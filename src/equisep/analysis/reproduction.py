@@ -23,13 +23,10 @@ from matplotlib.figure import Figure
 
 from equisep.analysis.claims import NOT_RUN, Verdict, judge, load_claims, name_value
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch
-from equisep.analysis.figures.panels import state_claim
+from equisep.analysis.figures.panels import save_figure, state_claim
 from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables, save_tables
-from equisep.config.compose import compose_config, conf_folder
-from equisep.config.schema import Training
-from equisep.config.validation import ConfigError
+from equisep.config import ConfigError, Training, compose_config, conf_folder
 from equisep.files import write_atomically
-from equisep.plots import save_figure
 
 WHOLE_TEST_SET = 10_000
 # Training accuracy from which a network counts as one that fits its data.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from equisep.measures.law import fit_law
+from equisep.measures import fit_law
 
 
 @dataclass(frozen=True)

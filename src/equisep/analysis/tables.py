@@ -13,14 +13,9 @@ import numpy as np
 import pandas as pd
 
 from equisep.analysis.experiments import PlannedRun, last_epoch
-from equisep.config.identity import PROTOCOL, config_hash, from_plain, measure_id, robustness_id
-from equisep.config.schema import Training
-from equisep.config.validation import ConfigError
-from equisep.measures.records import LayerRecord
-from equisep.store.readers import read_records, read_store
-from equisep.store.record import RunRecord
-from equisep.store.run import FINISHED
-from equisep.store.table import tabulate_robustness
+from equisep.config import PROTOCOL, ConfigError, Training, config_hash, from_plain, measure_id, robustness_id
+from equisep.measures import LayerRecord
+from equisep.store import FINISHED, RunRecord, read_records, read_store, tabulate_robustness
 
 # What a row of a table tells of a run, behind the columns of what varies.
 RUN_COLUMNS = (

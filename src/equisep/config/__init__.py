@@ -1,1 +1,6 @@
 """The configuration: its schema, its composition by Hydra, and what of it is a run's identity."""
+
+import lazy_loader
+
+# The names of __init__.pyi, each loaded when it is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -73,7 +73,7 @@ class FeedForward(Architecture):
 
 @dataclass
 class Convolutional(Architecture):
-    """What the convolutional families share: kernel size, repeated input channels, a factor on all widths."""
+    """What the convolutional families share: kernel size, repeated input channels, classifier, a factor on all widths."""
 
     kernel: int = MISSING
     """Height and width of the convolutions' kernels, odd, ≥ 1."""
@@ -81,10 +81,13 @@ class Convolutional(Architecture):
     """How often the image's channels are repeated, ≥ 1."""
     width_multiplier: float = MISSING
     """Factor on the channels and hidden units, 1/8 … 1; below 1 it is not the paper's network."""
+    classifier_width: int = MISSING
+    """Units of the two hidden layers of the classifier, ≥ 1."""
 
     def __post_init__(self) -> None:
         require(is_odd(self.kernel), "architecture.kernel", self.kernel, "give an odd size")
         require(self.input_repeats >= 1, "architecture.input_repeats", self.input_repeats, "give at least 1")
+        require(self.classifier_width >= 1, "architecture.classifier_width", self.classifier_width, "give at least 1")
         _require_multiplier(self.width_multiplier)
 
 
@@ -95,13 +98,10 @@ class Vgg(Convolutional):
     DEPTHS: ClassVar[tuple[int, ...]] = (11, 13, 16, 19)
     depth: int = MISSING
     """Layers with weights: 11, 13, 16 or 19."""
-    classifier_width: int = MISSING
-    """Units of the two hidden layers of the classifier, ≥ 1."""
 
     def __post_init__(self) -> None:
         require_one_of("architecture.family", self.family, ("vgg",))
         require(self.depth in self.DEPTHS, "architecture.depth", self.depth, "VGG has 11, 13, 16 or 19 layers")
-        require(self.classifier_width >= 1, "architecture.classifier_width", self.classifier_width, "give at least 1")
         super().__post_init__()
 
 
@@ -109,12 +109,8 @@ class Vgg(Convolutional):
 class AlexNet(Convolutional):
     """AlexNet as the paper changes it: five convolutions of one kernel size, two hidden linear layers, BatchNorm."""
 
-    classifier_width: int = MISSING
-    """Units of the two hidden layers of the classifier, ≥ 1."""
-
     def __post_init__(self) -> None:
         require_one_of("architecture.family", self.family, ("alexnet",))
-        require(self.classifier_width >= 1, "architecture.classifier_width", self.classifier_width, "give at least 1")
         super().__post_init__()
 
 

@@ -20,9 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from equisep.config.identity import to_plain
-from equisep.config.schema import Dataset
-from equisep.config.validation import ConfigError
+from equisep.config import ConfigError, Dataset, to_plain
 from equisep.data.sources import TORCHVISION, DataUnavailable, load_image_folders, load_known
 from equisep.files import write_atomically
 

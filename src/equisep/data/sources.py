@@ -12,12 +12,12 @@ import shutil
 import subprocess
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from equisep.config.schema import Dataset
-from equisep.config.validation import ConfigError, EquisepError
-from equisep.files import write_atomically
+from equisep.config import ConfigError, Dataset, EquisepError
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10"}
@@ -28,7 +28,7 @@ class DataUnavailable(EquisepError):
 
 
 def load_image_folders(config: Dataset) -> tuple[Any, Any, str]:
-    """Return the training and test images of the user's own folders, and where they are; raises as :func:`load_known`."""
+    """Return training and test images of the user's own folders, and where they are; raises as load_known."""
     from torchvision import datasets
 
     mode = "L" if len(config.mean) == 1 else "RGB"
@@ -128,22 +128,15 @@ def _unpack(packed: Path, plain: Path) -> None:
 
 
 def _download(name: str, root: Path) -> tuple[Any, Any]:
-    kind = _torchvision_class(name)
-    root.mkdir(parents=True, exist_ok=True)
-    # Beside its place, then moved there whole: another process may read, or download, at the same time.
-    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
-        kind(folder, train=True, download=True)
-        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-            target = root / file.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
+    with _beside(root) as folder:
+        _torchvision_class(name)(str(folder), train=True, download=True)
+        _move_files(folder, root)
     return _read_present(name, root)
 
 
 def _unpack_debian_package(name: str, root: Path) -> tuple[Any, Any]:
     """Fetch the package with apt, as any user may, and move its four .gz files under the root."""
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+    with _beside(root) as work:
         try:
             _quietly(["apt-get", "download", DEBIAN_PACKAGE], work)
         except subprocess.CalledProcessError:
@@ -155,11 +148,24 @@ def _unpack_debian_package(name: str, root: Path) -> tuple[Any, Any]:
             _quietly(["apt-get", *lists, "download", DEBIAN_PACKAGE], work)
         (package,) = work.glob(f"{DEBIAN_PACKAGE}*.deb")
         _quietly(["dpkg-deb", "-x", str(package), str(work / "unpacked")], work)
-        raw = root / "FashionMNIST" / "raw"
-        raw.mkdir(parents=True, exist_ok=True)
-        for packed in (work / "unpacked/usr/share/datasets/fashion-mnist").glob("*.gz"):
-            write_atomically(raw / packed.name, packed.read_bytes())
+        _move_files(work / "unpacked/usr/share/datasets/fashion-mnist", root / "FashionMNIST/raw")
     return _read_present(name, root)
+
+
+@contextmanager
+def _beside(root: Path) -> Iterator[Path]:
+    """Make a temporary folder under the root: what is fetched there can be moved to its place in one step."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
+        yield Path(folder).resolve()
+
+
+def _move_files(folder: Path, target: Path) -> None:
+    """Move every file below a folder below another, whole: other processes may read, or fetch, at the same time."""
+    for file in [path for path in folder.rglob("*") if path.is_file()]:
+        place = target / file.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
 
 
 def _quietly(command: list[str], folder: Path) -> None:

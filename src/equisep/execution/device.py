@@ -6,8 +6,7 @@ import os
 
 import torch
 
-from equisep.config.schema import Compute
-from equisep.config.validation import ConfigError
+from equisep.config import Compute, ConfigError
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,22 +12,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from equisep.config.identity import (
+from equisep.config import (
+    Config,
+    ConfigError,
+    Dataset,
     architecture_from_plain,
     from_plain,
+    identity_of_measure,
+    identity_of_robustness,
+    measure_id,
+    robustness_id,
     run_id,
     to_plain,
 )
-from equisep.config.schema import Config, Dataset
-from equisep.config.validation import ConfigError
-from equisep.data.dataset import Data, Split, load_data
-from equisep.data.sources import DataUnavailable
+from equisep.data import Data, DataUnavailable, Split, load_data
 from equisep.execution.device import choose_device
-from equisep.networks.cost import forward_operations, training_values
-from equisep.networks.families import build_network, outline_network
-from equisep.networks.network import Network
-from equisep.store.run import DamagedRun, Run
-from equisep.store.status import Outcome, is_complete, missing_evaluations, outcome_of
+from equisep.execution.tracking import Mirror
+from equisep.measures import INPUT, LayerRecord, RobustnessResults, evaluate, measure_separation
+from equisep.networks import (
+    Network,
+    build_network,
+    forward_operations,
+    gains_from_batching,
+    outline_network,
+    training_values,
+)
+from equisep.robustness import Images, measure_robustness
+from equisep.store import ROBUSTNESS, DamagedRun, Outcome, Run, is_complete, missing_evaluations, outcome_of, run_title
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +61,16 @@ class Job:
     @property
     def outline(self) -> Network:
         """The network without its values: names and shapes; one object for all jobs of an architecture."""
+        return self._outlined[0]
+
+    @cached_property
+    def _outlined(self) -> tuple[Network, int]:
         return _outline(_as_key(self.config.architecture), *self._shape)
 
     @cached_property
     def operations(self) -> float:
         """Floating-point operations of the whole training: forward, and twice that backward, of every image."""
-        forward = _count_operations(_as_key(self.config.architecture), *self._shape)
-        return 3.0 * forward * len(self.data.train.labels) * self.config.training.epochs
+        return 3.0 * self._outlined[1] * len(self.data.train.labels) * self.config.training.epochs
 
     @property
     def _shape(self) -> tuple[tuple[int, ...], int]:
@@ -67,6 +81,16 @@ class Job:
         """Bytes that a member of a population takes on its device while it trains."""
         values = training_values(self.outline, self._shape[0], self.config.training.batch_size)
         return values * self.dtype.itemsize
+
+    @property
+    def gains_from_batching(self) -> bool:
+        """Whether networks like this one train faster together."""
+        return gains_from_batching(self.outline)
+
+    @property
+    def shared_title(self) -> str:
+        """What the members of a population have in common, for the user."""
+        return run_title(to_plain(self.config)).rsplit(",", 2)[0]
 
     @property
     def points(self) -> tuple[str, ...]:
@@ -99,6 +123,71 @@ class Job:
     def outcome(self, trained_epochs: int = 0) -> Outcome:
         """Return what has become of the run, which has ended; see store.status."""
         return outcome_of(self.run, self.config, trained_epochs)
+
+
+def evaluate_missing(job: Job, mirror: Mirror | None) -> None:
+    """Take, record and mirror the evaluations that a job asks for and which are not recorded yet.
+
+    Raises NotFinite where the features of a snapshot are not finite.
+    """
+    missing = job.missing()
+    if not missing:
+        return
+    network = job.network()
+    measure = job.config.measure
+    records = job.run.load_measure(measure)
+    for epoch, part in missing:
+        network.load_state_dict(job.run.load_snapshot(epoch))
+        if part == ROBUSTNESS:
+            _evaluate_robustness(job, network, mirror)
+            continue
+        records.append(_measure_snapshot(job, network, epoch, part))
+        job.run.save_measure(measure, records)
+        if mirror:
+            mirror.log_measure(measure_id(measure), identity_of_measure(measure), records[-1])
+
+
+def _measure_snapshot(job: Job, network: nn.Module, epoch: int, name: str) -> LayerRecord:
+    split, measure = job.split(name), job.config.measure
+    separations = measure_separation(
+        network,
+        split.inputs,
+        split.labels,
+        job.points,
+        batch_norm=measure.batch_norm,  # type: ignore[arg-type]
+        batch_size=measure.batch_size,
+        weighting=measure.weighting,  # type: ignore[arg-type]
+        components=measure.components,
+        principal_inputs=job.split("train").inputs,
+        memory_limit=measure.memory_limit,
+    )
+    evaluation = evaluate(network, split.inputs, split.labels)
+    return LayerRecord(
+        epoch=epoch,
+        split=name,
+        layers=tuple(separations),
+        fuzziness=tuple(value.fuzziness for value in separations.values()),
+        rank=tuple(value.rank for value in separations.values()),
+        classes=separations[INPUT].classes,
+        loss=evaluation.loss,
+        accuracy=evaluation.accuracy,
+    )
+
+
+def _evaluate_robustness(job: Job, network: nn.Module, mirror: Mirror | None) -> None:
+    robustness, measure, dataset = job.config.robustness, job.config.measure, job.config.dataset
+    assert robustness is not None
+    kept = slice(None) if dataset.channel is None else slice(dataset.channel, dataset.channel + 1)
+    mean, std = (torch.tensor(values, dtype=job.dtype)[kept].to(job.device) for values in (dataset.mean, dataset.std))
+    train, test = job.split("train"), job.split("test")
+    few = Split(test.inputs[: robustness.test_images], test.labels[: robustness.test_images])
+    images = Images(train, mean, std), Images(few, mean, std)
+    results = measure_robustness(network, job.points, *images, robustness, measure)
+    identity = robustness_id(robustness, measure)
+    evaluation = RobustnessResults(identity_of_robustness(robustness, measure), results)
+    job.run.save_robustness(identity, evaluation)
+    if mirror:
+        mirror.log_robustness(identity, evaluation)
 
 
 def split_into_populations(jobs: Sequence[Job]) -> tuple[list[list[Job]], list[Job]]:
@@ -221,13 +310,10 @@ def _as_key(part: Any) -> str:
 
 
 @lru_cache(maxsize=256)
-def _outline(architecture: str, input_shape: tuple[int, ...], classes: int) -> Network:
-    return outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes)
-
-
-@lru_cache(maxsize=256)
-def _count_operations(architecture: str, input_shape: tuple[int, ...], classes: int) -> int:
-    return forward_operations(architecture_from_plain(json.loads(architecture)), input_shape, classes)
+def _outline(architecture: str, input_shape: tuple[int, ...], classes: int) -> tuple[Network, int]:
+    """Return a network without its values, and the operations that one image takes forward."""
+    outline = outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes)
+    return outline, forward_operations(outline, input_shape)
 
 
 def _load_cached(dataset: str) -> Data:

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from equisep.config.identity import to_plain
-from equisep.config.schema import Config
+from equisep.config import Config, to_plain
 from equisep.execution.job import Job, split_into_populations
-from equisep.networks.cost import gains_from_batching
 
 # Floating-point operations from which starting worker processes, 6 s each, pays: some 20 s of training.
 WORK_FOR_WORKERS = 9e11
@@ -41,9 +39,7 @@ def plan(jobs: Sequence[Job], *, max_members: int, processes: int, gpu_memory: f
     for group in groups.values():
         # Members with equal optimizers stand side by side, so that one update serves them all.
         group.sort(key=lambda job: json.dumps(to_plain(job.config.optimizer), sort_keys=True))
-        members = (
-            min(max_members, members_that_fit(group[0], gpu_memory)) if gains_from_batching(group[0].outline) else 1
-        )
+        members = min(max_members, members_that_fit(group[0], gpu_memory)) if group[0].gains_from_batching else 1
         pieces = max(-(-len(group) // members), min(len(group), processes) if idle else 1)
         bounds = [round(piece * len(group) / pieces) for piece in range(pieces + 1)]
         populations += [group[start:end] for start, end in itertools.pairwise(bounds)]

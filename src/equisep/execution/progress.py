@@ -10,8 +10,6 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from equisep.measures.records import Epoch
-
 
 class Observer:
     """Is told how training goes, and says when to stop; this one is silent and never stops."""
@@ -22,8 +20,8 @@ class Observer:
     def begin(self, members: int, epochs: int, done: int) -> None:
         """Take note that a population of so many members starts, with ``done`` of its epochs behind it."""
 
-    def advance(self, members: Sequence[Epoch]) -> None:
-        """Take note that all members finished an epoch."""
+    def advance(self, epoch: int, loss: float, accuracy: float) -> None:
+        """Take note that all members finished an epoch. loss, accuracy: their means."""
 
     def wants_stop(self) -> bool:
         """Return whether training is to stop after the present epoch, with a checkpoint."""
@@ -67,11 +65,8 @@ class ConsoleObserver(Observer):
         self.epochs = epochs
         self.progress.reset(self.bar, total=epochs, completed=done)
 
-    def advance(self, members: Sequence[Epoch]) -> None:
+    def advance(self, epoch: int, loss: float, accuracy: float) -> None:
         """Move the bar, or print a line every tenth of the way."""
-        epoch = members[0].epoch
-        loss = sum(member.loss for member in members) / len(members)
-        accuracy = sum(member.accuracy for member in members) / len(members)
         summary = f"loss {loss:.4f}  accuracy {accuracy:.3f}"
         self.progress.update(self.bar, completed=epoch, description=summary)
         if not self.console.is_terminal and epoch % max(1, self.epochs // 10) == 0:

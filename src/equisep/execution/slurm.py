@@ -23,19 +23,26 @@ from typing import Any
 
 from rich.console import Console
 
-from equisep.config.schema import Config
-from equisep.config.validation import ConfigError
+from equisep.config import Config, ConfigError
 from equisep.execution.job import Job
 from equisep.execution.slurm_options import Resources, refuse_idle_or_missing
 from equisep.execution.slurm_task import POLL_INTERVAL_S, PopulationTask
 from equisep.execution.train import Stopped
 from equisep.execution.workers import ReportEnd, Result
 from equisep.files import write_atomically
-from equisep.store.locks import InUse, describe_owner, held
-from equisep.store.queue import QueuedTask, is_queued, queue_knows, queued_jobs
-from equisep.store.run import Run
-from equisep.store.serialization import Submitted
-from equisep.store.status import Outcome, outcome_of_task
+from equisep.store import (
+    InUse,
+    Outcome,
+    QueuedTask,
+    Run,
+    Submitted,
+    describe_owner,
+    held,
+    is_queued,
+    outcome_of_task,
+    queue_knows,
+    queued_jobs,
+)
 
 # Timeouts after which submitit gives a task up; each is progress of a whole time limit.
 MOST_TIMEOUTS = 1000

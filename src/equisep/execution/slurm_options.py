@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from equisep.config.schema import Config
-from equisep.config.validation import ConfigError, require_integer
+from equisep.config import Config, ConfigError, require_integer
 
 # Options of sbatch that a field sets, and those that the launcher sets itself.
 OPTIONS_OF_FIELDS = {

@@ -7,19 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import torch
 
-from equisep.config.schema import Config
+from equisep.config import Config
 from equisep.execution.progress import Observer
 from equisep.execution.train import Stopped, execute
-from equisep.measures.records import Epoch
-from equisep.store.locks import LEASE_S, InUse
-from equisep.store.queue import queued_jobs
+from equisep.store import LEASE_S, InUse, queued_jobs
 
 # Seconds between looks at the queue; a task's patience with a run that another process holds, and with a queue that
 # does not answer; and how long a file system may take to show what a task on another node wrote last.
@@ -81,11 +79,11 @@ class _TaskObserver(Observer):
         """Write a line."""
         print(line, flush=True)
 
-    def advance(self, members: Sequence[Epoch]) -> None:
+    def advance(self, epoch: int, loss: float, accuracy: float) -> None:
         """Write the epoch, every half minute."""
         if time.monotonic() - self.told > 30:
             self.told = time.monotonic()
-            print(f"epoch {members[0].epoch}", flush=True)
+            print(f"epoch {epoch}", flush=True)
 
     def wants_stop(self) -> bool:
         """Return whether SLURM gave notice."""

@@ -10,20 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from equisep.config.schema import Config
-from equisep.config.validation import ConfigError, require_integer
+from equisep.config import Config, ConfigError, SweepFailed, require_integer
 from equisep.execution.device import choose_device, named_device
 from equisep.execution.job import Job, prepare, split_into_populations
 from equisep.execution.planning import WORK_FOR_WORKERS, operations_of, plan
 from equisep.execution.progress import ConsoleObserver
 from equisep.execution.train import Stopped, execute
 from equisep.execution.workers import ReportEnd, Result, run_in_workers
-from equisep.store.locks import InUse, describe_owner
-from equisep.store.status import Outcome
+from equisep.store import InUse, Outcome, describe_owner, exit_code
 
 # Failed jobs that the last line of a sweep names.
 FAILURES_NAMED = 5
@@ -111,6 +110,17 @@ def run_sweep(
         remote.run(populations, end, console)
     _report_failures(requests, results, console)
     return [results[number] for number in range(len(requests))]
+
+
+def launch_sweep(requests: Sequence[Request], **how: Any) -> list[dict[str, object]]:
+    """Run a sweep and return the outcome of each request as plain values; raises SweepFailed where some failed.
+
+    how: the other arguments of :func:`run_sweep`.
+    """
+    results = run_sweep(requests, **how)
+    if exit_code(results):
+        raise SweepFailed(exit_code(results))
+    return [result.facts() for result in results if isinstance(result, Outcome)]
 
 
 def _report_failures(requests: Sequence[Request], results: Mapping[int, Result], console: Console) -> None:

@@ -15,13 +15,9 @@ from typing import Any
 
 import PIL.Image
 
-from equisep.config.identity import measure_id
-from equisep.config.schema import Measure, Tracking
-from equisep.config.validation import ConfigError
-from equisep.measures.records import Epoch, LayerRecord, Measurement, RobustnessResults, accuracy_areas
-from equisep.store.run import Run, all_runs
-from equisep.store.serialization import robustness_to_json
-from equisep.store.status import run_title
+from equisep.config import ConfigError, Measure, Tracking, measure_id
+from equisep.measures import Epoch, LayerRecord, Measurement, RobustnessResults, accuracy_areas
+from equisep.store import Run, all_runs, robustness_to_json, run_title
 
 
 class Mirror:

@@ -8,29 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from equisep.config.identity import to_plain
-from equisep.config.schema import Config
-from equisep.config.validation import ConfigError
-from equisep.data.dataset import Split
+from equisep.config import Config, ConfigError, to_plain
 from equisep.execution.device import accelerator_name, set_arithmetic
-from equisep.execution.evaluation import evaluate_missing
-from equisep.execution.job import Job, prepare, split_into_populations
+from equisep.execution.job import Job, evaluate_missing, prepare, split_into_populations
 from equisep.execution.progress import Observer
 from equisep.execution.tracking import Mirror
-from equisep.measures.records import Epoch
-from equisep.measures.separation import NotFinite
-from equisep.store.locks import InUse
-from equisep.store.machine import machine_facts
-from equisep.store.run import DamagedRun, Run
-from equisep.store.status import Outcome, run_title
-from equisep.training.engine import can_compile
-from equisep.training.feed_forward import has_kernels
-from equisep.training.population import Member, Population
+from equisep.measures import Epoch, NotFinite
+from equisep.store import DamagedRun, InUse, Outcome, Run, machine_facts, run_title
+from equisep.training import Member, Population, can_compile, has_kernels
 
 # Fields of compute that the bits of a result depend on: a population goes on with those it was begun with.
 ENGINE = ("threads", "dtype", "tf32", "deterministic")
@@ -194,7 +185,9 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
             seconds += time.perf_counter() - clock
             for member, epoch in zip(members, records, strict=True):
                 member.record(epoch)
-            observer.advance(records)
+            observer.advance(
+                population.epoch, fmean(epoch.loss for epoch in records), fmean(epoch.accuracy for epoch in records)
+            )
         for member in members:
             member.end(seconds / len(members))
         leader.remove_checkpoint()
@@ -207,8 +200,11 @@ def _build_population(jobs: Sequence[Job], engine: Mapping[str, Any]) -> tuple[l
     compute = replace(jobs[0].config.compute, **stored)
     jobs = [replace(job, config=replace(job.config, compute=compute)) for job in jobs]
     set_arithmetic(compute, jobs[0].device)
-    splits = _shared_splits(jobs)
-    members = [Member(job.network(), splits[job.run.id], job.config.optimizer, job.config.seed) for job in jobs]
+    # One object for all that train on the same tensors.
+    splits = {job.data.train.digest: job.split("train") for job in jobs}
+    members = [
+        Member(job.network(), splits[job.data.train.digest], job.config.optimizer, job.config.seed) for job in jobs
+    ]
     return jobs, Population(members, jobs[0].config.training, compiled=engine["compiled"])
 
 
@@ -236,12 +232,6 @@ def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
             "no C++ compiler with Python headers (g++, python3-dev): the kernels run uncompiled, about half as fast"
         )
     return {"compiled": wanted and possible} | {name: getattr(config.compute, name) for name in ENGINE}
-
-
-def _shared_splits(jobs: Sequence[Job]) -> dict[str, Split]:
-    """Return each job's training split on its device, one object for all that train on the same tensors."""
-    by_digest = {job.data.train.digest: job.split("train") for job in jobs}
-    return {job.run.id: by_digest[job.data.train.digest] for job in jobs}
 
 
 def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:

@@ -17,13 +17,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from equisep.config.identity import to_plain
-from equisep.config.schema import Config
+from equisep.config import Config
 from equisep.execution.job import Job
 from equisep.execution.progress import Observer, SweepTable, stopping_on_interrupt
 from equisep.execution.train import Stopped, execute
-from equisep.measures.records import Epoch
-from equisep.store.status import Outcome, run_title
+from equisep.store import Outcome
 
 Result = Outcome | Exception
 # Called when a population has ended: its index, and a result for each member or one exception for all.
@@ -38,7 +36,7 @@ def run_in_workers(populations: Sequence[Sequence[Job]], end: ReportEnd, workers
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
     stop = context.Event()
-    rows = [(_shape(population[0].config), len(population)) for population in populations]
+    rows = [(population[0].shared_title, len(population)) for population in populations]
     table = SweepTable(rows, console)
     left = dict.fromkeys(range(len(populations)), 2)
     with table.shown(), stopping_on_interrupt(stop.set):
@@ -112,11 +110,6 @@ def _take_messages(messages: Any, table: SweepTable) -> None:
             table.advance(index, *values)
 
 
-def _shape(config: Config) -> str:
-    """Return what a population's members have in common, for a person."""
-    return run_title(to_plain(config)).rsplit(",", 2)[0]
-
-
 class _WorkerObserver(Observer):
     """Passes on to the sweep's process what one of its populations does."""
 
@@ -131,10 +124,10 @@ class _WorkerObserver(Observer):
     def begin(self, members: int, epochs: int, done: int) -> None:
         self.messages.put(("begin", self.index, epochs, done))
 
-    def advance(self, members: Sequence[Epoch]) -> None:
+    def advance(self, epoch: int, loss: float, accuracy: float) -> None:
         if time.monotonic() - self.told > 0.3:
             self.told = time.monotonic()
-            self.messages.put(("advance", self.index, members[0].epoch))
+            self.messages.put(("advance", self.index, epoch))
 
     def wants_stop(self) -> bool:
         return bool(self.stop.is_set())

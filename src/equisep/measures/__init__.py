@@ -1,1 +1,6 @@
 """What is measured, on torch and NumPy alone: separation fuzziness, the law, the records of results."""
+
+import lazy_loader
+
+# The names of __init__.pyi, each loaded when it is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

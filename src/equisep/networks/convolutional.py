@@ -12,8 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from equisep.config.architectures import AlexNet, Vgg
-from equisep.config.validation import ConfigError
 from equisep.networks.network import Network, repeat_channels
 
 # Convolutions in each of the five stages, by depth, and their channels (Simonyan & Zisserman, 2015).
@@ -71,49 +69,38 @@ class ConvolutionalNetwork(Network):
         return logits
 
 
-def build_vgg(architecture: Vgg, input_shape: tuple[int, ...], classes: int) -> ConvolutionalNetwork:
-    """Return the VGG of an architecture config; raises ConfigError for images too small to be halved five times."""
+def build_vgg(
+    input_shape: tuple[int, ...], classes: int, depth: int, multiplier: float, classifier_width: int, **shared: int
+) -> ConvolutionalNetwork:
+    """Return the VGG of a depth; raises ValueError for images too small to be halved five times.
+
+    multiplier: on all channels and hidden units. shared: kernel and input_repeats of ConvolutionalNetwork.
+    """
     if min(input_shape[1:]) < 32:
-        raise ConfigError(
-            f"dataset.size={input_shape[1]}: VGG halves its images five times and needs at least 32×32 pixels, "
-            "take for example dataset=fashion_mnist_32x32"
+        raise ValueError(
+            f"dataset.size={input_shape[1]}: VGG halves its images five times and needs at least 32×32 pixels; "
+            "choose for example dataset=fashion_mnist_32x32"
         )
     channels: list[int] = []
     pools: list[nn.Module | None] = []
-    for convolutions, width in zip(VGG_STAGES[architecture.depth], VGG_CHANNELS, strict=True):
-        channels += [_scaled(width, architecture.width_multiplier)] * convolutions
+    for convolutions, width in zip(VGG_STAGES[depth], VGG_CHANNELS, strict=True):
+        channels += [_scaled(width, multiplier)] * convolutions
         pools += [None] * (convolutions - 1) + [nn.MaxPool2d(2)]
-    return _build(architecture, input_shape, classes, channels, pools)
+    return ConvolutionalNetwork(input_shape, classes, channels, pools, _scaled(classifier_width, multiplier), **shared)
 
 
-def build_alexnet(architecture: AlexNet, input_shape: tuple[int, ...], classes: int) -> ConvolutionalNetwork:
-    """Return the AlexNet of an architecture config; raises ConfigError for images too small for its pooling."""
-    if min(input_shape[1:]) < 16:
-        raise ConfigError(
-            f"dataset.size={input_shape[1]}: AlexNet halves its images three times and needs at least 16×16 pixels, "
-            "take for example dataset=fashion_mnist_32x32"
-        )
-    channels = [_scaled(width, architecture.width_multiplier) for width in ALEXNET_CHANNELS]
-    pools = [nn.MaxPool2d(3, stride=2, padding=1) if layer in ALEXNET_POOLED else None for layer in range(5)]
-    return _build(architecture, input_shape, classes, channels, pools)
-
-
-def _build(
-    architecture: Vgg | AlexNet,
-    input_shape: tuple[int, ...],
-    classes: int,
-    channels: Sequence[int],
-    pools: Sequence[nn.Module | None],
+def build_alexnet(
+    input_shape: tuple[int, ...], classes: int, multiplier: float, classifier_width: int, **shared: int
 ) -> ConvolutionalNetwork:
-    return ConvolutionalNetwork(
-        input_shape,
-        classes,
-        channels,
-        pools,
-        _scaled(architecture.classifier_width, architecture.width_multiplier),
-        kernel=architecture.kernel,
-        input_repeats=architecture.input_repeats,
-    )
+    """Return the AlexNet; raises ValueError for images too small for its pooling. Arguments: as of build_vgg."""
+    if min(input_shape[1:]) < 16:
+        raise ValueError(
+            f"dataset.size={input_shape[1]}: AlexNet halves its images three times and needs at least 16×16 pixels; "
+            "choose for example dataset=fashion_mnist_32x32"
+        )
+    channels = [_scaled(width, multiplier) for width in ALEXNET_CHANNELS]
+    pools = [nn.MaxPool2d(3, stride=2, padding=1) if layer in ALEXNET_POOLED else None for layer in range(5)]
+    return ConvolutionalNetwork(input_shape, classes, channels, pools, _scaled(classifier_width, multiplier), **shared)
 
 
 def _scaled(width: int, multiplier: float) -> int:

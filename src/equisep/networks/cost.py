@@ -6,23 +6,23 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from equisep.config.architectures import Architecture
-from equisep.networks.families import outline_network
 from equisep.networks.network import Network
 
 
-def forward_operations(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> int:
-    """Return the floating-point operations of matrix products and convolutions that one image takes forward."""
-    network = outline_network(architecture, input_shape, classes).eval()
+def forward_operations(outline: Network, input_shape: tuple[int, ...]) -> int:
+    """Return the floating-point operations of matrix products and convolutions that one image takes forward.
+
+    outline: from :func:`outline_network`; left in evaluation mode.
+    """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, *input_shape, device="meta"))
+        outline.eval()(torch.empty(1, *input_shape, device="meta"))
     return int(counter.get_total_flops())
 
 
 def training_values(outline: Network, input_shape: tuple[int, ...], images: int) -> int:
     """Return about how many numbers a network keeps while it trains on a batch of so many images.
 
-    outline: from :func:`outline_network`. Five a parameter (itself, its gradient, two of the optimizer, one in work),
+    outline: from :func:`outline_network`; left in evaluation mode. Five per parameter (itself, its gradient, two of the optimizer, one in work),
     and three for each value that a module puts out (itself, what its derivative needs, its gradient).
     """
     outputs: list[int] = []
@@ -32,10 +32,8 @@ def training_values(outline: Network, input_shape: tuple[int, ...], images: int)
 
     leaves = [module for module in outline.modules() if not list(module.children())]
     handles = [module.register_forward_hook(count) for module in leaves]
-    training = outline.training
     with torch.no_grad():
         outline.eval()(torch.empty(1, *input_shape, device="meta"))
-    outline.train(training)
     for handle in handles:
         handle.remove()
     return 5 * sum(parameter.numel() for parameter in outline.parameters()) + 3 * images * sum(outputs)

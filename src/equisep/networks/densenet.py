@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from equisep.config.validation import ConfigError
 from equisep.networks.network import Network, channels_last
 
 
@@ -36,13 +35,13 @@ class DenseNetwork(Network):
     def __init__(
         self, input_shape: tuple[int, ...], classes: int, blocks: Sequence[int], growth: int, kernel: int
     ) -> None:
-        """blocks: convolutions of each block. Raises ConfigError for images too small to be halved between them."""
+        """blocks: convolutions of each block. Raises ValueError for images too small to be halved between them."""
         super().__init__()
         smallest = 2 ** (len(blocks) - 1)
         if min(input_shape[1:]) < smallest:
-            raise ConfigError(
+            raise ValueError(
                 f"dataset.size={input_shape[1]}: {len(blocks)} dense blocks need at least {smallest}×{smallest} "
-                "pixels, take fewer architecture.blocks or larger images"
+                "pixels; choose fewer architecture.blocks or larger images"
             )
         channels = 2 * growth
         self.stem = nn.Conv2d(input_shape[0], channels, kernel, padding=kernel // 2, bias=False)

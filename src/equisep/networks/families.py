@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from equisep.config.architectures import AlexNet, Architecture, DenseNet, FeedForward, ResNet, Vgg
-from equisep.config.validation import ConfigError
+from equisep.config import Architecture, ConfigError, Convolutional, DenseNet, FeedForward, ResNet, Vgg
 from equisep.networks.convolutional import build_alexnet, build_vgg
 from equisep.networks.densenet import DenseNetwork
 from equisep.networks.fnn import FeedForwardNetwork
@@ -31,24 +30,28 @@ def outline_network(architecture: Architecture, input_shape: tuple[int, ...], cl
 
 
 def _build(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> Network:
+    try:
+        return _build_family(architecture, input_shape, classes)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _build_family(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> Network:
     match architecture:
         case FeedForward():
-            return FeedForwardNetwork(
-                torch.Size(input_shape).numel(),
-                classes,
-                architecture.hidden_widths(),
-                batch_norm=architecture.batch_norm,
-                relu=architecture.activation == "relu",
-            )
-        case Vgg():
-            return build_vgg(architecture, input_shape, classes)
-        case AlexNet():
-            return build_alexnet(architecture, input_shape, classes)
+            inputs, relu = torch.Size(input_shape).numel(), architecture.activation == "relu"
+            widths = architecture.hidden_widths()
+            return FeedForwardNetwork(inputs, classes, widths, batch_norm=architecture.batch_norm, relu=relu)
+        case Convolutional():
+            shared = {"kernel": architecture.kernel, "input_repeats": architecture.input_repeats}
+            scaled = (architecture.width_multiplier, architecture.classifier_width)
+            if isinstance(architecture, Vgg):
+                return build_vgg(input_shape, classes, architecture.depth, *scaled, **shared)
+            return build_alexnet(input_shape, classes, *scaled, **shared)
         case ResNet():
-            return ResidualNetwork(
-                input_shape, classes, architecture.blocks, architecture.kernels, architecture.input_repeats
-            )
+            blocks = (architecture.blocks, architecture.kernels, architecture.input_repeats)
+            return ResidualNetwork(input_shape, classes, *blocks)
         case DenseNet():
             growth = max(1, round(architecture.growth * architecture.width_multiplier))
             return DenseNetwork(input_shape, classes, architecture.blocks, growth, architecture.kernel)
-    raise ConfigError(f"architecture.family={architecture.family}: no such family of networks")
+    raise ValueError(f"architecture.family={architecture.family}: no such family of networks")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from equisep.data.dataset import Split
+from equisep.data import Split
 
 # Images that go through a network, or an attack, in one call.
 IMAGES_AT_ONCE = 2000

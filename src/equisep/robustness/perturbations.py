@@ -31,12 +31,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from equisep.config.schema import Measure, Robustness
-from equisep.data.dataset import Split
-from equisep.measures.law import fit_law
-from equisep.measures.records import PerturbationResult
-from equisep.measures.separation import as_class_labels, fuzziness_of_draws
-from equisep.networks.cost import gains_from_batching
+from equisep.config import Measure, Robustness
+from equisep.measures import PerturbationResult, as_class_labels, fit_law, fuzziness_of_draws
+from equisep.networks import gains_from_batching
 from equisep.robustness.attacks import attack
 from equisep.robustness.corruptions import corrupt
 from equisep.robustness.images import IMAGES_AT_ONCE, Images
@@ -109,7 +106,7 @@ class _Probe:
             found: list[tuple[Tensor, ...]] = []
             for draws in self._draws():
                 weights = {name: self._perturbed(name, noise[name][draws], strength) for name in self.weights}
-                correct = [self._correct_under(weights, part.split) for part in (self.train, self.test)]
+                correct = [self._correct_under(weights, part) for part in (self.train, self.test)]
                 found.append((self._fuzziness(weights, self.train.split.inputs), *correct))
             yield _cell("weights", strength, *(torch.cat(parts) for parts in zip(*found, strict=True)))
 
@@ -264,15 +261,15 @@ class _Probe:
         return outputs_of
 
     @torch.no_grad()
-    def _correct_under(self, weights: dict[str, Tensor], split: Split) -> Tensor:
+    def _correct_under(self, weights: dict[str, Tensor], part: Images) -> Tensor:
         """Return (draws, n) whether images are classified rightly under weights (draws, *shape)."""
 
         def logits(perturbed: Weights, batch: Tensor) -> tuple[Tensor, ...]:
             return (functional_call(self.plain, perturbed, (batch,)),)
 
         run = self._over(logits, (0, None))
-        predicted = [_decide(run(weights, chunk)[0]) for chunk in torch.split(split.inputs, IMAGES_AT_ONCE)]
-        correct: Tensor = torch.cat(predicted, 1) == split.labels
+        predicted = [_decide(run(weights, chunk)[0]) for chunk in torch.split(part.split.inputs, IMAGES_AT_ONCE)]
+        correct: Tensor = torch.cat(predicted, 1) == part.split.labels
         return correct
 
     def _correct(self, inputs: Tensor, labels: Tensor) -> Tensor:

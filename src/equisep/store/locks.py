@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from equisep.config.validation import EquisepError
+from equisep.config import EquisepError
 from equisep.files import retrying
 from equisep.store.queue import QUEUE_CACHE_S, own_job, own_restarts, queue_knows, recently_queued_jobs
 

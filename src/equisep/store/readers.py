@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from equisep.config.validation import ConfigError
+from equisep.config import ConfigError
 from equisep.store.record import RunRecord, checked
 from equisep.store.run import FINISHED, DamagedRun, LaterProtocol, Run, all_runs
 from equisep.store.wandb_log import read_log, record_from_wandb

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from equisep.measures.records import Epoch, Measurement, RobustnessResults
+from equisep.measures import Epoch, Measurement, RobustnessResults
 from equisep.store.run import FINISHED, refuse_later_protocol
 from equisep.store.serialization import Reader
 

@@ -36,11 +36,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from safetensors import SafetensorError
 
-from equisep.config.identity import PROTOCOL, config_hash, identity_of_measure, measure_id, to_plain
-from equisep.config.schema import Config, Measure
-from equisep.config.validation import EquisepError
+from equisep.config import (
+    PROTOCOL,
+    Config,
+    EquisepError,
+    Measure,
+    config_hash,
+    identity_of_measure,
+    measure_id,
+    to_plain,
+)
 from equisep.files import retrying, write_atomically
-from equisep.measures.records import Epoch, LayerRecord, Measurement, RobustnessResults
+from equisep.measures import Epoch, LayerRecord, Measurement, RobustnessResults
 from equisep.store.locks import confirm, held, living_owner
 from equisep.store.serialization import (
     EPOCHS,

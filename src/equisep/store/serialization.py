@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from equisep.measures.records import Epoch, LayerRecord, Measurement, PerturbationResult, RobustnessResults
+from equisep.measures import Epoch, LayerRecord, Measurement, PerturbationResult, RobustnessResults
 
 T = TypeVar("T")
 

@@ -8,10 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equisep.config.identity import robustness_id
-from equisep.config.schema import Config
-from equisep.config.validation import EquisepError
-from equisep.measures.records import LayerRecord
+from equisep.config import Config, EquisepError, robustness_id
+from equisep.measures import LayerRecord
 from equisep.store.queue import QueuedTask, is_queued, queued_jobs
 from equisep.store.run import FINISHED, DamagedRun, Run, all_runs
 from equisep.store.serialization import Submitted

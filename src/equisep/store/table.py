@@ -10,9 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from equisep.config.identity import NOT_MEASURE
-from equisep.config.schema import Measure
-from equisep.measures.records import Epoch, LayerRecord
+from equisep.config import NOT_MEASURE, Measure
+from equisep.measures import Epoch, LayerRecord
 from equisep.store.readers import read_records
 from equisep.store.record import RunRecord
 

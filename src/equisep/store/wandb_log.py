@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equisep.measures.records import Epoch, LayerRecord, Measurement
+from equisep.measures import Epoch, LayerRecord, Measurement
 from equisep.store.record import RunRecord, checked
 from equisep.store.serialization import robustness_from_json
 

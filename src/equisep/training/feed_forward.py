@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from equisep.networks.fnn import FeedForwardNetwork
+from equisep.networks import FeedForwardNetwork
 from equisep.training.engine import set_parameters, stack_parameters
 
 

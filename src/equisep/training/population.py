@@ -18,13 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equisep.config.schema import Optimizer, Training
-from equisep.config.validation import ConfigError
-from equisep.data.dataset import Split
-from equisep.measures.records import Epoch
-from equisep.networks.cost import gains_from_batching
-from equisep.networks.fnn import FeedForwardNetwork
-from equisep.networks.network import Network
+from equisep.config import ConfigError, Optimizer, Training
+from equisep.data import Split
+from equisep.measures import Epoch
+from equisep.networks import FeedForwardNetwork, Network, gains_from_batching
 from equisep.training.engine import Program
 from equisep.training.feed_forward import FeedForwardProgram, has_kernels
 from equisep.training.modules import ConvolutionalProgram, ModuleProgram

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from equisep.analysis.claims import load_claims
 from equisep.analysis.experiments import first_and_last_epoch
+from equisep.analysis.figures.panels import wide_figure
 from equisep.analysis.reproduction import FITTED, Reproduction
 from equisep.analysis.statistics import broken_stick_correlations, independence_p_value
 from equisep.analysis.tables import Tables
-from equisep.plots import FULL_WIDTH, use_style
 
 ARCHITECTURES = {"fnn": "", "fnn_no_batch_norm": "no batch norm", "fnn_linear": "linear"}
 TRAINED, UNTRAINED, RANDOM = "trained", "untrained", "random labels"
@@ -88,11 +88,10 @@ def _criterion(statistic: str) -> float:
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     """Return the figure: r, and the largest residual, of the trained network and its controls, a column a depth."""
-    use_style()
     named = name_controls(tables, rows)
     depths = [depth for depth in sorted(set(named["depth"])) if depth > 2] or [3]
     order = [TRAINED, *(name for name in dict.fromkeys(named["control"]) if name != TRAINED)]
-    figure = Figure(figsize=(FULL_WIDTH, 5.2), layout="constrained")
+    figure = wide_figure(5.2)
     panels = figure.subplots(2, len(depths), sharey=True, sharex="row", squeeze=False)
     for (upper, lower), depth in zip(panels.T, depths, strict=True):
         here = named[named["depth"] == depth]

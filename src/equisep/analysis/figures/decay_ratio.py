@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from equisep.analysis.claims import name_value
-from equisep.analysis.figures.panels import place_legend, say_not_run
+from equisep.analysis.figures.panels import place_legend, say_not_run, wide_figure
 from equisep.analysis.overview import Overview, best_rates, comparable, exponential_against_rivals
-from equisep.plots import FULL_WIDTH, use_style
 
 # Of the paper's figures; where something else varies, these stay.
 DATASET, OPTIMIZER, DEPTH, WIDTH = "fashion_mnist 10×10", "adam", 8, 100
@@ -21,7 +20,6 @@ RATE_DEPTHS = (4, 8, 9)
 
 def draw(table: pd.DataFrame) -> Figure:
     """Return the figure: six panels, each with the median over seeds and their range."""
-    use_style()
     joint = comparable(table)
     joint = joint[joint["training"] == "joint"]
     last = joint[joint["last"]].assign(depth=lambda rows: rows["depth"].astype(int))
@@ -40,7 +38,7 @@ def draw(table: pd.DataFrame) -> Figure:
     networks = rates[enough].sort_values(["optimizer", "depth"])
     depths = best["depth"].isin(DEPTHS)
     shown_epochs = epochs[epochs["depth"].isin(DEPTHS)].assign(depth=lambda rows: rows["depth"].astype(int))
-    figure = Figure(figsize=(FULL_WIDTH, 5.0), layout="constrained")
+    figure = wide_figure(5.0)
     panels = figure.subplots(2, 3, sharey=True)
     small = best["dataset"].str.contains("10×10")
     _lines(panels[0, 0], best[usual["optimizer"] & usual["width"] & small], "depth", "dataset")

@@ -7,30 +7,25 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from equisep.analysis.experiments import every_snapshot
-from equisep.analysis.figures.panels import label_law_axes
+from equisep.analysis.figures.panels import PAIRS, draw_curves, label_law_axes, wide_figure
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
-from equisep.plots import BLUE, FULL_WIDTH, GREEN, ORANGE, PINK, draw_points, use_style
-
-COLOURS = ((BLUE, ORANGE), (GREEN, PINK))
 
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     """Return the figure: a panel per epoch, in it both depths with the median of r over seeds."""
-    use_style()
-    figure = Figure(figsize=(FULL_WIDTH, 7.2), layout="constrained")
+    figure = wide_figure(7.2)
     epochs = sorted(set(rows["epoch"]))
     panels = figure.subplots(-(-len(epochs) // 3), 3, sharey=True, sharex=True, squeeze=False)
     panels[0, 0].set_yscale("log")
-    colours = dict(zip(sorted(set(rows["depth"])), COLOURS, strict=False))
+    colours = dict(zip(sorted(set(rows["depth"])), PAIRS, strict=False))
     for axes, epoch in zip(panels.flat, epochs, strict=False):
         told = []
         for depth, pair in colours.items():
-            found = tables.curves(rows[(rows["epoch"] == epoch) & (rows["depth"] == depth)])
-            curves = [curve for curve in found if min(curve) > 0]
-            if curves:
-                ((laws),) = draw_points(axes, curves, pair).values()
-                told.append(f"{np.median([law.pearson_r for law in laws]):.3f}".replace("-", "−"))
+            chosen = rows[(rows["epoch"] == epoch) & (rows["depth"] == depth)]
+            correlations = draw_curves(axes, tables.curves(chosen), pair)
+            if correlations:
+                told.append(f"{np.median(correlations):.3f}".replace("-", "−"))
         axes.set_title(f"epoch {epoch}: r = {', '.join(told) or 'not run'}", fontsize="small")
     for place, (depth, (colour, _)) in enumerate(colours.items()):
         panels[0, 0].annotate(f"depth {depth}", (0.04, 0.14 - 0.1 * place), xycoords="axes fraction", color=colour)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from equisep.analysis.figures.panels import draw_rows, panel_title
+from equisep.analysis.figures.panels import draw_rows, panel_title, wide_figure
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
-from equisep.plots import FULL_WIDTH, use_style
 
 TITLES = ("jointly", "half by half")
 
@@ -21,8 +20,7 @@ def by_way(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     """Return the figure: each way's law, then the test accuracies of all seeds."""
-    use_style()
-    figure = Figure(figsize=(FULL_WIDTH, 3.0), layout="constrained")
+    figure = wide_figure(3.0)
     panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": (2, 2, 1)})
     panels[1].sharey(panels[0])
     for axes, title, chosen in zip(panels, TITLES, by_way(rows), strict=False):

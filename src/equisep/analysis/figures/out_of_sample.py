@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 from equisep.analysis.claims import load_claims, name_value
 from equisep.analysis.experiments import every_snapshot
-from equisep.analysis.figures.panels import say_not_run
+from equisep.analysis.figures.panels import PAIRS, draw_curves, say_not_run, wide_figure
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.statistics import interval_over_seeds
 from equisep.analysis.tables import Tables, at_best_learning_rate
-from equisep.plots import BLUE, FULL_WIDTH, ORANGE, draw_points, use_style
 
 BEST = "best of each"
+BLUE, ORANGE = PAIRS[0]
 # Training losses this near, in nats, count as equal where the ends of both trainings are compared.
 EQUAL_LOSS = 0.01
 COLUMNS = ("dataset", "rate", "way", "seed", "accuracy_gain", "r_gain", "r_joint", "loss_gap")
@@ -99,10 +99,9 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     """Return the figure, a row a data set: the law both ways, test accuracy against loss, the gain at each rate."""
-    use_style()
     runs = tables.runs
     datasets = list(dict.fromkeys(runs["dataset"]))
-    figure = Figure(figsize=(FULL_WIDTH, 0.4 + 2.5 * len(datasets)), layout="constrained")
+    figure = wide_figure(0.4 + 2.5 * len(datasets))
     panels = figure.subplots(len(datasets), 3, squeeze=False)
     compared = compare(runs)
     for (law, path, gain), dataset in zip(panels, datasets, strict=True):
@@ -128,9 +127,7 @@ def _law_of(axes: Axes, tables: Tables, way: pd.DataFrame, word: str, colour: st
     if way.empty:
         return
     best = at_best_learning_rate(way, ())
-    curves = [curve for curve in tables.curves(best[best["epoch"] == best["epoch"].max()]) if min(curve) > 0]
-    if curves:
-        draw_points(axes, curves, (colour, colour))
+    draw_curves(axes, tables.curves(best[best["epoch"] == best["epoch"].max()]), (colour, colour))
     name = f"{word}, {_say_rate(best['learning_rate'].iloc[0])}"
     looks: dict[str, Any] = {"ha": "right", "va": "top", "color": colour, "fontsize": "x-small"}
     axes.annotate(name, (0.97, height), xycoords="axes fraction", **looks)

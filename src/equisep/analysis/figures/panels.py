@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
@@ -13,10 +14,39 @@ from matplotlib.ticker import MaxNLocator
 
 from equisep.analysis.claims import name_value
 from equisep.analysis.tables import Tables
-from equisep.plots import FULL_WIDTH, PALETTE, draw_law, use_style
+from equisep.plots import BLUE, FULL_WIDTH, GREEN, ORANGE, PALETTE, PINK, draw_law, draw_points, use_style
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# Colours of the points and the line of one kind of network, and of another in the same panel.
+PAIRS = ((BLUE, ORANGE), (GREEN, PINK))
+
+
+def wide_figure(height: float, width: float = FULL_WIDTH) -> Figure:
+    """Return an empty figure in the project's style, as wide as a two-column page. height, width: inches."""
+    use_style()
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write FOLDER/NAME.png and NAME.pdf and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
+    for path in paths:
+        figure.savefig(path, dpi=200)
+    return paths
+
+
+def draw_curves(axes: Axes, curves: Sequence[Sequence[float]], colours: tuple[str, str] = PAIRS[0]) -> list[float]:
+    """Draw D per layer of runs that differ in their seed alone, with the law; return r of each.
+
+    Curves with a layer whose D has no logarithm are left out. colours: of points and line.
+    """
+    usable = [curve for curve in curves if min(curve) > 0]
+    laws = next(iter(draw_points(axes, usable, colours).values())) if usable else []
+    return [law.pearson_r for law in laws]
 
 
 def draw_rows(axes: Axes, tables: Tables, rows: pd.DataFrame, segments: Sequence[tuple[int, int]] = ()) -> None:
@@ -33,11 +63,10 @@ def law_grid(tables: Tables, rows: pd.DataFrame, across: str, down: str | None =
 
     rows: of ``tables.runs``, one learning rate a panel; the title tells it, and how many seeds there are.
     """
-    use_style()
     columns, lines = list(dict.fromkeys(rows[across])), list(dict.fromkeys(rows[down])) if down else [None]
     wrapped = math.ceil(len(columns) / 4) if down is None else len(lines)
     width = math.ceil(len(columns) / wrapped) if down is None else len(columns)
-    figure = Figure(figsize=(FULL_WIDTH if width > 1 else 3.6, 0.6 + 2.2 * wrapped), layout="constrained")
+    figure = wide_figure(0.6 + 2.2 * wrapped, FULL_WIDTH if width > 1 else 3.6)
     panels = figure.subplots(wrapped, width, sharey=True, squeeze=False)
     places = [(line, column) for line in lines for column in columns]
     for axes in panels.flat[len(places) :]:
@@ -73,8 +102,7 @@ def panel_title(name: str, rows: pd.DataFrame) -> str:
 
 def depth_figure(rows: pd.DataFrame) -> Figure:
     """Return the last layer's D, decay ratio and test accuracy against depth, coloured by the best learning rate."""
-    use_style()
-    figure = Figure(figsize=(FULL_WIDTH, 2.8), layout="constrained")
+    figure = wide_figure(2.8)
     panels = figure.subplots(1, 3)
     kinds = {"D_last": "D of the last layer", "decay_ratio": "decay ratio ρ", "test_accuracy": "test accuracy"}
     rates = sorted(set(rows["learning_rate"]))

@@ -7,11 +7,10 @@ import math
 import pandas as pd
 from matplotlib.figure import Figure
 
-from equisep.analysis.figures.panels import draw_rows, panel_title
+from equisep.analysis.figures.panels import draw_rows, panel_title, wide_figure
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
-from equisep.measures.law import fit_law
-from equisep.plots import FULL_WIDTH, use_style
+from equisep.measures import fit_law
 
 # Layers: the first two blocks of three end at 6, which both lines share. Blocks: ours, the released script fails there.
 SEGMENTS = {"layer": ((0, 6), (6, 10)), "block": ((0, 2), (2, 4))}
@@ -19,8 +18,7 @@ SEGMENTS = {"layer": ((0, 6), (6, 10)), "block": ((0, 2), (2, 4))}
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     """Return the figure: layers and blocks, each with two segments."""
-    use_style()
-    figure = Figure(figsize=(FULL_WIDTH, 3.0), layout="constrained")
+    figure = wide_figure(3.0)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (view, segments) in zip(panels, SEGMENTS.items(), strict=True):
         chosen = rows[rows["view"] == view]

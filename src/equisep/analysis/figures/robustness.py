@@ -10,12 +10,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from equisep.analysis.figures.panels import place_legend, say_not_run
+from equisep.analysis.figures.panels import place_legend, say_not_run, wide_figure
 from equisep.analysis.reproduction import FITTED, Reproduction
 from equisep.analysis.statistics import interval_over_seeds, partial_rank_correlation, rank_correlation
 from equisep.analysis.tables import Tables
-from equisep.measures.law import fit_law, normalized_auc
-from equisep.plots import FULL_WIDTH, use_style
+from equisep.measures import fit_law, normalized_auc
 
 STRENGTHS = {
     "weights": "noise on all weights,\nrelative to each layer's norm",
@@ -152,9 +151,8 @@ def _tell(values: object) -> str:
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     """Return the figure: curves against strength of the networks that fit, then what inequality goes with."""
-    use_style()
     scores = score_networks(tables, rows)
-    figure = Figure(figsize=(FULL_WIDTH, 7.8), layout="constrained")
+    figure = wide_figure(7.8)
     panels = figure.subplots(3, 3)
     if scores.empty:
         for axes in panels.flat:

@@ -9,17 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from equisep.analysis.claims import name_value
-from equisep.analysis.figures.panels import say_not_run
+from equisep.analysis.figures.panels import say_not_run, wide_figure
 from equisep.analysis.overview import Overview, best_rates, comparable, correlations_with_test_accuracy
 from equisep.analysis.reproduction import FITTED
-from equisep.plots import FULL_WIDTH, use_style
 
 AGAINST = {"D_last": "D of the last layer", "r": "r", "log_ratio_cv": "inequality of the ratios"}
 
 
 def draw(table: pd.DataFrame) -> Figure:
     """Return the figure: three scatter plots of the networks that fit their data, and joint against half by half."""
-    use_style()
     plain = comparable(table)
     last = plain[plain["last"]]
     fitted = last[last["train_accuracy"] >= FITTED]
@@ -27,7 +25,7 @@ def draw(table: pd.DataFrame) -> Figure:
     names = [name_value("", name) for name in fitted["dataset"]]
     points = fitted.assign(difference=fitted["test_accuracy"] - level, dataset=names)
     shown = sorted({name_value("", name) for name in last["dataset"]})
-    figure = Figure(figsize=(FULL_WIDTH, 5.8), layout="constrained")
+    figure = wide_figure(5.8)
     panels = figure.subplots(2, 2).flat
     for axes, (column, label) in zip(panels, AGAINST.items(), strict=False):
         if points.empty:
