@@ -4,8 +4,6 @@
 something was not run: a data set that cannot be had is named, its figures are left out, the rest goes on.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -3,9 +3,6 @@
 python reproduce/decay_ratio.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("decay_ratio", sys.argv[1:]))
+run_script("decay_ratio")

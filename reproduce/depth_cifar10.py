@@ -3,9 +3,6 @@
 python -m equisep -m experiment=depth_cifar10 && python reproduce/depth_cifar10.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("depth_cifar10", sys.argv[1:]))
+run_script("depth_cifar10")

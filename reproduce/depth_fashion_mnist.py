@@ -3,9 +3,6 @@
 python -m equisep -m experiment=depth_fashion_mnist && python reproduce/depth_fashion_mnist.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("depth_fashion_mnist", sys.argv[1:]))
+run_script("depth_fashion_mnist")

@@ -3,9 +3,6 @@
 python -m equisep -m experiment=learning_rate && python reproduce/learning_rate.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("learning_rate", sys.argv[1:]))
+run_script("learning_rate")

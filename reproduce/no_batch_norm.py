@@ -3,9 +3,6 @@
 python -m equisep -m experiment=no_batch_norm && python reproduce/no_batch_norm.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("no_batch_norm", sys.argv[1:]))
+run_script("no_batch_norm")

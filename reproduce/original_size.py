@@ -3,9 +3,6 @@
 python -m equisep -m experiment=original_size && python reproduce/original_size.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("original_size", sys.argv[1:]))
+run_script("original_size")

@@ -3,9 +3,6 @@
 python -m equisep -m experiment=out_of_sample && python reproduce/out_of_sample.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("out_of_sample", sys.argv[1:]))
+run_script("out_of_sample")

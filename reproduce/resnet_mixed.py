@@ -3,9 +3,6 @@
 python -m equisep -m experiment=resnet_mixed && python reproduce/resnet_mixed.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("resnet_mixed", sys.argv[1:]))
+run_script("resnet_mixed")

@@ -3,9 +3,6 @@
 python -m equisep -m experiment=resnet_three_layer && python reproduce/resnet_three_layer.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("resnet_three_layer", sys.argv[1:]))
+run_script("resnet_three_layer")

@@ -3,9 +3,6 @@
 python -m equisep -m experiment=robustness && python reproduce/robustness.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("robustness", sys.argv[1:]))
+run_script("robustness")

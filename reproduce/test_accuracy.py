@@ -3,9 +3,6 @@
 python reproduce/test_accuracy.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("test_accuracy", sys.argv[1:]))
+run_script("test_accuracy")

@@ -3,9 +3,6 @@
 python -m equisep -m experiment=vgg13 && python reproduce/vgg13.py
 """
 
-import sys
+from equisep.analysis.figures.catalogue import run_script
 
-from equisep.analysis.figures.catalogue import main
-
-if __name__ == "__main__":
-    sys.exit(main("vgg13", sys.argv[1:]))
+run_script("vgg13")

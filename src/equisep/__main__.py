@@ -2,8 +2,6 @@
 ``dashboard`` and ``page`` show and publish what is in the store.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

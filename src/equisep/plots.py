@@ -1,7 +1,5 @@
 """One plotting style, and the picture of one network's law: log D against layer. No torch here."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

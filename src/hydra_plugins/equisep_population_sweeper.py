@@ -1,7 +1,5 @@
 """Hydra's basic sweeper without its trial composition of every job, which the population launcher does anyway."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper

@@ -1,7 +1,5 @@
 """An experiment file of conf/ as the list of runs it asks for."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

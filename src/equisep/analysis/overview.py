@@ -4,8 +4,6 @@
 one epoch; statistics are taken for each data set and seed, over all networks of that seed.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ A view of what the scripts in reproduce/ wrote below a results folder (figures/,
 conf/deviations.yaml; nothing is trained, drawn or judged here.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import time

@@ -6,8 +6,6 @@ those that conf/profile has it make, with further overrides those of the same sw
 drawn again from tables written before, this package's reference results for example.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shlex

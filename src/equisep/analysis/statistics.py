@@ -1,7 +1,5 @@
 """Statistics over seeds, networks and layers: intervals, correlations, null distributions, rival laws."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Sources: results/reference/NAME/NAME.json (verdicts), results/reference/findings
 conf/deviations.yaml.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The recorded runs of an experiment as tables, written and read."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,29 +17,9 @@ from equisep.store import FINISHED, RunRecord, read_records, read_store, tabulat
 
 # What a row of a table tells of a run, behind the columns of what varies.
 RUN_COLUMNS = (
-    "run",
-    "seed",
-    "learning_rate",
-    "view",
-    "epoch",
-    "r",
-    "decay_ratio",
-    "half_life",
-    "relative_residual",
-    "relative_curvature",
-    "D_first",
-    "D_last",
-    "train_loss",
-    "train_accuracy",
-    "test_accuracy",
-    "train_images",
-    "test_images",
-    "width_multiplier",
-    "seconds",
-    "ended",
-    "commit",
-    "torch",
-    "processor",
+    *("run", "seed", "learning_rate", "view", "epoch", "r", "decay_ratio", "half_life", "relative_residual"),
+    *("relative_curvature", "D_first", "D_last", "train_loss", "train_accuracy", "test_accuracy"),
+    *("train_images", "test_images", "width_multiplier", "seconds", "ended", "commit", "torch", "processor"),
 )
 # A name of digits alone is no number.
 TEXT_COLUMNS = ("run", "commit", "torch", "processor", "ended")

@@ -1,47 +1,23 @@
 from .architectures import (
-    Architecture as Architecture,
-    Convolutional as Convolutional,
-    DenseNet as DenseNet,
-    FeedForward as FeedForward,
-    ResNet as ResNet,
-    Vgg as Vgg,
+    Architecture as Architecture, Convolutional as Convolutional, DenseNet as DenseNet, FeedForward as FeedForward,
+    ResNet as ResNet, Vgg as Vgg,
 )
 from .compose import (
-    compose_config as compose_config,
-    compose_sweep as compose_sweep,
-    conf_folder as conf_folder,
-    format_config_error as format_config_error,
-    register as register,
-    sweep_grid as sweep_grid,
-    validate_config as validate_config,
+    compose_config as compose_config, compose_sweep as compose_sweep, conf_folder as conf_folder,
+    format_config_error as format_config_error, register as register, sweep_grid as sweep_grid, validate_config as
+    validate_config,
 )
 from .identity import (
-    NOT_MEASURE as NOT_MEASURE,
-    PROTOCOL as PROTOCOL,
-    architecture_from_plain as architecture_from_plain,
-    config_hash as config_hash,
-    from_plain as from_plain,
-    identity_of_measure as identity_of_measure,
-    identity_of_robustness as identity_of_robustness,
-    measure_id as measure_id,
-    robustness_id as robustness_id,
-    run_id as run_id,
-    to_plain as to_plain,
+    NOT_MEASURE as NOT_MEASURE, PROTOCOL as PROTOCOL, architecture_from_plain as architecture_from_plain,
+    config_hash as config_hash, from_plain as from_plain, identity_of_measure as identity_of_measure,
+    identity_of_robustness as identity_of_robustness, measure_id as measure_id, robustness_id as robustness_id,
+    run_id as run_id, to_plain as to_plain,
 )
 from .schema import (
-    Compute as Compute,
-    Config as Config,
-    Dataset as Dataset,
-    Measure as Measure,
-    Optimizer as Optimizer,
-    Robustness as Robustness,
-    Tracking as Tracking,
-    Training as Training,
+    Compute as Compute, Config as Config, Dataset as Dataset, Measure as Measure, Optimizer as Optimizer, Robustness
+    as Robustness, Tracking as Tracking, Training as Training,
 )
 from .validation import (
-    ConfigError as ConfigError,
-    EquisepError as EquisepError,
-    SweepFailed as SweepFailed,
-    require as require,
+    ConfigError as ConfigError, EquisepError as EquisepError, SweepFailed as SweepFailed, require as require,
     require_integer as require_integer,
 )

@@ -1,7 +1,5 @@
 """The validate_config configuration of a network: a dataclass per family, with units and ranges."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Overrides in, validate_config configs out: composition by Hydra, validation, and errors in one line."""
 
-from __future__ import annotations
-
 import copy
 import difflib
 import re

@@ -1,7 +1,5 @@
 """What of a configuration makes the identity of a run or of an evaluation, and the ids made of it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

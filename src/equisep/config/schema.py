@@ -5,8 +5,6 @@ that of an evaluation beneath the run; compute, tracking and paths are execution
 (see equisep.config.identity).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """The errors that are told the user in one line, and the checks of single fields that raise them."""
 
-from __future__ import annotations
-
 import math
 
 

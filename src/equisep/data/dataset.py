@@ -4,8 +4,6 @@ What was drawn, resized and normalised once is kept in ROOT/prepared, so that la
 an image folder of the user's own may change and is read anew each time.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Sequence

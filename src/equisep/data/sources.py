@@ -4,8 +4,6 @@ A data set is looked for in this order: files under the data root, torchvision's
 Fashion-MNIST Debian's package ``dataset-fashion-mnist``, unpacked without root rights.
 """
 
-from __future__ import annotations
-
 import gzip
 import math
 import shutil

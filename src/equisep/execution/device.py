@@ -1,7 +1,5 @@
 """The device and the arithmetic that a config asks for."""
 
-from __future__ import annotations
-
 import os
 
 import torch

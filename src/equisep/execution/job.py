@@ -1,7 +1,5 @@
 """One config's run on its data and device: what of it is missing, what keeps it from being run."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

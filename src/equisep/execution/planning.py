@@ -1,7 +1,5 @@
 """A sweep's jobs as populations: what is done is dropped, what shares a shape trains together."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,14 +1,12 @@
 """The progress of training on a console: a bar for a population, live rows for a sweep, lines without a terminal."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
 
 
 class Observer:
@@ -35,15 +33,7 @@ class ConsoleObserver(Observer):
         self.console = console
         self.stop = False
         self.epochs = 0
-        self.progress = Progress(
-            TextColumn("epoch"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
+        self.progress = _progress(console, "epoch", MofNCompleteColumn(), "{task.description}")
         self.bar = self.progress.add_task("", total=None)
 
     @contextmanager
@@ -101,6 +91,10 @@ def stopping_on_interrupt(request: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _progress(console: Console, *columns: str | ProgressColumn) -> Progress:
+    return Progress(*columns, BarColumn(bar_width=20), TimeRemainingColumn(), console=console, transient=True)
+
+
 class SweepTable:
     """The live progress of a sweep, a row per population; lines where there is no terminal."""
 
@@ -108,16 +102,7 @@ class SweepTable:
         """populations: what the members of each have in common, and how many they are."""
         self.names = [f"{members} × {name}" for name, members in populations]
         self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("epoch"),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=console,
-            transient=True,
-        )
+        self.progress = _progress(console, "{task.description}", "epoch", MofNCompleteColumn(), "{task.fields[state]}")
         self.rows = [self.progress.add_task(name, total=None, start=False, state="waiting") for name in self.names]
 
     @contextmanager

@@ -7,8 +7,6 @@ of its submission. What is about to be submitted is written to the store first. 
 what is missing and nothing else.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

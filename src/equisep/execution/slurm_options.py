@@ -1,7 +1,5 @@
 """What a SLURM task is given, checked before anything is submitted, and as options of sbatch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

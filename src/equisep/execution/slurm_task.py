@@ -1,7 +1,5 @@
 """What runs inside a SLURM task: one population, from wherever it stands, until it is done or SLURM gives notice."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -5,8 +5,6 @@ process, several in worker processes side by side, the longest first. On one mac
 versions a network's result depends on its population alone, not on which process had it or what else ran.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The run folder is the truth; a mirror can be made again from it at any time (``python -m equisep mirror``).
 """
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Configs in, finished runs out: where data, networks, training, measures, store and mirror meet."""
 
-from __future__ import annotations
-
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Worker processes: populations side by side on this machine's cores or GPUs."""
 
-from __future__ import annotations
-
 import multiprocessing.connection
 import os
 import queue

@@ -1,17 +1,10 @@
 from .law import Law as Law, fit_law as fit_law, normalized_auc as normalized_auc
 from .layers import INPUT as INPUT, evaluate as evaluate, measure_separation as measure_separation
 from .records import (
-    Epoch as Epoch,
-    LayerRecord as LayerRecord,
-    Measurement as Measurement,
-    PerturbationResult as PerturbationResult,
-    RobustnessResults as RobustnessResults,
-    accuracy_areas as accuracy_areas,
+    Epoch as Epoch, LayerRecord as LayerRecord, Measurement as Measurement, PerturbationResult as
+    PerturbationResult, RobustnessResults as RobustnessResults, accuracy_areas as accuracy_areas,
 )
 from .separation import (
-    NotFinite as NotFinite,
-    Separation as Separation,
-    as_class_labels as as_class_labels,
-    fuzziness_of_draws as fuzziness_of_draws,
-    separation_fuzziness as separation_fuzziness,
+    NotFinite as NotFinite, Separation as Separation, as_class_labels as as_class_labels, fuzziness_of_draws as
+    fuzziness_of_draws, separation_fuzziness as separation_fuzziness,
 )

@@ -4,8 +4,6 @@ D_l ≈ ρ^l D_0: log D is linear in the layer index l, ρ = exp(slope) is the d
 (He & Su, PNAS 2023, equation 2).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 All layers are recorded by hooks and share each forward pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

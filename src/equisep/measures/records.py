@@ -1,7 +1,5 @@
 """The vocabulary of results: an epoch of training, D of the layers of a snapshot, a network under perturbation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

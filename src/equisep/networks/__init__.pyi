@@ -1,7 +1,6 @@
 from .cost import (
-    forward_operations as forward_operations,
-    gains_from_batching as gains_from_batching,
-    training_values as training_values,
+    forward_operations as forward_operations, gains_from_batching as gains_from_batching, training_values as
+    training_values,
 )
 from .families import build_network as build_network, outline_network as outline_network
 from .fnn import FeedForwardNetwork as FeedForwardNetwork

@@ -5,8 +5,6 @@ layers; there are no blocks. On a 32×32 grey image VGG13 with all its channels 
 AlexNet 39.9 million.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What a network costs: operations, memory, and whether several train faster together."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode

@@ -6,8 +6,6 @@ last block BatchNorm → ReLU → average over the image → linear classifier. 
 sees, all channels so far; a block's is its last layer's. What the paper used is not known: this is our choice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

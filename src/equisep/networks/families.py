@@ -1,7 +1,5 @@
 """An architecture's config as a network of its family."""
 
-from __future__ import annotations
-
 import torch
 
 from equisep.config import Architecture, ConfigError, Convolutional, DenseNet, FeedForward, ResNet, Vgg

@@ -4,8 +4,6 @@ At 100 inputs, width 100 and 10 classes a network of depth H has 10,300·(H−1)
 and H measured layers: the input and the output of each hidden layer; the logits are not a layer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

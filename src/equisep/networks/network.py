@@ -1,7 +1,5 @@
 """What every network of this package is: a plain nn.Module that names its layers and its blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

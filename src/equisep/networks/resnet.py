@@ -4,8 +4,6 @@ Layers are the outputs after each ReLU, the last of a block after the addition; 
 Eight channels at 32×32 pixels make 8,192 features everywhere, and a classifier on all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

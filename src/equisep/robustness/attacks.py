@@ -1,7 +1,5 @@
 """Adversarial images, by foolbox: one step of the gradient's sign (FGSM), or projected gradient descent (PGD)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Corruptions of images: five of the fifteen of Hendrycks & Dietterich (2019), those that ten pixels can show."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

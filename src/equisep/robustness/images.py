@@ -1,7 +1,5 @@
 """Images as a network takes them, and as intensities, which is what perturbations change."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

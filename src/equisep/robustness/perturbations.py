@@ -18,8 +18,6 @@ one. He & Su, PNAS 2023, state this of their law; the assumption that makes it t
 ratio by as much, is theirs to make and ours to measure: the kind ``one_layer`` is for that.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

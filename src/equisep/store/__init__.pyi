@@ -1,25 +1,15 @@
-from .locks import LEASE_S as LEASE_S, InUse as InUse, describe_owner as describe_owner, held as held
+from .locks import InUse as InUse, LEASE_S as LEASE_S, describe_owner as describe_owner, held as held
 from .machine import machine_facts as machine_facts
 from .queue import (
-    QueuedTask as QueuedTask,
-    is_queued as is_queued,
-    queue_knows as queue_knows,
-    queued_jobs as queued_jobs,
+    QueuedTask as QueuedTask, is_queued as is_queued, queue_knows as queue_knows, queued_jobs as queued_jobs,
 )
 from .readers import read_records as read_records, read_run as read_run, read_store as read_store
 from .record import RunRecord as RunRecord
-from .run import FINISHED as FINISHED, DamagedRun as DamagedRun, Run as Run, all_runs as all_runs
+from .run import DamagedRun as DamagedRun, FINISHED as FINISHED, Run as Run, all_runs as all_runs
 from .serialization import Submitted as Submitted, robustness_to_json as robustness_to_json
 from .status import (
-    HOW_TO_RESUME as HOW_TO_RESUME,
-    ROBUSTNESS as ROBUSTNESS,
-    Outcome as Outcome,
-    exit_code as exit_code,
-    is_complete as is_complete,
-    missing_evaluations as missing_evaluations,
-    outcome_of as outcome_of,
-    outcome_of_task as outcome_of_task,
-    run_title as run_title,
-    status_table as status_table,
+    HOW_TO_RESUME as HOW_TO_RESUME, Outcome as Outcome, ROBUSTNESS as ROBUSTNESS, exit_code as exit_code,
+    is_complete as is_complete, missing_evaluations as missing_evaluations, outcome_of as outcome_of,
+    outcome_of_task as outcome_of_task, run_title as run_title, status_table as status_table,
 )
 from .table import load_runs as load_runs, tabulate_robustness as tabulate_robustness

@@ -7,8 +7,6 @@ holds. An owner that died is found out by its process; on another host by its SL
 file for LEASE_S. One that was only taken for dead finds its token gone, and is to write no more.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """Facts of the machine that a run or a page was made on: hardware, versions, commit."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """What SLURM's queue says: this user's tasks, and whether an owner of a file is one of them."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

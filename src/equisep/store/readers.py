@@ -4,8 +4,6 @@ A source is a results folder (the store), a folder of wandb logs (RESULTS/wandb,
 project, ``wandb:ENTITY/PROJECT``. What is read is the same whichever it is: RunRecord.
 """
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping

@@ -1,10 +1,8 @@
 """What is recorded of one run, whichever source it was read from, and what makes a record unusable."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from typing import Any, Literal
 
 from equisep.measures import Epoch, Measurement, RobustnessResults
@@ -31,70 +29,27 @@ class RunRecord:
     flaw: str = ""
 
 
-@dataclass(frozen=True)
-class _Architecture:
-    family: str
-
-
-@dataclass(frozen=True)
-class _Dataset:
-    name: str
-    size: int
-    sizes: list[int] | None
-
-
-@dataclass(frozen=True)
-class _Optimizer:
-    kind: str
-    learning_rate: float
-    momentum: float
-
-
-@dataclass(frozen=True)
-class _Training:
-    epochs: int
-    snapshots: list[int]
-    phases: list[Any]
-
-
-@dataclass(frozen=True)
-class _Measure:
-    view: str
-
-
-@dataclass(frozen=True)
-class _Data:
-    train_images: int
-    test_images: int
-
-
-@dataclass(frozen=True)
-class _Config:
-    """The part of a stored configuration that every reader of a record relies on."""
-
-    architecture: _Architecture
-    dataset: _Dataset
-    optimizer: _Optimizer
-    training: _Training
-    measure: _Measure
-    data: _Data
-    seed: int
-    science: str
-    protocol: int
-    experiment: str | None
-
-
-@dataclass(frozen=True)
-class _State:
-    """The part of a stored state that every reader of a record relies on."""
-
-    state: Literal["new", "running", "interrupted", "failed", "done", "diverged"]
-    machine: dict[str, Any] | None = None
-    seconds: float | None = None
-
-
-_CONFIG: Reader[_Config] = Reader(_Config)
-_STATE: Reader[_State] = Reader(_State)
+# The part of a stored configuration and of a stored state that every reader of a record relies on.
+_PARTS: dict[str, dict[str, Any]] = {
+    "architecture": {"family": str},
+    "dataset": {"name": str, "size": int, "sizes": list[int] | None},
+    "optimizer": {"kind": str, "learning_rate": float, "momentum": float},
+    "training": {"epochs": int, "snapshots": list[int], "phases": list[Any]},
+    "measure": {"view": str},
+    "data": {"train_images": int, "test_images": int},
+}
+_FIELDS: dict[str, Any] = {"seed": int, "science": str, "protocol": int, "experiment": str | None}
+_STATES = Literal["new", "running", "interrupted", "failed", "done", "diverged"]
+_CONFIG: Reader[Any] = Reader(
+    make_dataclass(
+        "Config", [*((name, make_dataclass(name, part.items())) for name, part in _PARTS.items()), *_FIELDS.items()]
+    )
+)
+_STATE: Reader[Any] = Reader(
+    make_dataclass(
+        "State", [("state", _STATES), ("machine", dict[str, Any] | None, None), ("seconds", float | None, None)]
+    )
+)
 
 
 def checked(record: RunRecord) -> RunRecord:

@@ -3,8 +3,6 @@
 Whatever does not fit is a ValueError whose message is one line that names the field.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

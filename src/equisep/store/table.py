@@ -1,7 +1,5 @@
 """The runs of a source as tidy tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields

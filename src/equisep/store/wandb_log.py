@@ -1,7 +1,5 @@
 """wandb's logs as records: the binary format of a .wandb file, and what its entries add up to."""
 
-from __future__ import annotations
-
 import json
 import math
 import struct

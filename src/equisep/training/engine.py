@@ -5,8 +5,6 @@ An engine holds each parameter of E networks as one stacked tensor (E, *shape), 
 a network goes in as, and comes out as, its plain module.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sysconfig

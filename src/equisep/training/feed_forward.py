@@ -4,8 +4,6 @@ Activations are laid out (network, channel, image), so that matrix products batc
 batch normalisation runs along contiguous memory; the elementwise kernels can be compiled.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Engines of any module: batched over networks by torch.func, or one network after another by autograd."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import cast
 

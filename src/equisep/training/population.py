@@ -7,8 +7,6 @@ phases, the layers that do not learn in one are held: their weights do not move 
 is set), their batch normalisation goes on with batch statistics and goes on updating the running ones.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """What each figure is: its kind, rows, columns, conditions and statistics, by the name of its experiment."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -125,7 +125,7 @@ OVERVIEWS: dict[str, Overview] = {
 }
 
 
-def main(name: str, arguments: Sequence[str]) -> int:
-    """Run the command line of the script of a figure and return its exit code."""
+def run_script(name: str) -> NoReturn:
+    """Run the script of a figure with the arguments of the command line, and exit."""
     figures: dict[str, Reproduction | Overview] = {**REPRODUCTIONS, **OVERVIEWS}
-    return figures[name].main(arguments)
+    sys.exit(figures[name].main(sys.argv[1:]))

@@ -1,7 +1,5 @@
 """The law's statistics of networks that should not follow it, beside the trained one, and what chance alone gives."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the decay ratio goes with, over all runs: depth, width, learning rate, optimizer, data set, epoch."""
 
-from __future__ import annotations
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """The law through training: log D against layer at nine epochs, depth 8 and 20, Adam."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure

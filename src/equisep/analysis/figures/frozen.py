@@ -1,7 +1,5 @@
 """Half by half against jointly trained: D per layer and test accuracy, CIFAR-10 10×10, depth 20."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.figure import Figure
 

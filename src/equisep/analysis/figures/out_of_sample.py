@@ -1,7 +1,5 @@
 """Test accuracy at equal training loss: trained jointly against half by half, CIFAR-10 and Fashion-MNIST 10×10."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Log D against layer and block of a residual network of two kinds of blocks: a law for each half."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Networks under perturbation: accuracy and D against strength, and against how equal the ratios are."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What test accuracy goes with, over all runs: D of the last layer, r, inequality of ratios; joint or half by half."""
 
-from __future__ import annotations
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
