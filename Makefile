@@ -6,7 +6,7 @@ PROFILE ?= headline
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report test test-slow slurm test-slurm bench lint format dashboard page clean
+.PHONY: help setup reproduce report test test-slow slurm test-slurm bench lint wings readme format dashboard page clean
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,10 +39,17 @@ bench: $(VENV)/.runtime  ## measure speed on this machine: steps, populations, D
 	$(RUN) -m benchmarks.steps
 	$(RUN) -m benchmarks.fuzziness
 
-lint: $(VENV)/.development  ## check format, lint and types
+lint: $(VENV)/.development  ## check format, lint, types and the order of imports
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+wings: $(VENV)/.development  ## print the floors of the package and the imports between its wings
+	$(RUN) docs/wings.py
+
+readme: $(VENV)/.runtime  ## write the tables of the README from their data
+	$(RUN) -m reproduce.readme
 
 format: $(VENV)/.development  ## put the code into the project's format
 	$(VENV)/bin/ruff format .
@@ -55,7 +62,7 @@ page: $(VENV)/.dashboard  ## look at the newest runs in the browser, on this mac
 	$(RUN) -m equisep page $(ARGS)
 
 clean:                ## remove .venv and caches; results and data stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis dist build
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist build
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

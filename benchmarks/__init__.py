@@ -1,1 +1,1 @@
-"""Measurements of speed, and the straightforward program they compare with."""
+"""Measurements of speed, and the plain implementation with which they are compared."""

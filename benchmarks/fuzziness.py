@@ -1,7 +1,7 @@
-"""What D costs: through the K class means, against the p×p covariance and its pseudo-inverse.
+"""The cost of D: computed from the K class means, against the p×p covariance and its pseudo-inverse.
 
-Rows of results/bench/fuzziness.csv: n, p, method (class_means, covariance), seconds; a row a repeat. At
-p = 65,536 (the first layer of a VGG) the covariance would need 34 GB, so the class means stand alone.
+Rows of results/bench/fuzziness.csv: n, p, method (class_means, covariance), seconds; a row per repeat. At p = 65,536
+(the first layer of a VGG) the covariance would need 34 GB, so only the class means are measured.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
         labels = torch.arange(points) % 10
         features = torch.randn(points, width, generator=torch.Generator().manual_seed(0))
         methods = {"class_means": separation_fuzziness}
-        # The definition takes 16 s a time at p = 2,000: once is enough.
+        # The definition takes 16 s at p = 2,000, so it is measured once.
         if width <= 2000 and points == 1000:
             methods["covariance"] = by_covariance
         for name, method in methods.items():

@@ -1,7 +1,7 @@
-"""How long a sweep of 10,000 runs, half of them done, takes to plan: ``python -m benchmarks.planning [RUNS]``.
+"""The time to plan a sweep of 10,000 runs of which half are done: ``python -m benchmarks.planning [RUNS]``.
 
-Looking each up in the store, and grouping what is left into populations; nothing is trained, and the store is a
-simulated one whose finished runs have a state, a snapshot's name and a measure, and no weights.
+Looks up each run in the store and groups the missing ones into populations; nothing is trained. The store is simulated:
+its finished runs have a state, empty snapshots and a measure, but no weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from equisep.store import Run
 
 
 def main(runs: int) -> None:
-    """Print the seconds that each part takes."""
+    """Print the seconds of each part."""
     with tempfile.TemporaryDirectory() as folder:
         base = compose_config([f"results={folder}", "tracking=off", "training=smoke"])
         configs = [
@@ -31,20 +31,20 @@ def main(runs: int) -> None:
             for rate in (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
         ]
         first = prepare(base)
-        _clock("simulating done runs", lambda: [_pretend_done(config, first.data) for config in configs[::2]])
-        jobs = _clock(f"looking {len(configs):,} runs up", lambda: [prepare(config) for config in configs])
-        populations = _clock("grouping them", lambda: plan(jobs, max_members=10, processes=2))
+        _measure("simulating done runs", lambda: [_simulate_done(config, first.data) for config in configs[::2]])
+        jobs = _measure(f"looking up {len(configs):,} runs", lambda: [prepare(config) for config in configs])
+        populations = _measure("grouping them", lambda: plan(jobs, max_members=10, processes=2))
         print(f"{sum(map(len, populations)):,} runs to train in {len(populations):,} populations")
 
 
-def _clock(what: str, act: Callable[[], Any]) -> Any:
+def _measure(what: str, act: Callable[[], Any]) -> Any:
     start, busy = time.perf_counter(), time.process_time()
     result = act()
     print(f"{what}: {time.perf_counter() - start:.2f} s ({time.process_time() - busy:.2f} s of processor)")
     return result
 
 
-def _pretend_done(config: Config, data: Any) -> None:
+def _simulate_done(config: Config, data: Any) -> None:
     job = prepare(config)
     job.create_run()
     names = ("input", *job.points)

@@ -1,18 +1,18 @@
-"""What a training step costs: the baseline, this engine for one network, this engine for a population.
+"""The cost of a training step: the baseline, this package for one network, this package for a population.
 
-``make bench`` runs this and benchmarks/fuzziness.py. All three engines train on the real data over whole
-epochs: gather, the partial batch of 104 and the optimizer included, compilation apart. They take turns in
-one run, so that the machine's drift meets them alike; every repeat is a row of results/bench/steps.csv:
+``make bench`` runs this and benchmarks/fuzziness.py. All three engines train on the real data over whole epochs,
+including data access, the partial batch of 104 and the optimizer, but not compilation. They alternate within one run,
+so that drifts of the machine affect them equally. Each repeat is a row of results/bench/steps.csv:
 
     engine         baseline (plain nn.Module at its best thread count), single, population
-    members        networks trained side by side
+    members        number of networks trained together
     depth          of the feed-forward networks, width 100
-    ms_per_step    wall time, per network and step
-    ratio          of the baseline's time in the same repeat to this one
-    gemm_share     share of the machine's best float32 2048³ product, on as many cores, that the step's
-                   6·batch·Σ in·out operations make
+    ms_per_step    wall time in ms, per network and step
+    ratio          time of the baseline in the same repeat, over this one
+    gemm_share     throughput of the step (6·batch·Σ in·out operations) relative to the best float32 2048³ matrix
+                   product on as many cores
 
-A population of 20 is trained as a sweep trains it: worker processes side by side, a thread each.
+A population of 20 is trained as in a sweep: parallel worker processes with one thread each.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.baseline import Baseline
 from equisep.config import Config, FeedForward, compose_config
 from equisep.data import Data, load_data
 from equisep.networks import build_network
 from equisep.training import Member, Population
+from equisep.training.reference import ReferenceTraining
 
 DEPTHS = (4, 8, 20)
 STEPS_PER_EPOCH = 8
@@ -46,7 +46,7 @@ def floating_point_operations(depth: int, width: int = 100, inputs: int = 100, i
 
 
 def gemm_rate(threads: int, repeats: int = 5) -> float:
-    """Return the best rate of a float32 product of 2048×2048 matrices, operations a second."""
+    """Return the best rate of a float32 product of 2048×2048 matrices, in operations per second."""
     torch.set_num_threads(threads)
     one, other, out = torch.randn(2048, 2048), torch.randn(2048, 2048), torch.empty(2048, 2048)
     best = float("inf")
@@ -59,7 +59,7 @@ def gemm_rate(threads: int, repeats: int = 5) -> float:
 
 @dataclass
 class Case:
-    """Something that trains: run(n) trains all members n epochs."""
+    """An engine in one setting: run(n) trains all members for n epochs."""
 
     engine: str
     members: int
@@ -69,7 +69,7 @@ class Case:
     run: Callable[[int], None]
 
     def milliseconds(self, seconds: float) -> float:
-        """Return wall milliseconds per network and step, over as many epochs as fit about so many seconds."""
+        """Return wall milliseconds per network and step, over the epochs that fit into about the given seconds."""
         clock = time.perf_counter()
         self.run(1)
         epochs = max(1, round(seconds / (time.perf_counter() - clock)))
@@ -87,9 +87,9 @@ def members_of(config: Config, data: Data, count: int, width: int = 100, first: 
 
 
 def baseline_case(config: Config, data: Data, depth: int, threads: int) -> Case:
-    """Return the straightforward program with so many threads."""
+    """Return the baseline with a number of threads."""
     (member,) = members_of(config, data, 1)
-    baseline = Baseline(member.network, data.train, config.optimizer, config.training, 0)
+    baseline = ReferenceTraining(member.network, data.train, config.optimizer, config.training, 0)
 
     def run(epochs: int) -> None:
         torch.set_num_threads(threads)
@@ -100,7 +100,7 @@ def baseline_case(config: Config, data: Data, depth: int, threads: int) -> Case:
 
 
 def single_case(config: Config, data: Data, depth: int) -> Case:
-    """Return this engine for one network on one thread."""
+    """Return this package's engine for one network on one thread."""
     population = Population(members_of(config, data, 1), config.training, compiled=True)
 
     def run(epochs: int) -> None:
@@ -123,13 +123,13 @@ class Workers:
             here, there = context.Pipe()
             arguments = (there, overrides, start, end - start, width)
             context.Process(target=train_on_demand, args=arguments, daemon=True).start()
-            # Ours closed, a worker that dies ends the wait for its answer.
+            # With this end closed, recv raises EOFError if the worker dies.
             there.close()
             self.pipes.append(here)
         self.wait()
 
     def run(self, epochs: int) -> None:
-        """Train so many epochs in every process, and wait for the last to be through."""
+        """Train for a number of epochs in every process, and wait until all have ended."""
         for pipe in self.pipes:
             pipe.send(epochs)
         self.wait()
@@ -146,7 +146,7 @@ class Workers:
 
 
 def train_on_demand(pipe: Any, overrides: list[str], first: int, count: int, width: int) -> None:
-    """Train as many epochs as the pipe says, none to end; two, which compile, before the first answer."""
+    """Train for the number of epochs received from the pipe, until 0; first two epochs for compilation."""
     torch.set_num_threads(1)
     config = compose_config(overrides)
     members = members_of(config, load_data(config.dataset), count, width, first)
@@ -161,7 +161,7 @@ def train_on_demand(pipe: Any, overrides: list[str], first: int, count: int, wid
 
 
 def measure_depth(depth: int, cores: int, members: int, repeats: int, seconds: float) -> list[dict[str, object]]:
-    """Return the rows of one depth: every repeat times every engine in turn."""
+    """Return the rows of one depth: each repeat times all engines in turn."""
     overrides = [f"architecture.depth={depth}", "optimizer=adam"]
     config = compose_config(overrides)
     data = load_data(config.dataset)
@@ -176,7 +176,7 @@ def measure_depth(depth: int, cores: int, members: int, repeats: int, seconds: f
     best = min(candidates, key=lambda case: case.milliseconds(seconds / 2))
     rows = []
     for repeat in range(repeats):
-        # The rate is taken next to what it is compared with: the machine's speed drifts.
+        # Measured with the engines because the machine's speed drifts.
         rates = {used: gemm_rate(used) for used in {1, best.cores, cores}}
         work = floating_point_operations(depth) / STEPS_PER_EPOCH
         cases = [best, single, Case("population", members, depth, 100, cores, workers.run)]
@@ -199,7 +199,7 @@ def measure_depth(depth: int, cores: int, members: int, repeats: int, seconds: f
 
 
 def measure_growth(cores: int) -> pd.DataFrame:
-    """Return how the cost grows with members and with width: one row a population, depth 8."""
+    """Return the cost by number of members and width at depth 8: a row per population."""
     rows = []
     overrides = ["architecture.depth=8", "optimizer=adam"]
     for members, width in ((2, 100), (4, 100), (8, 100), (16, 100), (20, 100), (40, 100), (8, 20), (8, 300)):
@@ -219,7 +219,7 @@ def measure_growth(cores: int) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Draw the times of the engines against depth, a point a repeat."""
+    """Draw the times of the engines against depth, a point per repeat."""
     import seaborn as sns
     from matplotlib.figure import Figure
 
@@ -239,7 +239,7 @@ def main() -> None:
     """Measure, print medians with their spread, and write results/bench."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of training a repeat and engine")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of training per repeat and engine")
     parser.add_argument("--members", type=int, default=20)
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--results", type=Path, default=Path(os.environ.get("EQUISEP_RESULTS", "results")))

@@ -1,1 +1,1 @@
-"""One script a figure: an experiment's runs in the store become its picture, its tables and its verdict."""
+"""One script per figure: makes figure, tables and verdict from an experiment's recorded runs."""

@@ -1,7 +1,7 @@
-"""The experiments of a profile, one after another: trained as far as they are not, drawn, judged; then all verdicts.
+"""Reproduce the experiments of a profile: train missing runs, draw and judge each experiment, then list the verdicts.
 
-``python -m reproduce PROFILE [KEY=VALUE …]`` (``make reproduce``, ``make reproduce PROFILE=cpu``). Exit code 1 where
-something was not run: a data set that cannot be had is named, its figures are left out, the rest goes on.
+``python -m reproduce PROFILE [KEY=VALUE …]`` (``make reproduce``, ``make reproduce PROFILE=cpu``). Exit code 1 if
+something was not run. If a data set cannot be found or downloaded, its experiments are skipped with a message.
 """
 
 import json
@@ -25,21 +25,24 @@ from equisep.data import DataUnavailable
 from equisep.execution import Job, choose_device, prepare
 from equisep.store import DamagedRun
 
-# Share of the rate of large matrix products that training reaches, measured on 2 cores: feed-forward populations reach
-# .3 to .5 of it, convolutions with few channels .2 to .3.
+# Throughput of training relative to large matrix products, measured on 2 cores: 0.3 to 0.5 for feed-forward
+# populations, 0.2 to 0.3 for convolutions with few channels.
 EFFICIENCY = 0.3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment of the profile: its sweeps, its networks, and what keeps some or all of them from being run."""
+    """An experiment of the profile: its sweeps, missing runs and number of networks.
+
+    problem: why some runs cannot be prepared, or ''. blocked: whether this holds for all of them.
+    """
 
     name: str
     sweeps: tuple[tuple[str, ...], ...]
     to_train: tuple[Job, ...]
     networks: int
-    missing: str = ""
-    hopeless: bool = False
+    problem: str = ""
+    blocked: bool = False
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         names = [word for word in arguments if "=" not in word]
         overrides = [word for word in arguments if "=" in word]
         if len(names) > 1 or any(name.startswith("-") for name in names):
-            raise ConfigError(f"{' '.join(names)}: give one profile, then KEY=VALUE overrides")
+            raise ConfigError(f"{' '.join(names)}: use one profile, then KEY=VALUE overrides")
         profile = load_profile(names[0] if names else "headline")
         config = compose_config([word for word in overrides if word.startswith(("results=", "compute."))])
         plans = [make_plan(name, sweeps, overrides) for name, sweeps in profile.items()]
@@ -58,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
     print(estimate(plans, config), flush=True)
     verdicts = {}
     for plan in plans:
-        if plan.missing:
-            print(f"{plan.name}: {plan.missing}", file=sys.stderr, flush=True)
-        if plan.hopeless:
-            verdicts[plan.name] = {"verdict": NOT_RUN, "statistics": plan.missing}
+        if plan.problem:
+            print(f"{plan.name}: {plan.problem}", file=sys.stderr, flush=True)
+        if plan.blocked:
+            verdicts[plan.name] = {"verdict": NOT_RUN, "statistics": plan.problem}
             continue
         for sweep in plan.sweeps if plan.to_train else ():
             print(f"{plan.name}: {' '.join(sweep)}".rstrip(": "), flush=True)
@@ -73,57 +76,59 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[str]) -> Plan:
-    """Return what an experiment asks for and what of it is done; a data set that cannot be had is noted."""
-    whole = tuple((*sweep, *overrides) for sweep in sweeps)
-    points = [point for sweep in whole for point in expand_experiment(name, sweep)]
+    """Return the plan of an experiment; data sets that are unavailable and damaged runs are noted."""
+    complete = tuple((*sweep, *overrides) for sweep in sweeps)
+    points = [point for sweep in complete for point in expand_experiment(name, sweep)]
     jobs: dict[Path, Job] = {}
-    missing = ""
+    problem = ""
     for point in points:
         try:
             job = prepare(point.config)
         except (DataUnavailable, DamagedRun) as error:
-            missing = missing or str(error)
+            problem = problem or str(error)
         else:
             jobs[job.run.path] = job
-    # Every run is looked at by its sweep again, which also takes the measures that are missing.
+    # The sweep also takes missing measures of trained runs.
     to_train = tuple(job for job in jobs.values() if not job.complete)
     networks = len({config_hash(point.config) for point in points})
-    return Plan(name, whole, to_train, networks, missing, not jobs)
+    return Plan(name, complete, to_train, networks, problem, not jobs)
 
 
 def estimate(plans: Sequence[Plan], config: Config) -> str:
-    """Return a table of what is to be trained and about how long it takes on this machine."""
+    """Return a table of the networks to train with the estimated time on this machine."""
     jobs = {job.run.path: job for plan in plans for job in plan.to_train}
     rate = EFFICIENCY * multiplication_rate(config) if jobs else 1.0
     rows, counted = [], set()
     for plan in plans:
-        # What two experiments share is trained once, for the first of them.
+        # Runs shared by several experiments are trained once, for the first.
         fresh = [job for job in plan.to_train if job.run.path not in counted]
         counted |= {job.run.path for job in fresh}
         seconds = sum(job.operations for job in fresh) / rate
-        facts = {"experiment": plan.name, "networks": plan.networks, "to train": len(fresh)}
-        told = "not run" if plan.hopeless else f"{seconds / 60:.1f} min" + (", without some" if plan.missing else "")
-        rows.append(facts | {"estimate": told})
+        time_needed = (
+            "not run" if plan.blocked else f"{seconds / 60:.1f} min" + (", incomplete" if plan.problem else "")
+        )
+        counts = {"networks": plan.networks, "to train": len(fresh)}
+        rows.append({"experiment": plan.name} | counts | {"estimate": time_needed})
     total = sum(job.operations for job in jobs.values()) / rate
     table = pd.DataFrame(rows).to_string(index=False)
-    return f"{table}\n{len(jobs)} networks to train, about {total / 3600:.1f} h here (it may be half, or twice, that)"
+    return f"{table}\n{len(jobs)} networks to train, about {total / 3600:.1f} h on this machine (within a factor of 2)"
 
 
 def multiplication_rate(config: Config) -> float:
-    """Return the floating-point operations a second of large matrix products on the device a config names."""
+    """Return the rate of large matrix products on the config's device, in floating-point operations per second."""
     device = choose_device(config.compute.device)
     size = 2048
-    one = torch.randn(size, size, device=device)
+    matrix = torch.randn(size, size, device=device)
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        (one @ one).sum().item()
+        (matrix @ matrix).sum().item()
         times.append(time.perf_counter() - start)
     return 2 * size**3 / sorted(times)[2]
 
 
 def train(name: str, sweep: Sequence[str]) -> int:
-    """Run an experiment's sweep as a user would; return its exit code, told where it is not 0."""
+    """Run an experiment's sweep in a process of its own; return its exit code, with a message if it is not 0."""
     command = [sys.executable, "-m", "equisep", "-m", f"experiment={name}", *sweep]
     code = subprocess.run(command, check=False).returncode
     if code:
@@ -144,7 +149,7 @@ def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
 
 
 def tabulate(verdicts: Mapping[str, Mapping[str, Any]], results: Path) -> str:
-    """Write results/tables/verdicts.csv and return the table for a person."""
+    """Write results/tables/verdicts.csv and return a human-readable table."""
     rows = [
         {"experiment": name, "verdict": record["verdict"], "statistics": record["statistics"]}
         | {"notes": " ".join(record.get("notes", []))}

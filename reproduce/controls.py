@@ -1,4 +1,4 @@
-"""The law's statistics of networks that should not follow it, beside the trained one, and what chance alone gives.
+"""The law's statistics for control networks that should not follow it, with p-values of r under two null models.
 
 python -m equisep -m experiment=controls && python reproduce/controls.py
 """

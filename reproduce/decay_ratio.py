@@ -1,4 +1,4 @@
-"""What the decay ratio goes with, over all runs: depth, width, learning rate, optimizer, data set, epoch.
+"""The decay ratio of all runs against depth, width, learning rate, optimizer, data set and epoch.
 
 python reproduce/decay_ratio.py
 """

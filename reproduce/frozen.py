@@ -1,4 +1,4 @@
-"""Half by half against jointly trained: D per layer and test accuracy, CIFAR-10 10×10, depth 20.
+"""Two-stage against joint training: D per layer and test accuracy, CIFAR-10 10×10, depth 20.
 
 python -m equisep -m experiment=frozen && python reproduce/frozen.py
 """

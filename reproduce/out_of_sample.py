@@ -1,4 +1,4 @@
-"""Test accuracy at equal training loss: trained jointly against half by half, CIFAR-10 and Fashion-MNIST 10×10.
+"""Test accuracy at equal training loss: joint against two-stage training, CIFAR-10 and Fashion-MNIST 10×10.
 
 python -m equisep -m experiment=out_of_sample && python reproduce/out_of_sample.py
 """

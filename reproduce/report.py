@@ -1,4 +1,4 @@
-"""All results on one page, results/report.html: what the other scripts wrote, and the figures over all runs anew.
+"""Write results/report.html: the output of the other scripts on one page, with updated figures over all runs.
 
 python -m reproduce.report
 """
@@ -15,13 +15,13 @@ from equisep.store import all_runs
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line: ``results=FOLDER``; exit code 2 where the arguments are wrong or nothing is there."""
+    """Run the command line: ``results=FOLDER``; exit code 2 if the arguments are invalid or there are no results."""
     try:
         unknown = [word for word in arguments if not word.startswith("results=")]
         if unknown:
-            raise ConfigError(f"{unknown[0]}: unknown argument; give results=FOLDER")
+            raise ConfigError(f"{unknown[0]}: unknown argument; use results=FOLDER")
         results = Path(compose_config(list(arguments)).results)
-        # Where there are no runs, what was made of those of another source stays.
+        # Without runs, figures from another source are kept.
         for overview in OVERVIEWS.values() if any(all_runs(results)) else ():
             overview.main([f"results={results}"])
         path = write_report(results, scripts())
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def scripts() -> dict[str, str]:
-    """Return the command of each claim's script, the figures over all runs first; '' where there is none."""
+    """Return the command of each claim's script, figures over all runs first; '' for a claim without a script."""
     names = [*OVERVIEWS, *(name for name in load_claims() if name not in OVERVIEWS)]
     return {name: f"python reproduce/{name}.py" if name in REPRODUCTIONS | OVERVIEWS else "" for name in names}
 

@@ -1,4 +1,4 @@
-"""Log D against layer and block of a residual network of two kinds of blocks: a law for each half.
+"""Log D against layer and block of a residual network with two kinds of blocks: a law for each half.
 
 python -m equisep -m experiment=resnet_mixed && python reproduce/resnet_mixed.py
 """

@@ -1,4 +1,4 @@
-"""Networks under perturbation: accuracy and D against strength, and what they have to do with how equal the ratios are.
+"""Robustness: accuracy and D of perturbed networks against strength, and against the CV of log ρ (unequal ratios).
 
 python -m equisep -m experiment=robustness && python reproduce/robustness.py
 """

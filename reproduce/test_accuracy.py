@@ -1,4 +1,4 @@
-"""What test accuracy goes with, over all runs: D of the last layer, r, inequality of ratios; joint or half by half.
+"""Test accuracy of all runs against D of the last layer, r and CV of log ρ; joint against two-stage training.
 
 python reproduce/test_accuracy.py
 """

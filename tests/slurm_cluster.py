@@ -1,6 +1,6 @@
-"""A throwaway SLURM of one node: real munged, slurmctld and slurmd, from Debian's packages, no systemd, root or not.
+"""A temporary SLURM cluster of one node: munged, slurmctld and slurmd from Debian's packages, without systemd or root.
 
-``python -m tests.slurm_cluster FOLDER`` starts one, says how to use it, and stops it at Ctrl-C.
+``python -m tests.slurm_cluster FOLDER`` starts one, prints the environment to use it, and stops it at Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from pathlib import Path
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "squeue", "sbatch")
-SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 class NoSlurm(RuntimeError):
-    """Why no cluster can be started here, in one line."""
+    """No cluster can be started here; the message is one line."""
 
 
 def missing_programs() -> list[str]:
-    """Return the programs that a cluster needs and that are not installed."""
-    return [name for name in PROGRAMS if shutil.which(name, path=SEARCHED) is None]
+    """Return the programs of a cluster that are not installed."""
+    return [name for name in PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
 
 
 @contextmanager
 def throwaway_cluster(folder: Path, cores: int = 2) -> Iterator[Mapping[str, str]]:
-    """Start a cluster with its state in a folder, yield the environment that reaches it, and stop it.
+    """Start a cluster with its state in a folder, yield the environment variables to use it, and stop it.
 
-    It has one node of so many cores and a GPU that is none (/dev/null). Raises NoSlurm where it cannot be started.
+    It has one node with this number of cores and a fake GPU (/dev/null). Raises NoSlurm if it cannot be started.
     """
     missing = missing_programs()
     if missing:
-        raise NoSlurm(f"no {missing[0]} here: apt-get install {' '.join(PACKAGES)}")
+        raise NoSlurm(f"{missing[0]} is not installed: run apt-get install {' '.join(PACKAGES)}")
     host = socket.gethostname().split(".")[0]
     try:
         address = socket.gethostbyname(host)
@@ -54,11 +54,11 @@ def throwaway_cluster(folder: Path, cores: int = 2) -> Iterator[Mapping[str, str
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o600)
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
-    # A name of 108 bytes at the most, which the folders of tests pass.
+    # Paths of sockets are limited to 108 bytes, which the folders of tests exceed.
     sockets = Path(f"/tmp/munge-{os.getpid()}-{secrets.token_hex(4)}")
     sockets.mkdir(mode=0o755)
     (folder / "slurm.conf").write_text(_configuration(folder, host, cores).replace("@SOCKETS@", str(sockets)))
-    environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": SEARCHED}
+    environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": SEARCH_PATH}
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, sockets, ignore_errors=True)
         munge = ["munged", "--foreground", f"--key-file={key}", f"--socket={sockets}/munge", "--num-threads=2"]
@@ -66,9 +66,9 @@ def throwaway_cluster(folder: Path, cores: int = 2) -> Iterator[Mapping[str, str
         stack.enter_context(_daemon(munge, environment, folder / "munge.out"))
         _wait_until(lambda: Path(f"{sockets}/munge").exists(), "munged", folder)
         stack.enter_context(_daemon(["slurmctld", "-D"], environment, folder / "slurmctld.out"))
-        _wait_until(lambda: _says(environment, "scontrol", "ping", word="UP"), "slurmctld", folder)
+        _wait_until(lambda: _prints(environment, "scontrol", "ping", word="UP"), "slurmctld", folder)
         stack.enter_context(_daemon(["slurmd", "-D", "-N", host], environment, folder / "slurmd.out"))
-        _wait_until(lambda: _says(environment, "sinfo", "-h", "-o", "%t", word="idle"), "slurmd", folder)
+        _wait_until(lambda: _prints(environment, "sinfo", "-h", "-o", "%t", word="idle"), "slurmd", folder)
         stack.callback(_end_jobs, environment)
         yield environment
 
@@ -86,7 +86,7 @@ def _configuration(folder: Path, host: str, cores: int) -> str:
         "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",
         "AuthType": "auth/munge",
         "CredType": "cred/munge",
-        # How long credentials last is also how long a requeued job is held back, in seconds.
+        # The lifetime of credentials in seconds is also the delay of a requeued job.
         "AuthInfo": "socket=@SOCKETS@/munge,cred_expire=5",
         "StateSaveLocation": folder / "state",
         "SlurmdSpoolDir": folder / "spool",
@@ -118,7 +118,7 @@ def _free_ports(count: int) -> list[int]:
 
 @contextmanager
 def _daemon(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
-    program = shutil.which(command[0], path=SEARCHED)
+    program = shutil.which(command[0], path=SEARCH_PATH)
     assert program is not None
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -135,7 +135,7 @@ def _daemon(command: list[str], environment: Mapping[str, str], log: Path) -> It
                 process.wait()
 
 
-def _says(environment: Mapping[str, str], *command: str, word: str) -> bool:
+def _prints(environment: Mapping[str, str], *command: str, word: str) -> bool:
     return word in subprocess.run(command, env=os.environ | environment, capture_output=True, text=True).stdout
 
 
@@ -143,10 +143,8 @@ def _wait_until(ready: Callable[[], bool], what: str, folder: Path) -> None:
     until = time.monotonic() + 30
     while not ready():
         if time.monotonic() > until:
-            last = [
-                line for path in folder.glob("*.out") for line in path.read_text(errors="replace").splitlines()[-2:]
-            ]
-            raise NoSlurm(f"{what} does not start: {' / '.join(last)}")
+            logs = [path.read_text(errors="replace").splitlines() for path in folder.glob("*.out")]
+            raise NoSlurm(f"{what} does not start: {' / '.join(line for log in logs for line in log[-2:])}")
         time.sleep(0.1)
 
 
@@ -154,17 +152,17 @@ def _end_jobs(environment: Mapping[str, str]) -> None:
     user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
     subprocess.run(["scancel", f"--user={user}"], env=os.environ | environment)
     until = time.monotonic() + 30
-    while _says(environment, "squeue", "-h", word=" ") and time.monotonic() < until:
+    while _prints(environment, "squeue", "-h", word=" ") and time.monotonic() < until:
         time.sleep(0.2)
 
 
 if __name__ == "__main__":
     try:
-        with throwaway_cluster(Path(sys.argv[1]).resolve()) as reached:
-            print("\n".join(f"export {name}='{value}'" for name, value in reached.items()), flush=True)
-            # Blocked only now: the daemons would inherit it.
-            wanted = {signal.SIGINT, signal.SIGTERM}
-            signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-            signal.sigwait(wanted)
+        with throwaway_cluster(Path(sys.argv[1]).resolve()) as environment:
+            print("\n".join(f"export {name}='{value}'" for name, value in environment.items()), flush=True)
+            # Blocked only after the start of the daemons, which would inherit the mask.
+            signals = {signal.SIGINT, signal.SIGTERM}
+            signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+            signal.sigwait(signals)
     except NoSlurm as error:
         sys.exit(f"slurm: {error}")

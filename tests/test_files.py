@@ -1,4 +1,4 @@
-"""Files that another machine replaces while they are read."""
+"""Reads of files that another machine replaces meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from equisep.files import retrying
 
 
 class Replaced:
-    """Reads a file, of which NFS says so many times that it was replaced."""
+    """Reads a file after ``times`` errors of a stale handle."""
 
     def __init__(self, path: Path, times: int) -> None:
         self.path, self.left = path, times
@@ -23,7 +23,7 @@ class Replaced:
         return self.path.read_bytes()
 
 
-def test_a_stale_handle_is_read_again_and_other_errors_are_not(tmp_path: Path) -> None:
+def test_only_a_stale_handle_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     path.write_bytes(b"{}")
     assert retrying(Replaced(path, 3)) == b"{}"

@@ -1,4 +1,4 @@
-"""Every command of the README, run as it stands there, only shorter and into a folder of the test's own."""
+"""Every command of the README, with shorter training and a folder of the test for the results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def commands() -> list[str]:
 def test_python_commands(command: str, tmp_path: Path) -> None:
     words = shlex.split(command)[1:]
     results = f"results={tmp_path}"
-    # SLURM has tests of its own; here the same path without it.
+    # SLURM has its own tests; here the same code runs without it.
     words = [word.replace("hydra/launcher=slurm", "hydra/launcher=debug") for word in words]
     if "--json" in words:
         assert _run(words).returncode == 0
@@ -43,8 +43,8 @@ def test_python_commands(command: str, tmp_path: Path) -> None:
     if words[0].startswith("reproduce/"):
         _test_script(words, results)
         return
-    looks_after_store = len(words) > 2 and words[2] in ("status", "mirror")
-    overrides = [] if looks_after_store else SHORT
+    maintenance = len(words) > 2 and words[2] in ("status", "mirror")
+    overrides = [] if maintenance else SHORT
     if "training=frozen" in words:
         words[words.index("training=frozen")], overrides = "training=frozen_smoke", ["tracking=off"]
     run = _run([*words, *overrides, results])
@@ -64,8 +64,8 @@ def _test_script(words: list[str], results: str) -> None:
         words = [word.replace("=results/", f"={results.removeprefix('results=')}/") for word in words]
         run = _run([*words, *([] if overview else SHORT), results])
         assert run.returncode == 1, run.stderr
-        why = "no runs to judge" if overview else "trained for 2 epochs, the experiment has 600"
-        assert f"not run: {why}" in run.stdout
+        reason = "no runs to judge" if overview else "trained for 2 epochs"
+        assert f"not run: {reason}" in run.stdout
     assert Path(results.removeprefix("results="), "figures", f"{name}.png").exists()
 
 
@@ -89,26 +89,26 @@ def test_make_commands_are_targets() -> None:
             )
 
 
-def test_other_commands_are_wandbs_own() -> None:
+def test_other_commands_are_of_wandb() -> None:
     others = [line for line in commands() if not line.startswith((".venv/bin/python", "make "))]
     for command in others:
         words = shlex.split(command)
         assert words[0] == ".venv/bin/wandb"
-        shown = subprocess.run(
+        run = subprocess.run(
             [Path(sys.executable).with_name("wandb"), words[1], "--help"], capture_output=True, text=True
         )
-        assert shown.returncode == 0, command
+        assert run.returncode == 0, command
 
 
-def test_links_lead_to_files() -> None:
+def test_links_have_targets() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
 
 
-def test_the_table_of_verdicts_says_what_the_reference_results_say() -> None:
+def test_the_table_of_verdicts_agrees_with_the_reference_results() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", README, flags=re.MULTILINE))
     assert len(rows) == len(load_claims())
-    for name, told in rows.items():
+    for name, result in rows.items():
         record = ROOT / f"results/reference/{name}/{name}.json"
         verdict = json.loads(record.read_text())["verdict"] if record.exists() else "not run"
-        assert told.removeprefix("[").startswith(verdict), name
+        assert result.removeprefix("[").startswith(verdict), name

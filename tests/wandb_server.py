@@ -1,4 +1,4 @@
-"""A wandb server on loopback for tests: each query of wandb's own client is parsed, and what it selects answered."""
+"""A wandb server on loopback for tests: it answers the GraphQL queries of wandb's client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphql.language import ast
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What the server has of a run: history rows carry their step under ``_step``."""
+    """A run on the server. history: rows with their step under ``_step``."""
 
     name: str
     config: Mapping[str, Any]
@@ -25,7 +25,7 @@ class StoredRun:
     state: str = "finished"
 
     def fields(self) -> dict[str, Any]:
-        """The fields of GraphQL's Run; those with arguments are functions."""
+        """Return the fields of GraphQL's Run; those with arguments are functions."""
         last = max((row["_step"] for row in self.history), default=-1)
 
         def page(minStep: int = 0, maxStep: int = 1 << 62, samples: int = 500) -> list[str]:
@@ -55,7 +55,7 @@ class StoredRun:
 
 @dataclass
 class WandbServer:
-    """``with WandbServer("team", "project", runs) as server`` listens at ``server.url``; status 200, or an error's."""
+    """``with WandbServer("team", "project", runs) as server`` listens at ``server.url``. status: of the responses."""
 
     entity: str
     project: str
@@ -68,12 +68,12 @@ class WandbServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            # Head and body in one packet.
+            # Headers and body in one packet.
             wbufsize = -1
 
             def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                content = json.dumps(server.answer(asked["query"], asked.get("variables") or {})).encode()
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                content = json.dumps(server.answer(request["query"], request.get("variables") or {})).encode()
                 self.send_response(server.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
@@ -124,7 +124,7 @@ class WandbServer:
 
 
 def _execute(document: ast.DocumentNode, variables: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-    """Return what the query selects of the root: nothing more, and a KeyError for what is not there."""
+    """Return exactly the fields that the query selects; raises KeyError for an unknown field."""
     fragments = {node.name.value: node for node in document.definitions if isinstance(node, ast.FragmentDefinitionNode)}
     operation = next(node for node in document.definitions if isinstance(node, ast.OperationDefinitionNode))
     defaults = {
@@ -132,14 +132,14 @@ def _execute(document: ast.DocumentNode, variables: Mapping[str, Any], root: Map
         for node in operation.variable_definitions or ()
         if node.default_value
     }
-    given = defaults | dict(variables)
+    values = defaults | dict(variables)
 
     def resolve(value: Mapping[str, Any], node: ast.FieldNode) -> Any:
-        found: Any | Callable[..., Any] = value[node.name.value]
-        if not callable(found):
-            return found
-        arguments = {a.name.value: graphql.value_from_ast_untyped(a.value, given) for a in node.arguments or ()}
-        return found(**{name: argument for name, argument in arguments.items() if argument is not None})
+        field: Any | Callable[..., Any] = value[node.name.value]
+        if not callable(field):
+            return field
+        arguments = {a.name.value: graphql.value_from_ast_untyped(a.value, values) for a in node.arguments or ()}
+        return field(**{name: argument for name, argument in arguments.items() if argument is not None})
 
     def select(value: Any, selections: ast.SelectionSetNode | None) -> Any:
         if value is None or selections is None:

@@ -1,30 +1,6 @@
-"""equisep: the law of equi-separation, measured. For networks, features and runs of your own, these names."""
+"""equisep: measurement of the law of equi-separation. The public names serve your own networks, features and runs."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from equisep.measures import Law, Separation, fit_law, measure_separation, separation_fuzziness
-    from equisep.store import load_runs
-
-__all__ = ["Law", "Separation", "fit_law", "load_runs", "measure_separation", "separation_fuzziness"]
-
-# Loaded when they are first asked for: measuring needs torch and NumPy alone, reading a table no torch.
-_MODULES = {
-    "Law": "equisep.measures.law",
-    "Separation": "equisep.measures.separation",
-    "fit_law": "equisep.measures.law",
-    "load_runs": "equisep.store.table",
-    "measure_separation": "equisep.measures.layers",
-    "separation_fuzziness": "equisep.measures.separation",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'equisep' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+# The names of __init__.pyi, each loaded on first access: measuring needs only torch and NumPy, reading tables no torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,5 +1,5 @@
-"""The command: ``python -m equisep KEY=VALUE …`` runs one, ``-m`` sweeps; ``status``, ``mirror``,
-``dashboard`` and ``page`` show and publish what is in the store.
+"""The command line: ``python -m equisep KEY=VALUE …`` runs one config, with ``-m`` a sweep; ``status``, ``mirror``,
+``dashboard`` and ``page`` show and publish the store.
 """
 
 import argparse
@@ -22,16 +22,17 @@ from equisep.config import (
     conf_folder,
     format_config_error,
     register,
+    require,
     validate_config,
 )
 
 
 @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
 def task(composed: DictConfig) -> dict[str, object]:
-    """Run one config, as every Hydra launcher calls it; return its outcome as plain values."""
+    """Run one config, for any Hydra launcher; return its outcome as plain values."""
     config = validate_config(composed)
     if config.experiment is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
-        raise ConfigError(f"experiment={config.experiment}: it is a sweep, put -m in front of it")
+        raise ConfigError(f"experiment={config.experiment}: is a sweep; add -m to the command")
     from equisep.execution import run_one
 
     try:
@@ -39,16 +40,16 @@ def task(composed: DictConfig) -> dict[str, object]:
     except EquisepError:
         raise
     except ValueError as error:
-        # Hydra reports mistakes in the command as ValueError: one out of a run is not to be taken for such.
+        # Hydra reports errors in the command as ValueError, which an error of a run must not be mistaken for.
         raise RuntimeError(f"the run failed: {error}") from error
     print(outcome)
     return outcome.facts()
 
 
 def main() -> int:
-    """Run the command line and return its exit code; errors that the user can mend are one line."""
+    """Run the command line and return its exit code; errors that the user can correct are printed as one line."""
     register()
-    # Otherwise Hydra prints errors and exits by itself.
+    # Without it, Hydra prints errors and exits itself.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         if sys.argv[1:2] and sys.argv[1] in COMMANDS:
@@ -58,8 +59,8 @@ def main() -> int:
     except SweepFailed as error:
         return error.exit_code
     except (EquisepError, HydraException, OmegaConfBaseException, ValueError) as error:
-        text = str(error) if isinstance(error, EquisepError) else format_config_error(error)
-        print(f"equisep: {text}", file=sys.stderr)
+        message = str(error) if isinstance(error, EquisepError) else format_config_error(error)
+        print(f"equisep: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         from equisep.store import HOW_TO_RESUME
@@ -83,8 +84,7 @@ def mirror(overrides: list[str]) -> None:
     from equisep.execution import mirror_store
 
     config = compose_config(overrides)
-    count = mirror_store(Path(config.results), config.tracking)
-    print(f"mirrored {count} runs of {config.results}")
+    print(f"mirrored {mirror_store(Path(config.results), config.tracking)} runs of {config.results}")
 
 
 def dashboard(words: list[str]) -> None:
@@ -107,11 +107,11 @@ def page(words: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m equisep page", description="Show the newest runs in the browser.")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="port=8808, results=FOLDER")
     words = parser.parse_args(words).words
-    ports = [word.removeprefix("port=") for word in words if word.startswith("port=")] or ["8808"]
-    if not (ports[-1].isascii() and ports[-1].isdecimal()) or not 0 < int(ports[-1]) < 65536:
-        raise ConfigError(f"port={ports[-1]}: must be an integer in 1 … 65535")
-    others = [word for word in words if not word.startswith("port=")]
-    serve_page(Path(compose_config(others).results), int(ports[-1]))
+    *_, port = ("8808", *(word.removeprefix("port=") for word in words if word.startswith("port=")))
+    valid = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    require(valid, "port", port, "must be an integer in 1 … 65535")
+    overrides = [word for word in words if not word.startswith("port=")]
+    serve_page(Path(compose_config(overrides).results), int(port))
 
 
 COMMANDS = {"status": status, "mirror": mirror, "dashboard": dashboard, "page": page}

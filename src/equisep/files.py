@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes, and reads that survive a replaced file on NFS."""
 
 import errno
 import os
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader or a crash meets the old content or the new, never a part.
+    """Write a file so that readers see the old or the new content, never a part, even after a crash.
 
-    Several processes may write the same file at once: one of their contents is kept, whole. Raises OSError.
+    Of several processes that write the same file at once, one wins. Raises OSError.
     """
-    # A name that no other writer has: processes of two containers may share a number.
+    # Not the process id, which two containers may share.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with part.open("xb") as file:
@@ -30,7 +30,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def retrying(read: Callable[[], T]) -> T:
-    """Return what ``read`` returns; it is called again where NFS reports that the file was replaced (ESTALE)."""
+    """Return the result of ``read``, called again where NFS reports that the file was replaced (ESTALE)."""
     for pause in (0.1, 0.3, 1.0):
         try:
             return read()

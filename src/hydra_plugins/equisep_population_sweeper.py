@@ -1,4 +1,4 @@
-"""Hydra's basic sweeper without its trial composition of every job, which the population launcher does anyway."""
+"""Hydra's basic sweeper without its validation of every job, which the population launcher does anyway."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from hydra_plugins.equisep_population_launcher import PopulationLauncher
 
 
 class PopulationSweeper(BasicSweeper):
-    """Hands the jobs of a sweep over at once; 10,000 of them would take the basic one ten minutes to try."""
+    """Passes on all jobs of a sweep at once; the basic sweeper takes ten minutes to validate 10,000 of them."""
 
     launcher: Launcher | None
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Leave it to the population launcher; for Hydra's own launchers compose each job as the basic sweeper does."""
+        """Compose each job, as the basic sweeper does, only for Hydra's own launchers."""
         if not isinstance(self.launcher, PopulationLauncher):
             super().validate_batch_is_legal(batch)

@@ -1,4 +1,4 @@
-"""Experiments as lists of runs and as tables: what varies, the best learning rate, what is missing."""
+"""Experiments as lists of runs and as tables: varied fields, the best learning rate, missing runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def points_of(name: str) -> list[PlannedRun]:
     return expand_experiment(name)
 
 
-def test_a_point_is_what_composing_its_overrides_gives(tmp_path: Path) -> None:
+def test_a_planned_run_has_the_config_of_its_overrides(tmp_path: Path) -> None:
     sweep = ["seed=3", "optimizer.learning_rate=null", "optimizer.learning_rates={4: 1e-4, 8: 2e-4, 20: 3e-5}"]
     points = expand_experiment("original_size", sweep)
     assert len(points) == 2 * 3
@@ -43,7 +43,7 @@ def test_a_point_is_what_composing_its_overrides_gives(tmp_path: Path) -> None:
     assert [point.config.optimizer.learning_rate for point in points][:3] == [1e-4, 2e-4, 3e-5]
 
 
-def test_how_a_sweep_is_launched_is_no_part_of_its_runs() -> None:
+def test_launcher_options_do_not_change_the_runs() -> None:
     launched = ["hydra/launcher=basic", "hydra.launcher.max_members=3"]
     assert expand_experiment("emergence", launched) == expand_experiment("emergence")
 
@@ -55,7 +55,7 @@ def test_the_papers_grids_have_the_papers_sizes() -> None:
         assert len(points_of(name)) == size, name
 
 
-def test_emergence_trains_nothing_that_optimizers_does_not() -> None:
+def test_emergence_shares_its_runs_with_optimizers() -> None:
     runs, more = (
         {config_hash(point.config) for point in expand_experiment(name)} for name in ("optimizers", "emergence")
     )
@@ -63,21 +63,21 @@ def test_emergence_trains_nothing_that_optimizers_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "message"),
     [
-        (["architecture.dept=3"], "'dept' not in 'FeedForward'"),
+        (["architecture.dept=3"], "architecture.dept: "),
         (["optimizer=lion"], "Could not find 'optimizer/lion'"),
         (["architecture.depth=1"], "at least 2 layers"),
         (["seed=[1"], "no viable alternative"),
     ],
 )
-def test_what_cannot_be_composed_is_one_line(overrides: list[str], words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
+def test_invalid_overrides_are_an_error_of_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         expand_experiment("width", overrides)
     assert "\n" not in str(caught.value)
 
 
-def test_tables_hold_what_is_there_count_what_is_missing_and_come_back_from_files(tmp_path: Path) -> None:
+def test_tables_have_the_finished_runs_count_missing_ones_and_survive_files(tmp_path: Path) -> None:
     overrides = [*SMOKE, f"results={tmp_path}", "seed=1", "architecture.width=20", "optimizer.learning_rate=1e-3,1e30"]
     points = expand_experiment("width", overrides)
     assert collect_tables(points).missing == 2
@@ -85,12 +85,12 @@ def test_tables_hold_what_is_there_count_what_is_missing_and_come_back_from_file
     tables = collect_tables(points)
     assert tables.missing == 0
     assert list(tables.runs.columns) == ["width", *RUN_COLUMNS]
-    first, wild = tables.runs.iloc[0], tables.runs.iloc[1]
+    first, diverged = tables.runs.iloc[0], tables.runs.iloc[1]
     assert (first["width"], first["learning_rate"], first["seed"], first["epoch"]) == (20, 1e-3, 1, 2)
     assert (first["train_images"], first["test_images"], first["width_multiplier"]) == (1000, 10_000, 1.0)
     assert 0 < first["test_accuracy"] <= 1
     assert first["commit"]
-    assert pd.isna(wild["r"])
+    assert pd.isna(diverged["r"])
     (curve,) = tables.curves(tables.runs.iloc[:1])
     assert len(curve) == 8
     assert curve[0] == pytest.approx(36.8143, rel=1e-5)
@@ -98,17 +98,17 @@ def test_tables_hold_what_is_there_count_what_is_missing_and_come_back_from_file
     again = load_tables(tmp_path / "tables", "width")
     pd.testing.assert_frame_equal(again.layers, tables.layers, rtol=1e-8)
     pd.testing.assert_frame_equal(again.runs, tables.runs, rtol=1e-8, check_dtype=False)
-    with pytest.raises(ConfigError, match="no file .*shape.csv"):
+    with pytest.raises(ConfigError, match="shape.csv not found"):
         load_tables(tmp_path / "tables", "shape")
 
 
-def test_names_of_digits_alone_come_back_from_files_as_names(tmp_path: Path) -> None:
+def test_names_of_digits_are_read_from_files_as_text(tmp_path: Path) -> None:
     row = dict.fromkeys(RUN_COLUMNS, 1.0) | {"run": "0012345678901234", "commit": "7523034", "torch": "2.10"}
     layers = pd.DataFrame([dict.fromkeys(LAYER_COLUMNS, 1.0) | {"run": row["run"]}])
     save_tables({"": pd.DataFrame([row]), "_layers": layers}, tmp_path, "width")
     again = load_tables(tmp_path, "width")
-    found = again.runs.iloc[0]
-    assert (found["run"], found["commit"], found["torch"]) == ("0012345678901234", "7523034", "2.10")
+    first = again.runs.iloc[0]
+    assert (first["run"], first["commit"], first["torch"]) == ("0012345678901234", "7523034", "2.10")
     assert again.layers["run"].tolist() == ["0012345678901234"]
 
 
@@ -121,17 +121,17 @@ def test_several_epochs_of_a_run_are_several_rows(tmp_path: Path) -> None:
     assert tables.fuzziness(tables.runs["run"][0], "layer", 0) != tables.fuzziness(tables.runs["run"][0], "layer", 2)
 
 
-def test_a_run_without_the_snapshots_asked_for_is_named_with_a_remedy(tmp_path: Path) -> None:
+def test_a_run_without_the_requested_snapshots_is_named_with_a_remedy(tmp_path: Path) -> None:
     overrides = [*SMOKE, f"results={tmp_path}", "seed=1", "architecture.depth=8"]
-    few = expand_experiment("emergence", [*overrides, "training.snapshots=[]"])
-    execute([point.config for point in few])
+    incomplete = expand_experiment("emergence", [*overrides, "training.snapshots=[]"])
+    execute([point.config for point in incomplete])
     points = expand_experiment("emergence", overrides)
     assert collect_tables(points).missing == 0
-    with pytest.raises(ConfigError, match=r"keeps no snapshot of epoch 0: remove .*, and it is trained again with it"):
+    with pytest.raises(ConfigError, match="no snapshot of epoch 0: remove it"):
         collect_tables(points, every_snapshot)
 
 
-def test_one_point_asked_for_twice_is_one_row_and_a_damaged_run_of_others_is_no_hindrance(tmp_path: Path) -> None:
+def test_a_repeated_run_is_one_row_and_a_damaged_run_of_another_experiment_is_ignored(tmp_path: Path) -> None:
     overrides = [*SMOKE, f"results={tmp_path}", "architecture.width=20", "optimizer.learning_rate=1e-3"]
     points = expand_experiment("width", [*overrides, "seed=1,1"])
     execute([points[0].config])
@@ -141,8 +141,8 @@ def test_one_point_asked_for_twice_is_one_row_and_a_damaged_run_of_others_is_no_
     assert len(collect_tables(points).runs) == 1
 
 
-def test_experiments_that_share_runs_ask_for_the_same_snapshots() -> None:
-    """Else the one that comes first would keep the other from ever having its own."""
+def test_experiments_that_share_runs_keep_the_same_snapshots() -> None:
+    """Otherwise the first experiment to run would determine the snapshots of the other."""
     snapshots: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name in EXPERIMENTS:
         for point in points_of(name):
@@ -176,7 +176,7 @@ RATES = [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
         ("frozen", {"training": ["paper", "frozen"]}, RATES),
     ],
 )
-def test_the_papers_grids_hold_the_papers_values(name: str, varied: dict[str, list], rates: list[float]) -> None:
+def test_the_papers_grids_have_the_papers_values(name: str, varied: dict[str, list], rates: list[float]) -> None:
     points = expand_experiment(name)
     assert {
         column: list(dict.fromkeys(point.varied[column] for point in points)) for column in points[0].varied

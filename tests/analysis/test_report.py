@@ -1,4 +1,4 @@
-"""The report: written from real results, and opened in a real browser that has no network."""
+"""The report: written from real results, and opened in a real browser without network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WIDTH = {"width": "python reproduce/width.py"}
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reference results as the scripts write them, with a folder for the runs of one of them."""
+    """The reference results in the layout of the scripts, with run folders for one of them."""
     folder = tmp_path_factory.mktemp("results")
     for kind, pattern in (("figures", "*.png"), ("tables", "*.csv"), ("verdicts", "*.json")):
         (folder / kind).mkdir()
@@ -56,19 +56,19 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, report: Path) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 390, "height": 844}, offline=True)
     page = context.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    logged: list[str] = []
+    requested: list[str] = []
+    page.on("console", lambda message: logged.append(message.text))
+    page.on("pageerror", lambda error: logged.append(str(error)))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(report.as_uri())
     yield page
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+    assert logged == []
+    assert [url for url in requested if not url.startswith("data:")] == [report.as_uri()]
     context.close()
 
 
-def test_it_shows_every_claim_with_figure_and_verdict(page: Page) -> None:
+def test_the_report_shows_every_claim_with_figure_and_verdict(page: Page) -> None:
     for name, claim in load_claims().items():
         section = page.locator(f"section#{name}")
         record = REFERENCE / name / f"{name}.json"
@@ -82,11 +82,11 @@ def test_it_shows_every_claim_with_figure_and_verdict(page: Page) -> None:
     assert all(shown)
 
 
-def test_nothing_is_wider_than_a_phone(page: Page) -> None:
+def test_the_page_fits_a_phone(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_links_lead_somewhere(page: Page, report: Path) -> None:
+def test_links_have_targets(page: Page, report: Path) -> None:
     links = page.evaluate("[...document.links].map(link => link.href)")
     assert len(links) > 50
     for link in set(links):
@@ -98,14 +98,14 @@ def test_links_lead_somewhere(page: Page, report: Path) -> None:
     assert any("/runs/" in link for link in links)
 
 
-def test_it_prints_on_pages(page: Page, tmp_path: Path) -> None:
+def test_the_page_can_be_printed(page: Page, tmp_path: Path) -> None:
     page.pdf(path=tmp_path / "report.pdf", format="A4")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     page.emulate_media(media="print")
     assert not page.locator(".runs").first.is_visible()
 
 
-def test_it_tells_deviations_hardware_and_versions(page: Page) -> None:
+def test_the_report_shows_deviations_hardware_and_versions(page: Page) -> None:
     text = page.inner_text("body")
     assert "p×p covariance and pinv" in text
     facts = machine_facts()
@@ -125,22 +125,37 @@ def test_text_from_records_is_escaped(results: Path, tmp_path: Path) -> None:
     assert "<script>" not in html
 
 
-def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match="no verdicts below it; `make reproduce` makes some"):
-        write_report(tmp_path, WIDTH)
-    (tmp_path / "verdicts").mkdir()
-    (tmp_path / "verdicts/width.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"width.json cannot be read: remove it, and `python reproduce/width.py`"):
+def test_invalid_input_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="contains no verdicts; run `make reproduce`"):
         write_report(tmp_path, WIDTH)
     assert main(["source=x"]) == 2
-    assert capsys.readouterr().err.strip() == "report: source=x: unknown argument; give results=FOLDER"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("report: source=x: unknown argument")
+
+
+FINDING = {"condition": "", "statistic": "r", "holds": True, "mean": -0.99, "low": -1.0, "high": -0.98, "n": 5}
+
+
+def write_verdict(folder: Path, content: str) -> None:
+    (folder / "verdicts").mkdir()
+    (folder / "verdicts/width.json").write_text(content)
+
+
+@pytest.mark.parametrize("key", ["threshold", "wanted"])
+def test_the_threshold_is_read_by_its_current_and_its_former_name(key: str, tmp_path: Path) -> None:
+    record = {"verdict": "supported", "statistics": "", "notes": [], "findings": [FINDING | {key: "≤ −0.97"}]}
+    write_verdict(tmp_path, json.dumps(record))
+    assert "<td>≤ −0.97</td><td>yes</td>" in write_report(tmp_path, WIDTH).read_text()
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", '"x"', '{"verdict": "supported", "statistics": "", "notes": [], "findings": null}']
+    "content",
+    [
+        *("{", "[]", '"x"', '{"verdict": "supported", "statistics": "", "notes": [], "findings": null}'),
+        json.dumps({"verdict": "supported", "statistics": "", "notes": [], "findings": [FINDING]}),
+    ],
 )
-def test_a_verdict_of_another_shape_is_one_line(content: str, tmp_path: Path) -> None:
-    (tmp_path / "verdicts").mkdir()
-    (tmp_path / "verdicts/width.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"width.json cannot be read: remove it"):
+def test_an_invalid_verdict_file_is_named_with_a_remedy(content: str, tmp_path: Path) -> None:
+    write_verdict(tmp_path, content)
+    with pytest.raises(ConfigError, match=r"width.json cannot be read: remove it and run `python reproduce/width.py`"):
         write_report(tmp_path, WIDTH)

@@ -16,7 +16,7 @@ from equisep.measures import separation_fuzziness
 
 DEVELOPMENT_DATA = os.environ.get("EQUISEP_TEST_DATA", "")
 needs_development_data = pytest.mark.skipif(
-    not DEVELOPMENT_DATA, reason="EQUISEP_TEST_DATA names no MNIST and CIFAR-10"
+    not DEVELOPMENT_DATA, reason="EQUISEP_TEST_DATA names no folder of MNIST and CIFAR-10"
 )
 
 
@@ -30,30 +30,30 @@ def test_fashion_mnist_is_the_released_subset_and_the_whole_test_set(fashion: Da
     assert -1 <= fashion.train.inputs.min() < fashion.train.inputs.max() <= 1
 
 
-def test_the_subset_is_what_a_loader_of_single_images_would_bring() -> None:
+def test_the_subset_equals_that_of_a_loader_of_single_images() -> None:
     labels = torch.arange(50) % 5
     torch.manual_seed(666)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.arange(50)), batch_size=1, shuffle=True)
-    taken: list[int] = []
+    expected: list[int] = []
     for (index,) in loader:
-        if sum(labels[i] == labels[index] for i in taken) < 3:
-            taken.append(int(index))
+        if sum(labels[i] == labels[index] for i in expected) < 3:
+            expected.append(int(index))
     before = torch.random.get_rng_state()
-    assert draw_subset(labels, [3] * 5, seed=666).tolist() == taken
+    assert draw_subset(labels, [3] * 5, seed=666).tolist() == expected
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_the_subset_seed_moves_the_subset_and_its_digest(fashion: Data) -> None:
+def test_the_subset_seed_changes_the_subset_and_its_digest(fashion: Data) -> None:
     other = load_data(compose_config(["dataset.subset_seed=667"]).dataset)
     assert other.train.digest != fashion.train.digest
     assert other.test.digest == fashion.test.digest
 
 
-def test_random_labels_are_the_true_ones_in_another_order_of_the_training_set_alone(fashion: Data) -> None:
+def test_random_labels_permute_those_of_the_training_set_only(fashion: Data) -> None:
     permuted = load_data(compose_config(["dataset.label_seed=0"]).dataset)
     assert torch.equal(permuted.train.inputs, fashion.train.inputs)
     assert torch.bincount(permuted.train.labels).tolist() == [100] * 10
-    # Of labels that tell nothing one in ten is right by chance.
+    # One label in ten is correct by chance.
     assert 0.05 < (permuted.train.labels == fashion.train.labels).double().mean() < 0.15
     assert permuted.test.digest == fashion.test.digest
     again, other = (load_data(compose_config([f"dataset.label_seed={seed}"]).dataset) for seed in (0, 1))
@@ -61,7 +61,7 @@ def test_random_labels_are_the_true_ones_in_another_order_of_the_training_set_al
 
 
 def test_a_class_that_is_too_small_is_named() -> None:
-    with pytest.raises(ConfigError, match="3 images asked of class 1, which has 2 training images"):
+    with pytest.raises(ConfigError, match="3 images requested, but class 1 has 2"):
         draw_subset(torch.tensor([0, 0, 0, 1, 1]), [3, 3], seed=0)
 
 
@@ -74,7 +74,7 @@ def write_tree(root: Path, name: str, fashion: Data, per_class: int = 4) -> None
                 Image.fromarray(((image[0] + 1) * 127.5).round().byte().numpy()).save(folder / f"{number}.png")
 
 
-def test_an_image_tree_of_ones_own(tmp_path: Path, fashion: Data) -> None:
+def test_image_folders_of_the_user_are_loaded(tmp_path: Path, fashion: Data) -> None:
     write_tree(tmp_path, "mine", fashion)
     config = compose_config(
         ["dataset.source=folder", "dataset.name=mine", f"dataset.root={tmp_path}", "dataset.per_class=3"]
@@ -87,7 +87,7 @@ def test_an_image_tree_of_ones_own(tmp_path: Path, fashion: Data) -> None:
     torch.testing.assert_close(data.test.inputs[:4], originals, atol=1 / 127, rtol=0)
 
 
-def test_what_is_wrong_with_an_image_tree_is_said(tmp_path: Path, fashion: Data) -> None:
+def test_faulty_image_folders_raise_an_error_that_names_the_fault(tmp_path: Path, fashion: Data) -> None:
     config = compose_config(["dataset.source=folder", "dataset.name=mine", f"dataset.root={tmp_path}"]).dataset
     with pytest.raises(DataUnavailable, match="no folder .*mine/train"):
         load_data(config)
@@ -102,12 +102,12 @@ def test_what_is_wrong_with_an_image_tree_is_said(tmp_path: Path, fashion: Data)
         load_data(config)
 
 
-def test_an_unknown_name_is_refused() -> None:
+def test_an_unknown_name_raises_an_error() -> None:
     with pytest.raises(ConfigError, match="dataset.name=imagenet"):
         load_data(compose_config(["dataset.name=imagenet"]).dataset)
 
 
-def test_files_already_there_serve_packed_or_not_and_damage_is_said(tmp_path: Path, fashion: Data) -> None:
+def test_existing_files_are_used_packed_or_not_and_damaged_files_are_named(tmp_path: Path, fashion: Data) -> None:
     source = Path(os.environ["EQUISEP_DATA"]) / "FashionMNIST/raw"
     raw = tmp_path / "FashionMNIST/raw"
     raw.mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_files_already_there_serve_packed_or_not_and_damage_is_said(tmp_path: Pa
     prepared.unlink()
     plain = raw / "t10k-labels-idx1-ubyte"
     plain.write_bytes(gzip.decompress((raw / "t10k-labels-idx1-ubyte.gz").read_bytes())[:-1])
-    with pytest.raises(DataUnavailable, match=r"t10k-labels-idx1-ubyte is damaged \(it should hold 10008 bytes\)"):
+    with pytest.raises(DataUnavailable, match=r"t10k-labels-idx1-ubyte is damaged .*10008 bytes"):
         load_data(config)
     plain.unlink()
     packed = raw / "t10k-images-idx3-ubyte.gz"
@@ -136,12 +136,14 @@ def test_files_already_there_serve_packed_or_not_and_damage_is_said(tmp_path: Pa
         load_data(config)
 
 
-def test_a_data_set_that_is_nowhere_says_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_data_set_raises_an_error_that_names_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_network(*args: object, **kwargs: object) -> None:
         raise OSError("network is unreachable")
 
     monkeypatch.setattr(datasets.MNIST, "download", no_network)
-    with pytest.raises(DataUnavailable, match=f"network is unreachable.*put its files under {tmp_path}"):
+    with pytest.raises(DataUnavailable, match=f"network is unreachable.*{tmp_path}"):
         load_data(compose_config(["dataset=mnist_10x10", f"dataset.root={tmp_path}"]).dataset)
 
 
@@ -163,7 +165,7 @@ def test_cifar10_from_images_keeps_the_green_channel() -> None:
     assert green.classes[:2] == ("airplane", "automobile")
 
 
-def test_classes_of_unlike_size_are_drawn_as_asked_and_the_test_set_stays_whole(fashion: Data) -> None:
+def test_imbalanced_classes_are_drawn_by_size_and_the_test_set_is_complete(fashion: Data) -> None:
     data = load_data(compose_config(["dataset=fashion_mnist_10x10_imbalanced"]).dataset)
     assert torch.bincount(data.train.labels).tolist() == [500] * 5 + [100] * 5
     assert data.test.digest == fashion.test.digest
@@ -174,21 +176,18 @@ def test_classes_of_unlike_size_are_drawn_as_asked_and_the_test_set_stays_whole(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "pattern"),
     [
-        (
-            ["dataset.per_class=null", "dataset.sizes=[1,2,3]"],
-            "3 sizes for the 10 classes of fashion_mnist .T-",
-        ),
-        (["dataset.per_class=6001"], "6001 images asked of class 0, which has 6000"),
-        (["dataset.per_class=null", f"dataset.sizes={[1] * 9 + [6001]}"], "6001 images asked of class 9"),
-        (["dataset.sizes=[1,2]"], "in place of dataset.per_class: set one of the two"),
-        (["dataset.per_class=null", "dataset.sizes=[0,2]"], "at least 1 image for each"),
-        (["dataset.per_class=null"], "or give dataset.sizes"),
+        (["dataset.per_class=null", "dataset.sizes=[1,2,3]"], "3 sizes for the 10 classes of fashion_mnist .T-"),
+        (["dataset.per_class=6001"], "6001 .*class 0 has 6000"),
+        (["dataset.per_class=null", f"dataset.sizes={[1] * 9 + [6001]}"], "6001 .*class 9"),
+        (["dataset.sizes=[1,2]"], "dataset.sizes=.*dataset.per_class"),
+        (["dataset.per_class=null", "dataset.sizes=[0,2]"], "dataset.sizes=.*at least 1"),
+        (["dataset.per_class=null"], "dataset.per_class=None.*set dataset.sizes"),
     ],
 )
-def test_class_sizes_that_cannot_be_are_refused(overrides: list[str], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_class_sizes_raise_an_error(overrides: list[str], pattern: str) -> None:
+    with pytest.raises(ConfigError, match=pattern):
         load_data(compose_config(overrides).dataset)
 
 
@@ -196,7 +195,7 @@ def test_fashion_mnist_at_32_pixels(fashion: Data) -> None:
     data = load_data(compose_config(["dataset=fashion_mnist_32x32"]).dataset)
     assert data.train.inputs.shape == (1000, 1, 32, 32)
     assert torch.equal(data.train.labels, fashion.train.labels)
-    # Mean and standard deviation of the training set are subtracted and divided by; the frame of 32×32 is the image's.
+    # Normalised with mean and standard deviation of the training set.
     assert data.test.inputs.mean().abs() < 0.05
     assert data.test.inputs.std() == pytest.approx(1, abs=0.05)
 

@@ -1,4 +1,4 @@
-"""Populations on a cluster: the same path in process, and on a real, throwaway SLURM (``make test-slurm``)."""
+"""Populations as SLURM tasks: in this process, and on a real, temporary cluster (``make test-slurm``)."""
 
 from __future__ import annotations
 
@@ -28,77 +28,78 @@ from equisep.store.status import TaskEnded
 from tests.conftest import ROOT
 from tests.slurm_cluster import NoSlurm, throwaway_cluster
 
-USUAL = {
-    "partition": None,
-    "account": None,
-    "qos": None,
-    "gpus": 0,
-    "gpu_memory": None,
-    "cpus": 1,
-    "memory": 1.0,
-    "minutes": 10,
-}
-USUAL |= {"parallel": 2, "notice": 30, "modules": [], "setup": [], "options": {}}
+DEFAULTS = {"partition": None, "account": None, "qos": None, "gpus": 0, "gpu_memory": None, "cpus": 1, "memory": 1.0}
+DEFAULTS |= {"minutes": 10, "parallel": 2, "notice": 30, "modules": [], "setup": [], "options": {}}
 
 
 def sweep(results: Path, *overrides: str, launcher: str = "slurm") -> list[str]:
-    words = [f"results={results}", "tracking=off", f"hydra/launcher={launcher}", *overrides]
+    arguments = [f"results={results}", "tracking=off", f"hydra/launcher={launcher}", *overrides]
     if launcher == "slurm":
-        words += ["hydra.launcher.gpus=0", "hydra.launcher.cpus=1", "hydra.launcher.memory=1", "compute.compile=never"]
-    return [sys.executable, "-m", "equisep", "-m", *words]
+        arguments += [
+            "hydra.launcher.gpus=0",
+            "hydra.launcher.cpus=1",
+            "hydra.launcher.memory=1",
+            "compute.compile=never",
+        ]
+    return [sys.executable, "-m", "equisep", "-m", *arguments]
+
+
+def run(command: list[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def states(results: Path) -> dict[str, str]:
     return {run.id: run.state()["state"] for run in all_runs(results)}
 
 
-def test_the_debug_launcher_takes_the_same_path_without_slurm(fashion: Data, tmp_path: Path) -> None:
+def test_the_debug_launcher_runs_tasks_without_slurm(fashion: Data, tmp_path: Path) -> None:
     command = sweep(tmp_path, "training=smoke", "seed=1,2,3", "hydra.launcher.max_members=2", launcher="debug")
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
-    assert "ran 2 tasks in this process" in said.stderr
-    # No task of a queue has them.
+    result = run(command)
+    assert result.returncode == 0, result.stderr
+    assert "ran 2 tasks in this process" in result.stderr
+    # They were not submitted to a queue.
     assert not list(tmp_path.glob("runs/*/submitted.json"))
     assert set(states(tmp_path).values()) == {"done"}
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (again.returncode, "3 of 3 runs are done already" in again.stderr) == (0, True)
+    again = run(command)
+    assert (again.returncode, "3 of 3 runs are already done" in again.stderr) == (0, True)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("invalid", "message"),
     [
-        ({"gpus": -1}, "hydra.launcher.gpus=-1: give at least 0"),
-        ({"minutes": 0}, "hydra.launcher.minutes=0: give at least 1"),
-        ({"minutes": "4h"}, "hydra.launcher.minutes=4h: give a number without a point"),
-        ({"gpus": None}, "hydra.launcher.gpus=None: give a number without a point"),
-        ({"setup": "ulimit -n 9"}, "hydra.launcher.setup=ulimit -n 9: give a list"),
-        ({"options": None}, "hydra.launcher.options=None: give names with values"),
-        ({"notice": 600}, "hydra.launcher.notice=600: give less than a task's 600 seconds"),
-        ({"gpus": 2}, "hydra.launcher.gpus=2: a task trains one population on one GPU; .*hydra.launcher.parallel"),
-        ({"gpu_memory": 0}, "hydra.launcher.gpu_memory=0: give the GB of a task's GPU, or null"),
-        ({"gpu_memory": "80G"}, "hydra.launcher.gpu_memory=80G: give the GB"),
-        ({"options": {"time": 5}}, "hydra.launcher.options.time: not free, hydra.launcher.minutes does it"),
-        ({"options": {"job_name": "x"}}, "hydra.launcher.options.job_name: not free, the submission"),
-        ({"options": {"open-mode": "truncate"}}, "hydra.launcher.options.open-mode: not free"),
-        ({"options": {"no_requeue": True}}, "hydra.launcher.options.no_requeue: not free, the launcher"),
-        ({"options": {"wait": True}}, "hydra.launcher.options.wait: not free, hydra.launcher.wait does it"),
-        ({"options": {"hold": False}}, "hydra.launcher.options.hold=False: give a value, or true, or leave it out"),
-        ({"memory": math.nan}, "hydra.launcher.memory=nan: give at least 0.1 GB"),
+        ({"gpus": -1}, "hydra.launcher.gpus=-1: must be at least 0"),
+        ({"minutes": 0}, "hydra.launcher.minutes=0: must be at least 1"),
+        ({"minutes": "4h"}, "hydra.launcher.minutes=4h: must be an integer"),
+        ({"gpus": None}, "hydra.launcher.gpus=None: must be an integer"),
+        ({"setup": "ulimit -n 9"}, "hydra.launcher.setup=ulimit -n 9: must be a list"),
+        ({"options": None}, "hydra.launcher.options=None: must map names to values"),
+        ({"notice": 600}, "hydra.launcher.notice=600: .*600 seconds"),
+        ({"gpus": 2}, "hydra.launcher.gpus=2: .*set 1.*hydra.launcher.parallel"),
+        ({"gpu_memory": 0}, "hydra.launcher.gpu_memory=0: .*in GB"),
+        ({"gpu_memory": "80G"}, "hydra.launcher.gpu_memory=80G: "),
+        ({"options": {"time": 5}}, "hydra.launcher.options.time: reserved; set hydra.launcher.minutes instead"),
+        ({"options": {"mem_per_gpu": 5}}, "hydra.launcher.options.mem_per_gpu: .*set hydra.launcher.memory "),
+        ({"options": {"job_name": "x"}}, "hydra.launcher.options.job_name: reserved; the launcher"),
+        ({"options": {"open-mode": "truncate"}}, "hydra.launcher.options.open-mode: reserved"),
+        ({"options": {"no_requeue": True}}, "hydra.launcher.options.no_requeue: reserved"),
+        ({"options": {"wait": True}}, "hydra.launcher.options.wait: .*set hydra.launcher.wait "),
+        ({"options": {"hold": False}}, "hydra.launcher.options.hold=False: .*or true"),
+        ({"memory": math.nan}, "hydra.launcher.memory=nan: .*0.1 GB"),
         ({"memory": math.inf}, "hydra.launcher.memory=inf"),
         ({"gpu_memory": math.nan}, "hydra.launcher.gpu_memory=nan"),
-        ({"setup": [None]}, r"hydra.launcher.setup=\[None\]: give text"),
-        ({"partition": True}, "hydra.launcher.partition=True: give a name, or null"),
-        ({"partition": ["a", "b"]}, "hydra.launcher.partition=.*give a name"),
+        ({"setup": [None]}, r"hydra.launcher.setup=\[None\]: .*text"),
+        ({"partition": True}, "hydra.launcher.partition=True: must be a name or null"),
+        ({"partition": ["a", "b"]}, "hydra.launcher.partition="),
     ],
 )
-def test_resources_that_slurm_could_not_give_are_refused(wrong: dict, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        Resources(**(USUAL | wrong))
+def test_invalid_resources_are_refused(invalid: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Resources(**(DEFAULTS | invalid))
 
 
 def test_resources_become_sbatch_options() -> None:
-    given = USUAL | {"partition": "long", "gpus": 1, "modules": ["cuda/12"], "setup": ["ulimit -n 4096"]}
-    options = Resources(**(given | {"options": {"constraint": "a100"}})).sbatch("equisep-1")
+    resources = DEFAULTS | {"partition": "long", "gpus": 1, "modules": ["cuda/12"], "setup": ["ulimit -n 4096"]}
+    options = Resources(**(resources | {"options": {"constraint": "a100"}})).sbatch("equisep-1")
     assert options["job_name"] == "equisep-1"
     assert options["additional_parameters"] == {"requeue": True, "constraint": "a100"}
     assert options["partition"] == "long"
@@ -107,87 +108,82 @@ def test_resources_become_sbatch_options() -> None:
     assert "account" not in options
 
 
-def test_without_sbatch_it_is_one_line(tmp_path: Path, fashion: Data) -> None:
-    plain = os.environ | {"PATH": "/nowhere"}
-    said = subprocess.run(
-        sweep(tmp_path, "training=smoke", "seed=1"), cwd=ROOT, env=plain, capture_output=True, text=True
-    )
-    assert said.returncode == 2
-    assert "hydra/launcher=slurm: there is no sbatch here" in said.stderr.splitlines()[-1]
+def test_without_sbatch_the_error_is_one_line(tmp_path: Path, fashion: Data) -> None:
+    result = run(sweep(tmp_path, "training=smoke", "seed=1"), os.environ | {"PATH": "/nowhere"})
+    assert result.returncode == 2
+    assert "hydra/launcher=slurm: no sbatch on this machine" in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("override", "message"),
     [
-        (["hydra.launcher.max_members=2.5"], "hydra.launcher.max_members=2.5: give a number without a point"),
-        (["hydra.launcher.wait=maybe"], "hydra.launcher.wait=maybe: give true or false"),
+        ("hydra.launcher.max_members=2.5", "hydra.launcher.max_members=2.5: must be an integer"),
+        ("hydra.launcher.wait=maybe", "hydra.launcher.wait=maybe: must be true or false"),
     ],
 )
 def test_fields_of_the_launcher_are_checked_before_work(
-    overrides: list[str], words: str, tmp_path: Path, fashion: Data
+    override: str, message: str, tmp_path: Path, fashion: Data
 ) -> None:
-    said = subprocess.run(
-        [*sweep(tmp_path, "training=smoke", "seed=1"), *overrides], cwd=ROOT, capture_output=True, text=True
-    )
-    assert said.returncode == 2
-    assert words in said.stderr.splitlines()[-1]
+    result = run([*sweep(tmp_path, "training=smoke", "seed=1"), override])
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
     assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.mark.parametrize(
-    ("override", "resources", "words"),
+    ("override", "resources", "message"),
     [
-        ("compute.device=cuda", {}, "compute.device=cuda: its task has no GPU, give hydra.launcher.gpus=1"),
-        ("compute.device=cpu", {"gpus": 1}, "hydra.launcher.gpus=1: idle with compute.device=cpu, give 0"),
-        ("compute.threads=4", {}, "compute.threads=4: a task has hydra.launcher.cpus=1, give as many"),
+        ("compute.device=cuda", {}, "compute.device=cuda: .*set hydra.launcher.gpus=1"),
+        ("compute.device=cpu", {"gpus": 1}, "hydra.launcher.gpus=1: idle with compute.device=cpu"),
+        ("compute.threads=4", {}, "compute.threads=4: .*set hydra.launcher.cpus=4"),
     ],
 )
-def test_a_task_has_what_its_runs_want_and_nothing_idle(override: str, resources: dict, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        refuse_idle_or_missing(compose_config([override]), Resources(**(USUAL | resources)))
+def test_a_task_with_missing_or_idle_resources_is_refused(override: str, resources: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        refuse_idle_or_missing(compose_config([override]), Resources(**(DEFAULTS | resources)))
 
 
-def test_a_log_tells_why_slurm_ended_its_task(tmp_path: Path, configure: Callable[..., Config]) -> None:
+def test_the_reason_for_a_tasks_end_is_read_from_its_log(tmp_path: Path, configure: Callable[..., Config]) -> None:
     job = prepare(configure(), torch.device("cpu"))
     (tmp_path / "slurm/equisep-1").mkdir(parents=True)
     log = tmp_path / "slurm/equisep-1/7_0_0_log.err"
     log.write_bytes(
         b"slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch.\nsubmitit WARNING - Bypassing \xff\n"
     )
-    told = outcome_of_task(job.run, job.config, Submitted("7_0", "equisep-1"), {}, tmp_path)
-    assert isinstance(told, TaskEnded)
-    assert str(log) in str(told)
-    assert "Detected 1 oom_kill event" in str(told)
+    outcome = outcome_of_task(job.run, job.config, Submitted("7_0", "equisep-1"), {}, tmp_path)
+    assert isinstance(outcome, TaskEnded)
+    assert str(log) in str(outcome)
+    assert "Detected 1 oom_kill event" in str(outcome)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_the_submitting_machine_has_not_is_the_tasks_to_find(tmp_path: Path, fashion: Data) -> None:
-    plain = os.environ | {"PATH": "/nowhere"}
+def test_a_device_that_the_submitting_machine_lacks_is_left_to_the_task(tmp_path: Path, fashion: Data) -> None:
+    environment = os.environ | {"PATH": "/nowhere"}
     command = sweep(tmp_path, "training=smoke", "seed=1")
-    said = subprocess.run([*command, "compute.device=cuda:1"], cwd=ROOT, env=plain, capture_output=True, text=True)
-    assert "no sbatch on this machine" in said.stderr.splitlines()[-1]
-    said = subprocess.run([*command, "compute.device=warp"], cwd=ROOT, env=plain, capture_output=True, text=True)
-    assert "compute.device=warp: no such device; take auto, cpu or cuda" in said.stderr
+    result = run([*command, "compute.device=cuda:1"], environment)
+    assert "no sbatch on this machine" in result.stderr.splitlines()[-1]
+    result = run([*command, "compute.device=warp"], environment)
+    assert "compute.device=warp: no such device" in result.stderr
 
 
-def test_the_memory_of_a_tasks_gpu_is_what_is_told() -> None:
-    assert Resources(**(USUAL | {"gpus": 1, "gpu_memory": 24})).gpu_bytes() == 24e9
-    assert Resources(**(USUAL | {"gpus": 0, "gpu_memory": 24})).gpu_bytes() == math.inf
+def test_the_memory_of_a_tasks_gpu_is_the_configured_one() -> None:
+    assert Resources(**(DEFAULTS | {"gpus": 1, "gpu_memory": 24})).gpu_bytes() == 24e9
+    assert Resources(**(DEFAULTS | {"gpus": 0, "gpu_memory": 24})).gpu_bytes() == math.inf
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_task_that_was_promised_a_gpu_and_sees_none_fails_at_once(tmp_path: Path) -> None:
+def test_a_task_that_finds_no_gpu_fails_immediately(tmp_path: Path) -> None:
     task = PopulationTask([compose_config([f"results={tmp_path}"])], gpus=1)
-    with pytest.raises(RuntimeError, match="promised 1 GPU and torch .* sees none on "):
+    with pytest.raises(RuntimeError, match="hydra.launcher.gpus=1: .* finds no GPU on "):
         task()
     assert not list(tmp_path.iterdir())
 
 
-def test_the_debug_launcher_tells_why_a_task_failed(fashion: Data, tmp_path: Path) -> None:
+def test_the_debug_launcher_reports_why_a_task_failed(fashion: Data, tmp_path: Path) -> None:
     command = sweep(tmp_path, "training=smoke", "seed=1", "hydra.launcher.gpus=1", launcher="debug")
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode != 0
-    assert "promised 1 GPU and torch" in said.stderr
+    result = run(command)
+    assert result.returncode != 0
+    assert "finds no GPU" in result.stderr
 
 
 WAITING = """
@@ -198,7 +194,7 @@ PopulationTask([compose_config(sys.argv[1:])], gpus=0)()
 """
 
 
-def test_a_task_that_waits_for_another_process_heeds_the_notice(fashion: Data, tmp_path: Path) -> None:
+def test_a_task_that_waits_for_another_process_stops_on_notice(fashion: Data, tmp_path: Path) -> None:
     overrides = [f"results={tmp_path}", "tracking=off", "training=smoke"]
     job = prepare(compose_config(overrides))
     job.create_run()
@@ -206,8 +202,8 @@ def test_a_task_that_waits_for_another_process_heeds_the_notice(fashion: Data, t
         command = [sys.executable, "-u", "-c", WAITING, *overrides]
         task = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert task.stdout
-        assert task.stdout.readline().startswith(f"waits: run {job.run.id} is in use by process {os.getpid()} on ")
-        # Without SLURM it cannot go back into the queue, and ends.
+        assert task.stdout.readline().startswith(f"waiting: run {job.run.id} is in use by process {os.getpid()} on ")
+        # Without SLURM it cannot be requeued, and ends.
         task.send_signal(signal.SIGUSR2)
         assert "InUse: " in task.communicate(timeout=120)[1]
         assert task.returncode == 1
@@ -216,36 +212,29 @@ def test_a_task_that_waits_for_another_process_heeds_the_notice(fashion: Data, t
 
 # The rest needs SLURM.
 
-Reached = Mapping[str, str]
+Environment = Mapping[str, str]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reached]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     try:
-        with throwaway_cluster(tmp_path_factory.mktemp("slurm")) as reached:
-            yield os.environ | reached
+        with throwaway_cluster(tmp_path_factory.mktemp("slurm")) as environment:
+            yield os.environ | environment
     except NoSlurm as error:
         pytest.skip(str(error))
-
-
-def run(command: list[str], cluster: Reached) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, env=cluster, capture_output=True, text=True)
 
 
 def wait_for(ready: Callable[[], bool], what: str, seconds: float = 180) -> None:
     until = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < until, f"{what}: not in {seconds:g} s"
+        assert time.monotonic() < until, f"{what}: not within {seconds:g} s"
         time.sleep(0.2)
 
 
-def begun(results: Path, epochs: int) -> list[Run]:
-    """Return the runs that a living process has brought so far, one of each population."""
-    found = []
-    for one in all_runs(results):
-        if one.owner() and one.state().get("population", [""])[0] == one.id and len(one.epochs()) > epochs:
-            found.append(one)
-    return found
+def training(results: Path, epochs: int) -> list[Run]:
+    """Return the first members of the populations that a living process has trained for more than these epochs."""
+    leaders = [one for one in all_runs(results) if one.owner() and one.state().get("population", [""])[0] == one.id]
+    return [one for one in leaders if len(one.epochs()) > epochs]
 
 
 def task_of(run: Run) -> str:
@@ -259,38 +248,38 @@ def tasks(results: Path) -> set[str]:
 
 
 @pytest.mark.slurm
-def test_what_is_preempted_killed_requeued_or_timed_out_ends_bit_for_bit_as_undisturbed(
-    cluster: Reached, fashion: Data, tmp_path: Path
+def test_preempted_killed_requeued_and_timed_out_tasks_end_bit_for_bit_as_undisturbed_ones(
+    cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
     network = ["architecture.depth=4", "training=short", "training.epochs=2000", "training.snapshots=[]"]
     network += ["seed=range(1,17)", "hydra.launcher.max_members=4", "compute.checkpoint_every=40"]
     store = tmp_path / "disturbed"
     disturbed = sweep(store, *network, "hydra.launcher.minutes=15", "hydra.launcher.notice=15")
     first = subprocess.Popen(disturbed, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: len(begun(store, 100)) == 2, "two populations on their way")
-    preempted, killed = begun(store, 100)
+    wait_for(lambda: len(training(store, 100)) == 2, "two populations in training")
+    preempted, killed = training(store, 100)
     owner = killed.owner()
     assert owner is not None
     os.kill(int(owner["process"]), signal.SIGKILL)
-    # Of a signal that has arrived it may hear "try again later", and does so for minutes.
+    # scancel may retry for minutes although the signal has arrived.
     subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", task_of(preempted)], env=cluster)
     early = {preempted.id, killed.id}
 
-    def late() -> list[Run]:
-        return [one for one in begun(store, 100) if one.id not in early]
+    def later() -> list[Run]:
+        return [one for one in training(store, 100) if one.id not in early]
 
-    wait_for(lambda: len(late()) > 0, "the third population on its way")
-    requeued = late()[0]
+    wait_for(lambda: len(later()) > 0, "the third population in training")
+    requeued = later()[0]
     subprocess.run(["scontrol", "requeue", task_of(requeued)], env=cluster, check=True)
     early.add(requeued.id)
-    wait_for(lambda: len(late()) > 0, "the fourth population on its way")
-    timed_out = late()[0]
-    # SLURM gives notice of a limit up to a minute early.
+    wait_for(lambda: len(later()) > 0, "the fourth population in training")
+    timed_out = later()[0]
+    # SLURM may give notice of a limit up to a minute early.
     subprocess.run(["scontrol", "update", f"JobId={task_of(timed_out)}", "TimeLimit=1"], env=cluster, check=True)
-    said = first.communicate(timeout=900)[1]
+    errors = first.communicate(timeout=900)[1]
     assert first.returncode != 0
-    assert re.search(r"task \d+_\d ended before its runs", said)
-    # What was killed is all that is left to do.
+    assert re.search(r"task \d+_\d ended before its runs", errors)
+    # Only the killed population is unfinished.
     assert [one.id for one in all_runs(store) if not one.finished] == sorted(killed.state()["population"])
     second = run(disturbed, cluster)
     assert second.returncode == 0, second.stderr
@@ -302,18 +291,18 @@ def test_what_is_preempted_killed_requeued_or_timed_out_ends_bit_for_bit_as_undi
     for one in all_runs(store):
         other = Run(tmp_path / "calm", one.id)
         assert one.state()["population"] == other.state()["population"]
-        theirs = other.load_snapshot(2000)
-        assert all(torch.equal(tensor, theirs[name]) for name, tensor in one.load_snapshot(2000).items())
+        expected = other.load_snapshot(2000)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in one.load_snapshot(2000).items())
         assert one.epochs() == other.epochs()
         assert one.load_measures() == other.load_measures()
         assert one.path.joinpath("run.log").read_text().count(" starts,") == 1
     for one in (preempted, killed, requeued, timed_out):
-        assert " goes on after epoch " in one.path.joinpath("run.log").read_text()
+        assert " resumed after epoch " in one.path.joinpath("run.log").read_text()
 
 
 @pytest.mark.slurm
-def test_the_submitting_process_may_go_and_two_sweeps_at_once_submit_each_run_once(
-    cluster: Reached, fashion: Data, tmp_path: Path
+def test_two_concurrent_sweeps_submit_each_run_once_and_tasks_outlive_their_sweep(
+    cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
     network = ["architecture.depth=4", "training=short", "training.epochs=1500", "seed=range(1,5)"]
     command = sweep(tmp_path, *network, "hydra.launcher.max_members=2")
@@ -321,29 +310,29 @@ def test_the_submitting_process_may_go_and_two_sweeps_at_once_submit_each_run_on
         subprocess.Popen(command, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True, start_new_session=True)
         for _ in range(2)
     ]
-    wait_for(lambda: len(begun(tmp_path, 20)) == 2, "both populations on their way")
+    wait_for(lambda: len(training(tmp_path, 20)) == 2, "both populations in training")
     os.killpg(both[0].pid, signal.SIGKILL)
     status = run([sys.executable, "-m", "equisep", "status", f"results={tmp_path}"], cluster)
     assert len(re.findall(r"running, task \d+_\d running", status.stdout)) == 4
     assert both[1].wait(timeout=300) == 0
     assert set(states(tmp_path).values()) == {"done"}
     assert len(tasks(tmp_path)) == 2
-    # Another cut of the same runs finds them done as well.
+    # Other populations of the same runs are done as well.
     third = run([*command, "hydra.launcher.max_members=3"], cluster)
-    assert "4 of 4 runs are done already" in third.stderr
+    assert "4 of 4 runs are already done" in third.stderr
     assert len(tasks(tmp_path)) == 2
 
 
 @pytest.mark.slurm
-def test_a_task_that_a_user_ends_stays_ended_and_the_next_call_goes_on(
-    cluster: Reached, fashion: Data, tmp_path: Path
+def test_a_cancelled_task_is_not_requeued_and_the_next_call_resumes_it(
+    cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
     network = ["architecture.depth=4", "training=short", "training.epochs=3000", "seed=1,2"]
     command = sweep(tmp_path, *network)
     submitted = run([*command, "hydra.launcher.wait=false"], cluster)
     assert submitted.returncode == 0, submitted.stderr
-    wait_for(lambda: len(begun(tmp_path, 20)) == 1, "the population on its way")
-    (leader,) = begun(tmp_path, 20)
+    wait_for(lambda: len(training(tmp_path, 20)) == 1, "the population in training")
+    (leader,) = training(tmp_path, 20)
     subprocess.run(["scancel", task_of(leader)], env=cluster, check=True)
     wait_for(lambda: leader.owner() is None, "the end of the task")
     assert leader.state()["state"] == "interrupted"
@@ -351,27 +340,29 @@ def test_a_task_that_a_user_ends_stays_ended_and_the_next_call_goes_on(
     again = run(command, cluster)
     assert again.returncode == 0, again.stderr
     assert set(states(tmp_path).values()) == {"done"}
-    (start,) = re.findall(r"goes on after epoch (\d+)", leader.path.joinpath("run.log").read_text())
-    # It had time for a checkpoint of its last epoch.
+    (start,) = re.findall(r"resumed after epoch (\d+)", leader.path.joinpath("run.log").read_text())
+    # The task had time for a checkpoint of its last epoch.
     assert int(start) == trained
 
 
 @pytest.mark.slurm
-def test_a_promised_gpu_that_is_none_is_told_by_the_sweep(cluster: Reached, fashion: Data, tmp_path: Path) -> None:
+def test_a_gpu_that_torch_does_not_find_is_reported_by_the_sweep(
+    cluster: Environment, fashion: Data, tmp_path: Path
+) -> None:
     command = [*sweep(tmp_path, "training=smoke", "seed=1"), "hydra.launcher.gpus=1"]
-    said = run(command, cluster)
-    assert said.returncode != 0
-    assert "promised 1 GPU and torch" in said.stderr
+    result = run(command, cluster)
+    assert result.returncode != 0
+    assert "finds no GPU" in result.stderr
     assert json.loads((next(all_runs(tmp_path)).path / "submitted.json").read_text())["task"]
 
 
 @pytest.mark.slurm
-def test_a_call_killed_right_after_sbatch_leaves_no_task_behind_and_no_run_is_trained_twice(
-    cluster: Reached, fashion: Data, tmp_path: Path
+def test_a_call_killed_after_sbatch_leaves_no_task_and_no_run_is_trained_twice(
+    cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     command = sweep(store, "architecture.depth=4", "training=smoke", "seed=range(1,5)", "hydra.launcher.max_members=2")
-    # One is done before: three are left, two and one.
+    # One run is done before; three remain, in populations of two and one.
     calm = sweep(
         store, "architecture.depth=4", "training=smoke", "seed=1", "compute.compile=never", launcher="population"
     )
@@ -385,74 +376,79 @@ def test_a_call_killed_right_after_sbatch_leaves_no_task_behind_and_no_run_is_tr
     assert killed.returncode == -signal.SIGKILL
     assert len(list(store.glob("slurm/equisep-*.json"))) == 1
     assert not list(store.glob("runs/*/submitted.json"))
-    said = run(command, cluster)
-    assert said.returncode == 0, said.stderr
-    assert "ended 2 tasks of a call that was killed while it submitted" in said.stderr
-    assert "submitted 3 runs as 2 tasks" in said.stderr
+    result = run(command, cluster)
+    assert result.returncode == 0, result.stderr
+    assert "ended 2 tasks of a call that was killed while it submitted" in result.stderr
+    assert "submitted 3 runs as 2 tasks" in result.stderr
     assert set(states(store).values()) == {"done"}
     assert [one.path.joinpath("run.log").read_text().count(" starts,") for one in all_runs(store)] == [1] * 4
     assert not list(store.glob("slurm/equisep-*.json"))
 
 
 @pytest.mark.slurm
-def test_a_slow_sbatch_and_a_users_own_variables_change_nothing(
-    cluster: Reached, fashion: Data, tmp_path: Path
+def test_a_slow_sbatch_and_the_users_sbatch_variables_do_no_harm(
+    cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
-    """Tasks may start before sbatch has answered, and SBATCH_JOB_NAME would win over the name they are known by."""
+    """Tasks may start before sbatch has answered, and SBATCH_JOB_NAME would override their job's name."""
     programs = tmp_path / "programs"
     programs.mkdir()
     real = shutil.which("sbatch", path=cluster["PATH"])
     (programs / "sbatch").write_text(f'#!/bin/sh\n{real} "$@"\ncode=$?\nsleep 3\nexit $code\n')
     (programs / "sbatch").chmod(0o755)
-    theirs = {**cluster, "PATH": f"{programs}:{cluster['PATH']}", "SBATCH_JOB_NAME": "mine", "SBATCH_TIMELIMIT": "0"}
+    environment = {
+        **cluster,
+        "PATH": f"{programs}:{cluster['PATH']}",
+        "SBATCH_JOB_NAME": "mine",
+        "SBATCH_TIMELIMIT": "0",
+    }
     store = tmp_path / "store"
     command = sweep(store, "architecture.depth=4", "training=smoke", "seed=1,2", "hydra.launcher.max_members=1")
-    said = run(command, theirs)
-    assert said.returncode == 0, said.stderr
-    assert "submitted 2 runs as 2 tasks" in said.stderr
+    result = run(command, environment)
+    assert result.returncode == 0, result.stderr
+    assert "submitted 2 runs as 2 tasks" in result.stderr
     assert set(states(store).values()) == {"done"}
     # The name of the cluster is known outside its jobs too.
-    asked = run([sys.executable, "-c", "from equisep.store import queue; print(queue.own_cluster())"], cluster)
+    printed = run([sys.executable, "-c", "from equisep.store import queue; print(queue.own_cluster())"], cluster)
     configured = subprocess.run(["scontrol", "show", "config"], env=cluster, capture_output=True, text=True).stdout
-    assert re.search(rf"ClusterName\s*= {asked.stdout.strip()}$", configured, flags=re.MULTILINE)
+    assert re.search(rf"ClusterName\s*= {printed.stdout.strip()}$", configured, flags=re.MULTILINE)
 
 
 @pytest.mark.slurm
-def test_tasks_that_nobody_marked_are_taken_up_and_what_a_process_here_has_is_not_submitted(
-    cluster: Reached, fashion: Data, tmp_path: Path
+def test_unrecorded_tasks_are_recovered_and_runs_in_use_are_not_submitted(
+    cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
     command = [*sweep(tmp_path, "architecture.depth=4", "training=smoke", "hydra.launcher.max_members=1"), "seed=1,2"]
     command += ["hydra.launcher.wait=false", "+hydra.launcher.options.hold=true"]
     first = run(command, cluster)
     assert "submitted 2 runs as 2 tasks" in first.stderr, first.stderr
     runs = list(all_runs(tmp_path))
-    given = {one.id: one.submitted() for one in runs}
-    # What a kill leaves that comes after sbatch and before the runs are marked.
+    submissions = {one.id: one.submitted() for one in runs}
+    # The state after a kill between sbatch and the recording of the tasks.
     by_task = sorted((task_of(one), str(one.path)) for one in runs)
-    (name,) = {submitted.submission for submitted in given.values() if submitted}
+    (name,) = {submitted.submission for submitted in submissions.values() if submitted}
     intention = tmp_path / f"slurm/{name}.json"
     intention.write_text(json.dumps([[member] for _, member in by_task]))
     for one in runs:
         (one.path / "submitted.json").unlink()
     again = run(command, cluster)
     assert again.returncode == 0, again.stderr
-    assert "2 runs are queued or running already" in again.stderr
+    assert "2 runs are already queued or running" in again.stderr
     assert "submitted" not in again.stderr
-    assert {one.id: one.submitted() for one in runs} == given
+    assert {one.id: one.submitted() for one in runs} == submissions
     assert not intention.exists()
     for task, _ in by_task:
         subprocess.run(["scancel", task], env=cluster, check=True)
     with runs[0].held():
-        said = run(command, cluster)
-    assert said.returncode != 0
-    assert f"1 runs are in use by process {os.getpid()} on " in said.stderr
-    assert "submitted 1 runs as 1 tasks" in said.stderr
+        result = run(command, cluster)
+    assert result.returncode != 0
+    assert f"1 runs are in use by process {os.getpid()} on " in result.stderr
+    assert "submitted 1 runs as 1 tasks" in result.stderr
     subprocess.run(["scancel", task_of(runs[1])], env=cluster, check=True)
 
 
 @pytest.mark.slurm
-def test_a_task_that_measures_what_is_finished_goes_back_into_the_queue_on_notice(
-    cluster: Reached, fashion: Data, tmp_path: Path
+def test_a_task_that_measures_finished_runs_is_requeued_on_notice(
+    cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
     network = ["architecture.depth=4", "training=smoke", "training.epochs=60", "seed=range(1,11)"]
     network += ["training.snapshots=[" + ",".join(map(str, range(61))) + "]"]
@@ -462,14 +458,14 @@ def test_a_task_that_measures_what_is_finished_goes_back_into_the_queue_on_notic
     waiting = subprocess.Popen(command, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True)
 
     def measured() -> list[int]:
-        """How many records of the second measure, if any, each run has."""
+        """Return each run's number of records of the second measure, or of the first without it."""
         return [max(map(len, (m.records for m in one.load_measures().values()))) for one in all_runs(tmp_path)]
 
     wait_for(lambda: max(measured()) > 3, "the first measures")
     (task,) = {task_of(one) for one in all_runs(tmp_path)}
     subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", task], env=cluster)
-    said = waiting.communicate(timeout=400)[1]
-    assert waiting.returncode == 0, said
+    result = waiting.communicate(timeout=400)[1]
+    assert waiting.returncode == 0, result
     (log,) = tmp_path.glob("slurm/*/*_log.err")
     assert log.read_text().count("this job is preempted") == 1
     assert set(measured()) == {62}

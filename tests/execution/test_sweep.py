@@ -1,4 +1,4 @@
-"""Sweeps as populations: what is grouped, what is dropped, what a failure, a Ctrl-C or a kill leaves."""
+"""Sweeps as populations: grouping, finished runs, and the state after a failure, Ctrl-C or a kill."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -25,7 +25,6 @@ from equisep.execution.planning import members_that_fit, operations_of, plan
 from equisep.execution.progress import Observer
 from equisep.execution.train import Stopped, execute
 from equisep.execution.workers import Result, gpu_of_worker
-from equisep.measures import Epoch
 from equisep.store import HOW_TO_RESUME, DamagedRun, Outcome, Run, all_runs, status_table
 
 Configure = Callable[..., Config]
@@ -39,7 +38,7 @@ def jobs_of(configure: Configure, *sweeps: list[str]) -> list[Job]:
     return [prepare(configure(*overrides)) for overrides in sweeps]
 
 
-def test_jobs_of_one_shape_and_schedule_are_grouped_and_cut_evenly(configure: Configure) -> None:
+def test_jobs_of_equal_shape_and_schedule_are_grouped_and_split_evenly(configure: Configure) -> None:
     seeds = [[f"seed={seed}"] for seed in range(7)]
     shallow = [["architecture.depth=4", f"seed={seed}", "optimizer=sgd"] for seed in range(3)]
     longer = [["training.epochs=3"]]
@@ -60,18 +59,21 @@ def test_networks_with_convolutions_train_alone(configure: Configure) -> None:
     assert [len(population) for population in populations] == [1, 1, 1]
 
 
-def test_members_may_differ_in_optimizer_seed_and_subset_and_stand_by_optimizer(configure: Configure) -> None:
-    asked = [["optimizer=adam", "seed=1"], ["optimizer=sgd"], ["optimizer=adam", "seed=2", "dataset.subset_seed=1"]]
-    (population,) = plan(jobs_of(configure, *asked), max_members=10, processes=2)
+def test_members_may_differ_in_optimizer_seed_and_subset_and_are_sorted_by_optimizer(configure: Configure) -> None:
+    overrides = [["optimizer=adam", "seed=1"], ["optimizer=sgd"], ["optimizer=adam", "seed=2", "dataset.subset_seed=1"]]
+    (population,) = plan(jobs_of(configure, *overrides), max_members=10, processes=2)
     assert [job.config.optimizer.kind for job in population] == ["adam", "adam", "sgd"]
 
 
-def test_one_large_group_is_shared_by_idle_processes(configure: Configure) -> None:
-    asked = [["training.epochs=6000", f"seed={seed}"] for seed in range(6)]
-    assert [len(population) for population in plan(jobs_of(configure, *asked), max_members=10, processes=2)] == [3, 3]
+def test_one_large_group_is_split_for_idle_processes(configure: Configure) -> None:
+    overrides = [["training.epochs=6000", f"seed={seed}"] for seed in range(6)]
+    assert [len(population) for population in plan(jobs_of(configure, *overrides), max_members=10, processes=2)] == [
+        3,
+        3,
+    ]
 
 
-def test_what_is_done_is_dropped(configure: Configure) -> None:
+def test_finished_runs_are_not_planned(configure: Configure) -> None:
     execute([configure("seed=1")])
     populations = plan(jobs_of(configure, ["seed=1"], ["seed=2"]), max_members=10, processes=1)
     assert [[job.config.seed for job in population] for population in populations] == [[2]]
@@ -88,7 +90,7 @@ def facts_of(result: Result) -> dict[str, object]:
     return result.facts()
 
 
-def test_failures_are_told_at_once_and_do_not_stop_the_others(tmp_path: Path) -> None:
+def test_failures_are_reported_immediately_and_do_not_stop_others(tmp_path: Path) -> None:
     text = StringIO()
     requests = requests_of(tmp_path, "seed=1", "architecture.depth=12", "seed=2", "seed=1")
     requests += requests_of(tmp_path, "dataset.per_class=1000000")
@@ -101,21 +103,18 @@ def test_failures_are_told_at_once_and_do_not_stop_the_others(tmp_path: Path) ->
     assert lines[-1] == "2 of 5 jobs failed: architecture.depth=12; dataset.per_class=1000000"
 
 
-def test_workers_give_what_one_process_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = [f"architecture.depth={depth} seed={seed}" for depth in (4, 8) for seed in (1, 2)]
+def test_workers_give_the_results_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweeps = [f"architecture.depth={depth} seed={seed}" for depth in (4, 8) for seed in (1, 2)]
     here, there = tmp_path / "here", tmp_path / "there"
-    results = run_sweep(requests_of(here, *asked), max_members=2, processes=1, console=Console(quiet=True))
-    monkeypatch.setattr("equisep.execution.sweep.WORK_FOR_WORKERS", 0)
-    others = run_sweep(requests_of(there, *asked), max_members=2, processes=2, console=Console(quiet=True))
+    results = run_sweep(requests_of(here, *sweeps), max_members=2, processes=1, console=Console(quiet=True))
+    monkeypatch.setattr("equisep.execution.sweep.MIN_OPERATIONS_FOR_WORKERS", 0)
+    others = run_sweep(requests_of(there, *sweeps), max_members=2, processes=2, console=Console(quiet=True))
     assert list(map(facts_of, results)) == list(map(facts_of, others))
     for run in all_runs(here):
-        assert all(
-            torch.equal(value, Run(there, run.id).load_snapshot(2)[name])
-            for name, value in run.load_snapshot(2).items()
-        )
+        assert same(run.load_snapshot(2), Run(there, run.id).load_snapshot(2))
 
 
-def test_one_run_under_two_measures_gives_two_results(tmp_path: Path) -> None:
+def test_one_run_with_two_measures_gives_two_results(tmp_path: Path) -> None:
     requests = requests_of(tmp_path, "measure.batch_norm=batch", "measure.batch_norm=running", "seed=1")
     first, second, other = map(facts_of, run_sweep(requests, max_members=10, processes=1, console=Console(quiet=True)))
     assert first["run"] == second["run"] != other["run"]
@@ -130,34 +129,32 @@ def test_two_stores_in_one_sweep_are_both_filled(tmp_path: Path) -> None:
     assert [len(list(all_runs(tmp_path / name))) for name in "ab"] == [1, 1]
 
 
-def test_a_checkpoint_of_others_is_not_taken_for_ones_own(configure: Configure, tmp_path: Path) -> None:
-    """Three start and die before a checkpoint; one of them is then trained alone and stopped."""
-    asked = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2, 3)]
+def test_a_checkpoint_of_another_population_is_not_used(configure: Configure, tmp_path: Path) -> None:
+    """Three runs start and lose their checkpoint; one of them is then trained alone and stopped."""
+    configs = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2, 3)]
     with pytest.raises(Stopped):
-        execute(asked, StopAfter(3))
-    (tmp_path / "runs" / prepare(asked[0]).run.id / "checkpoint.pt").unlink()
+        execute(configs, StopAfter(3))
+    (tmp_path / "runs" / prepare(configs[0]).run.id / "checkpoint.pt").unlink()
     with pytest.raises(Stopped):
-        execute(asked[:1], StopAfter(5))
-    outcomes = execute(asked)
+        execute(configs[:1], StopAfter(5))
+    outcomes = execute(configs)
     assert [outcome.trained_epochs for outcome in outcomes] == [7, 12, 12]
     assert [outcome.state for outcome in outcomes] == ["done"] * 3
 
 
 def test_a_removed_member_is_named_with_a_remedy(configure: Configure, tmp_path: Path) -> None:
-    asked = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2)]
+    configs = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2)]
     with pytest.raises(Stopped):
-        execute(asked, StopAfter(3))
-    leader, member = (prepare(config).run for config in asked)
+        execute(configs, StopAfter(3))
+    leader, member = (prepare(config).run for config in configs)
     shutil.rmtree(member.path)
-    with pytest.raises(
-        DamagedRun, match=f"run {member.id} of this population is gone: remove .*{leader.id}/checkpoint.pt"
-    ):
-        execute(asked)
+    with pytest.raises(DamagedRun, match=f"run {member.id} .*: remove .*{leader.id}/checkpoint.pt"):
+        execute(configs)
     (leader.path / "checkpoint.pt").unlink()
-    assert [outcome.trained_epochs for outcome in execute(asked)] == [12, 12]
+    assert [outcome.trained_epochs for outcome in execute(configs)] == [12, 12]
 
 
-def test_a_resumed_run_keeps_the_snapshots_it_was_begun_with(configure: Configure) -> None:
+def test_a_resumed_run_keeps_the_snapshots_it_was_started_with(configure: Configure) -> None:
     with pytest.raises(Stopped):
         execute([configure("training.epochs=12", "training.snapshots=[0,5,9]")], StopAfter(3))
     (outcome,) = execute([configure("training.epochs=12", "training.snapshots=[0]", "measure.epochs=[9,12]")])
@@ -166,8 +163,8 @@ def test_a_resumed_run_keeps_the_snapshots_it_was_begun_with(configure: Configur
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first population's worker is killed in mid-training; both populations are done in the end."""
-    monkeypatch.setattr("equisep.execution.sweep.WORK_FOR_WORKERS", 0)
+    """One population's worker is killed during training; both populations are completed."""
+    monkeypatch.setattr("equisep.execution.sweep.MIN_OPERATIONS_FOR_WORKERS", 0)
     fixed = "training.epochs=400 training.snapshots=[0] compute.compile=never compute.checkpoint_every=10"
     requests = requests_of(tmp_path, *(f"{fixed} architecture.depth={depth}" for depth in (4, 8)))
     killed = []
@@ -194,39 +191,37 @@ class StopAfter(Observer):
     def __init__(self, epochs: int) -> None:
         self.left = epochs
 
-    def advance(self, members: Sequence[Epoch]) -> None:
+    def advance(self, epoch: int, loss: float, accuracy: float) -> None:
         self.left -= 1
 
     def wants_stop(self) -> bool:
         return self.left <= 0
 
 
-def test_a_stopped_population_goes_on_whole_and_bit_for_bit(configure: Configure, tmp_path: Path) -> None:
-    asked = [
+def test_a_stopped_population_is_resumed_whole_and_bit_for_bit(configure: Configure, tmp_path: Path) -> None:
+    configs = [
         configure("training.epochs=12", "optimizer=adam", "seed=1"),
         configure("training.epochs=12", "optimizer=sgd", "seed=2"),
         configure("training.epochs=12", "optimizer=sgd", "optimizer.learning_rate=1e30", "seed=3"),
     ]
-    whole = {outcome.run.id: outcome.state for outcome in execute(asked)}
+    whole = {outcome.run.id: outcome.state for outcome in execute(configs)}
     assert sorted(whole.values()) == ["diverged", "done", "done"]
     snapshots = {identity: Run(tmp_path, identity).load_snapshot(12) for identity in whole if whole[identity] == "done"}
     metrics = {identity: (tmp_path / "runs" / identity / "metrics.jsonl").read_bytes() for identity in whole}
     shutil.rmtree(tmp_path / "runs")
     with pytest.raises(Stopped, match="after epoch 7"):
-        execute(asked, StopAfter(7))
+        execute(configs, StopAfter(7))
     assert set(status_table(tmp_path)["state"]) == {"interrupted"}
-    # Asking for one member goes on with the population it belongs to.
-    (outcome,) = execute([asked[1]])
+    # Requesting one member resumes its whole population.
+    (outcome,) = execute([configs[1]])
     assert outcome.trained_epochs == 5
     for identity, state in whole.items():
         run = Run(tmp_path, identity)
         assert run.state()["state"] == state
         assert (run.path / "metrics.jsonl").read_bytes() == metrics[identity]
     for identity, weights in snapshots.items():
-        assert all(
-            torch.equal(value, weights[name]) for name, value in Run(tmp_path, identity).load_snapshot(12).items()
-        )
-    (population,) = plan([prepare(config) for config in asked], max_members=1, processes=1) or [[]]
+        assert same(Run(tmp_path, identity).load_snapshot(12), weights)
+    (population,) = plan([prepare(config) for config in configs], max_members=1, processes=1) or [[]]
     assert population == []
 
 
@@ -248,7 +243,7 @@ def wait_for_training(results: Path, process: subprocess.Popen[str], runs: int) 
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
-def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_goes_on_later(tmp_path: Path, how: signal.Signals) -> None:
+def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_can_be_resumed(tmp_path: Path, how: signal.Signals) -> None:
     process = subprocess.Popen(sweep_command(tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_training(tmp_path, process, 6)
     if how is signal.SIGINT:
@@ -275,7 +270,7 @@ def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_goes_on_later(tmp_path
     os.killpg(again.pid, signal.SIGINT)
     again.communicate(timeout=60)
     assert len(list(all_runs(tmp_path))) == 6
-    assert all("goes on after epoch" in (run.path / "run.log").read_text() for run in all_runs(tmp_path))
+    assert all("resumed after epoch" in (run.path / "run.log").read_text() for run in all_runs(tmp_path))
 
 
 def test_hydras_own_launcher_runs_the_same_task(tmp_path: Path) -> None:
@@ -290,13 +285,13 @@ def test_workers_share_the_gpus_evenly() -> None:
     assert gpu_of_worker(3, 0) is None
 
 
-def test_a_gpus_free_memory_bounds_a_population(
+def test_a_gpus_free_memory_limits_a_population(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = prepare(configure("architecture.depth=3", "architecture.width=10", "optimizer.learning_rate=1e-3"))
     hidden, batch = 10, 128
     parameters = (100 * hidden + hidden) + (hidden**2 + hidden) + (hidden * 10 + 10) + 2 * 2 * hidden
-    # Linear, BatchNorm and ReLU twice, and the classifier, put out so many values an image; a flattening the image's.
+    # Values per image: outputs of Linear, BatchNorm and ReLU, twice, and of the classifier; the image if flattened.
     values = 5 * parameters + 3 * batch * (2 * 3 * hidden + 10)
     assert job.memory - 4 * values in (0, 4 * 3 * batch * 100)
     assert members_that_fit(job) == sys.maxsize
@@ -305,7 +300,7 @@ def test_a_gpus_free_memory_bounds_a_population(
     assert members_that_fit(on_gpu) == 7
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1, 1))
     assert members_that_fit(on_gpu) == 1
-    # Of another machine's it is told; this one may have none.
+    # The memory of another machine's GPU is given; this machine may have none.
     assert members_that_fit(job, 11 * job.memory) == 7
     assert members_that_fit(job, math.inf) == sys.maxsize
     six = jobs_of(configure, *([f"seed={seed}"] for seed in range(6)))
@@ -314,13 +309,13 @@ def test_a_gpus_free_memory_bounds_a_population(
     assert [len(part) for part in plan(on_cpu, max_members=10, processes=1, gpu_memory=6 * six[0].memory)] == [6]
 
 
-def test_jobs_share_what_is_composed_only_where_the_seed_alone_differs(tmp_path: Path) -> None:
-    usual = ["training=smoke", "tracking=off", f"results={tmp_path}", "architecture.depth=4"]
-    command = [sys.executable, "-m", "equisep", "-m", *usual]
-    asked = [*command, "seed=1,2", "dataset.subset_seed=${seed}"]
-    assert subprocess.run(asked, capture_output=True).returncode == 0
-    found = {run.config()["seed"]: run.config()["dataset"]["subset_seed"] for run in all_runs(tmp_path)}
-    assert found == {1: 1, 2: 2}
-    said = subprocess.run([*command, "seed=99999999999,3"], capture_output=True, text=True)
-    assert "1 of 2 jobs failed: " in said.stderr
+def test_interpolated_seeds_are_composed_per_job(tmp_path: Path) -> None:
+    fixed = ["training=smoke", "tracking=off", f"results={tmp_path}", "architecture.depth=4"]
+    command = [sys.executable, "-m", "equisep", "-m", *fixed]
+    interpolated = [*command, "seed=1,2", "dataset.subset_seed=${seed}"]
+    assert subprocess.run(interpolated, capture_output=True).returncode == 0
+    subset_seeds = {run.config()["seed"]: run.config()["dataset"]["subset_seed"] for run in all_runs(tmp_path)}
+    assert subset_seeds == {1: 1, 2: 2}
+    result = subprocess.run([*command, "seed=99999999999,3"], capture_output=True, text=True)
+    assert "1 of 2 jobs failed: " in result.stderr
     assert {run.config()["seed"] for run in all_runs(tmp_path)} == {1, 2, 3}

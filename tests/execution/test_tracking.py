@@ -1,4 +1,4 @@
-"""The wandb mirror, read back from real offline files with wandb's own reader."""
+"""The wandb mirror: real offline files, read with wandb's own reader."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import run_one
 
 
 def read_rows(results: Path, run: str) -> list[dict[str, object]]:
-    """Return the history rows of every segment of a wandb run, in order, as wandb's own reader has them."""
+    """Return the history rows of every segment of a wandb run, in order, from wandb's own reader."""
     rows: list[dict[str, object]] = []
     for file in sorted(results.glob(f"wandb/offline-run-*-{run}*/*.wandb")):
         inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", file]
@@ -27,7 +27,9 @@ def read_rows(results: Path, run: str) -> list[dict[str, object]]:
     return rows
 
 
-def test_epochs_and_layers_reach_wandb_one_run_each(configure: Callable[..., Config], tmp_path: Path) -> None:
+def test_epochs_and_layers_are_logged_in_one_wandb_run_per_run(
+    configure: Callable[..., Config], tmp_path: Path
+) -> None:
     outcomes = [run_one(configure("tracking=offline", f"seed={seed}")) for seed in (1, 2)]
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
     for outcome in outcomes:
@@ -44,7 +46,7 @@ def test_epochs_and_layers_reach_wandb_one_run_each(configure: Callable[..., Con
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/train/*.png"))
 
 
-def test_a_mirror_can_be_made_again_from_the_store(configure: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_mirror_can_be_written_again_from_the_store(configure: Callable[..., Config], tmp_path: Path) -> None:
     outcome = run_one(configure())
     assert not (tmp_path / "wandb").exists()
     assert mirror_store(tmp_path, Tracking(mode="offline", project="equisep")) == 1
@@ -58,7 +60,7 @@ def test_a_mirror_can_be_made_again_from_the_store(configure: Callable[..., Conf
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
 
 
-def test_another_measure_has_keys_of_its_own(configure: Callable[..., Config], tmp_path: Path) -> None:
+def test_another_measure_has_its_own_keys(configure: Callable[..., Config], tmp_path: Path) -> None:
     run_one(configure("tracking=offline"))
     outcome = run_one(configure("tracking=offline", "measure.batch_norm=running"))
     assert outcome.final is not None
@@ -69,7 +71,7 @@ def test_another_measure_has_keys_of_its_own(configure: Callable[..., Config], t
     assert outcome.final.fuzziness[7] not in [row.get("train/D/07") for row in rows]
 
 
-def test_a_resumed_run_has_every_epoch_once_in_each_segment(configure: Callable[..., Config], tmp_path: Path) -> None:
+def test_each_segment_of_a_resumed_run_has_every_epoch_once(configure: Callable[..., Config], tmp_path: Path) -> None:
     config = configure("tracking=offline", "training.epochs=7", "compute.checkpoint_every=3")
     with pytest.MonkeyPatch.context() as patch:
         record = Run.append_epoch
@@ -87,7 +89,7 @@ def test_a_resumed_run_has_every_epoch_once_in_each_segment(configure: Callable[
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_online_without_an_account_says_what_to_do(
+def test_online_without_an_account_names_the_remedy(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Runs as their users meet them: done ones cost nothing, killed ones go on, bad ones are refused."""
+"""Execution of configs: finished runs cost nothing, killed runs are resumed, invalid configs are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from equisep.data import Data
 from equisep.execution.device import set_arithmetic
 from equisep.execution.progress import Observer
 from equisep.execution.train import Stopped, execute
-from equisep.measures import Epoch
 from equisep.store import DamagedRun, InUse, Run, all_runs, status_table
 from equisep.store.status import final_record
 from tests.conftest import run_one
@@ -34,7 +33,7 @@ def only_run(results: Path) -> Run:
     return run
 
 
-def test_a_run_leaves_all_its_records(configure: Configure, tmp_path: Path, fashion: Data) -> None:
+def test_a_run_has_all_its_records(configure: Configure, tmp_path: Path, fashion: Data) -> None:
     config = configure("training.epochs=12")
     outcome = run_one(config)
     run = only_run(tmp_path)
@@ -62,7 +61,7 @@ def test_a_run_leaves_all_its_records(configure: Configure, tmp_path: Path, fash
     assert not list(run.path.rglob("*.part"))
 
 
-def test_a_done_run_is_not_trained_again_and_another_measure_only_measures(configure: Configure) -> None:
+def test_a_finished_run_is_only_measured_again(configure: Configure) -> None:
     first = run_one(configure())
     before = {path: path.stat().st_mtime_ns for path in first.run.path.rglob("*") if path.is_file()}
     again = run_one(configure("compute.threads=2", "training.snapshots=[0]"))
@@ -76,7 +75,7 @@ def test_a_done_run_is_not_trained_again_and_another_measure_only_measures(confi
     assert len(list(first.run.path.glob("measures/*.json"))) == 2
 
 
-def test_seed_moves_the_run_but_not_the_subset(configure: Configure) -> None:
+def test_the_seed_changes_the_run_but_not_the_subset(configure: Configure) -> None:
     one, other = (run_one(configure(f"seed={seed}")) for seed in (1, 2))
     assert one.final is not None
     assert other.final is not None
@@ -90,7 +89,7 @@ def command(results: Path, *overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", pytest.param("momentum", marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_and_ends_bit_for_bit_where_it_would_have(tmp_path: Path, optimizer: str) -> None:
+def test_a_killed_run_is_resumed_and_ends_bit_for_bit_the_same(tmp_path: Path, optimizer: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole, f"optimizer={optimizer}"), check=True, capture_output=True)
     process = subprocess.Popen(
@@ -126,7 +125,7 @@ def test_a_diverging_run_is_a_result(configure: Configure, tmp_path: Path) -> No
     assert run_one(configure("optimizer=sgd", "optimizer.learning_rate=1e30")).trained_epochs == 0
 
 
-def test_a_run_that_another_process_trains_is_left_alone(configure: Configure, fashion: Data, tmp_path: Path) -> None:
+def test_a_run_in_use_by_another_process_is_refused(configure: Configure, fashion: Data, tmp_path: Path) -> None:
     config = configure()
     run = Run(tmp_path, run_id(config, fashion.train.digest))
     run.create(config, {"digest": fashion.train.digest, "test_digest": fashion.test.digest, "source": ""})
@@ -143,8 +142,7 @@ def test_a_run_that_another_process_trains_is_left_alone(configure: Configure, f
         {"host": "elsewhere", "process": 1, "started": "0", "boot": ""},
     ],
 )
-def test_a_dead_owner_does_not_hold_a_run_for_ever(configure: Configure, tmp_path: Path, owner: dict) -> None:
-    config = configure()
+def test_a_dead_owner_does_not_block_a_run(configure: Configure, tmp_path: Path, owner: dict) -> None:
     run_one(configure("training.epochs=1"))
     other = only_run(tmp_path)
     run = Run(tmp_path, "0" * 16)
@@ -157,10 +155,9 @@ def test_a_dead_owner_does_not_hold_a_run_for_ever(configure: Configure, tmp_pat
     assert run.owner() is None
     assert not list(run.path.iterdir())
     assert other.owner() is None
-    assert config
 
 
-def test_two_processes_at_once_train_a_run_once(tmp_path: Path) -> None:
+def test_two_concurrent_processes_train_a_run_once(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
@@ -180,10 +177,10 @@ def test_two_processes_at_once_train_a_run_once(tmp_path: Path) -> None:
         ("config.yaml", "remove the folder"),
         ("state.json", "remove the folder"),
         ("metrics.jsonl", "remove the folder"),
-        ("measures/*.json", "remove the file, and the run is measured again"),
+        ("measures/*.json", "remove the file"),
     ],
 )
-def test_damage_is_named_with_a_remedy_and_status_goes_on(
+def test_a_damaged_file_is_named_with_a_remedy_and_status_shows_it(
     configure: Configure, tmp_path: Path, file: str, remedy: str
 ) -> None:
     run = run_one(configure()).run
@@ -210,7 +207,7 @@ def test_a_damaged_checkpoint_or_a_lost_snapshot_is_named(configure: Configure) 
         run_one(configure())
 
 
-def test_an_early_measure_is_not_taken_for_the_final_one(configure: Configure) -> None:
+def test_an_early_measure_is_not_the_final_one(configure: Configure) -> None:
     assert run_one(configure("measure.epochs=[0]")).final is None
 
 
@@ -223,27 +220,28 @@ def test_a_dead_network_has_no_law_and_an_overflowing_one_diverged(configure: Co
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "message"),
     [
-        (["architecture=vgg13", "optimizer.learning_rate=1e-3"], "VGG halves its images five times"),
-        (["measure.view=block"], "architecture.family=fnn has no blocks, take measure.view=layer"),
-        (["training=frozen_smoke"], "layer 10 of a network with 8 layers with weights; give 1 … 8"),
+        (["architecture=vgg13", "optimizer.learning_rate=1e-3"], "VGG"),
+        (["measure.view=block"], "measure.view=block: .*set measure.view=layer"),
+        (["training=frozen_smoke"], "training.phases: last=20: must be at most 8"),
         (
             ["training=frozen_smoke", "architecture.depth=30", "optimizer.learning_rate=1e-3"],
-            "layer 21 of 30 learns in no phase",
+            "training.phases: layer 21 of 30 is not trained",
         ),
+        (["robustness=standard", "measure.components=5"], "measure.components=5: .*set measure.components=null"),
     ],
 )
-def test_what_the_network_cannot_is_refused_before_training(
-    configure: Configure, tmp_path: Path, overrides: list[str], words: str
+def test_configs_that_the_network_does_not_allow_are_refused_before_training(
+    configure: Configure, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         run_one(configure(*overrides))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
 
-def test_two_views_are_two_measures_of_one_training(configure: Configure) -> None:
+def test_two_views_are_two_measures_of_one_run(configure: Configure) -> None:
     small = ["architecture=resnet_two_layer", "optimizer.learning_rate=1e-3", "measure.components=100"]
     small += ["measure.epochs=[2]", "measure.test_epochs=[]"]
     blocks, layers = (run_one(configure(*small, f"measure.view={view}")) for view in ("block", "layer"))
@@ -257,18 +255,18 @@ def test_two_views_are_two_measures_of_one_training(configure: Configure) -> Non
 
 @pytest.mark.parametrize("override", ["measure.batch_size=99", "training.batch_size=111"])
 def test_a_last_batch_of_one_image_is_refused_before_training(configure: Configure, override: str) -> None:
-    with pytest.raises(ConfigError, match="the last batch would hold one"):
+    with pytest.raises(ConfigError, match=f"{override}: the last batch"):
         run_one(configure(override))
 
 
-def test_results_that_cannot_be_written_are_said(configure: Configure, tmp_path: Path) -> None:
+def test_a_results_folder_that_cannot_be_written_is_named(configure: Configure, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="name a folder that can be written to"):
+    with pytest.raises(ConfigError, match=f"results={tmp_path}/file/below: "):
         run_one(configure(f"results={tmp_path}/file/below"))
 
 
-def test_what_cannot_be_run_is_refused_before_work(configure: Configure, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"measure.epochs=\[1\]: training.snapshots keeps the epochs \[0, 2\]"):
+def test_impossible_configs_are_refused_before_work(configure: Configure, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"measure.epochs=\[1\]: .*\[0, 2\] of training.snapshots"):
         run_one(configure("measure.epochs=[1]"))
     with pytest.raises(ConfigError, match="compute.device=warp"):
         run_one(configure("compute.device=warp"))
@@ -294,7 +292,7 @@ def test_a_failing_run_is_recorded_with_its_error(configure: Configure, monkeypa
     assert "error" not in json.loads((run.path / "state.json").read_text())
 
 
-def test_a_gpus_arithmetic_is_what_the_config_says() -> None:
+def test_a_gpus_arithmetic_follows_the_config() -> None:
     before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     config = compose_config(["compute.tf32=true", "compute.deterministic=true"])
     try:
@@ -310,73 +308,75 @@ def test_a_gpus_arithmetic_is_what_the_config_says() -> None:
 
 
 class Interferer(Observer):
-    """Does something to the runs, once, after an epoch."""
+    """Calls a function once, after an epoch."""
 
     def __init__(self, epoch: int, interfere: Callable[[], None]) -> None:
         self.epoch, self.interfere = epoch, interfere
 
-    def advance(self, members: Sequence[Epoch]) -> None:
-        if members[0].epoch == self.epoch:
+    def advance(self, epoch: int, loss: float, accuracy: float) -> None:
+        if epoch == self.epoch:
             self.interfere()
 
 
-def test_a_run_that_was_taken_over_is_not_written_to_any_more(configure: Configure, tmp_path: Path) -> None:
-    asked = [configure("training.epochs=30", "compute.checkpoint_every=1", f"seed={seed}") for seed in (1, 2)]
-    left: dict[Path, bytes] = {}
+def test_a_run_that_was_taken_over_is_not_written_to(configure: Configure, tmp_path: Path) -> None:
+    configs = [configure("training.epochs=30", "compute.checkpoint_every=1", f"seed={seed}") for seed in (1, 2)]
+    contents: dict[Path, bytes] = {}
 
     def take_over() -> None:
-        """What another host does after a silence of fifteen minutes, which this process has slept through."""
+        """Take the runs over, as another host does after fifteen minutes without a heartbeat."""
         for run in all_runs(tmp_path):
             (run.path / "owner.json").unlink()
             (run.path / "owner.json").write_text(json.dumps({"host": "elsewhere", "process": 7, "token": "another"}))
-            left.update({path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()})
+            contents.update({path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()})
 
     with pytest.raises(InUse, match=r"run [0-9a-f]{16} was taken over by process 7 on elsewhere: "):
-        execute(asked, Interferer(4, take_over))
-    assert {path: path.read_bytes() for path in tmp_path.rglob("runs/*/*") if path.is_file()}.items() <= left.items()
-    assert {path for run in all_runs(tmp_path) for path in run.path.rglob("*") if path.is_file()} == left.keys()
+        execute(configs, Interferer(4, take_over))
+    assert {
+        path: path.read_bytes() for path in tmp_path.rglob("runs/*/*") if path.is_file()
+    }.items() <= contents.items()
+    assert {path for run in all_runs(tmp_path) for path in run.path.rglob("*") if path.is_file()} == contents.keys()
     for run in all_runs(tmp_path):
         os.utime(run.path / "owner.json", (0, 0))
-    assert [outcome.trained_epochs for outcome in execute(asked)] == [27, 27]
+    assert [outcome.trained_epochs for outcome in execute(configs)] == [27, 27]
 
 
-class Looks(Observer):
-    """Wants a stop from so many looks on, after an epoch."""
+class StopAtCheck(Observer):
+    """Requests a stop after this number of checks, counted from an epoch on."""
 
-    def __init__(self, looks: int, epoch: int = 0) -> None:
-        self.looks, self.epoch, self.now = looks, epoch, 0
+    def __init__(self, checks: int, epoch: int = 0) -> None:
+        self.checks, self.epoch, self.current = checks, epoch, 0
 
-    def advance(self, members: Sequence[Epoch]) -> None:
-        self.now = members[0].epoch
+    def advance(self, epoch: int, loss: float, accuracy: float) -> None:
+        self.current = epoch
 
     def wants_stop(self) -> bool:
-        self.looks -= self.now >= self.epoch
-        return self.looks < 0
+        self.checks -= self.current >= self.epoch
+        return self.checks < 0
 
 
-def test_measuring_finished_runs_heeds_a_stop_between_them(configure: Configure, tmp_path: Path) -> None:
+def test_measuring_finished_runs_can_be_stopped_between_them(configure: Configure, tmp_path: Path) -> None:
     execute([configure(f"seed={seed}") for seed in (1, 2, 3)])
-    asked = [configure(f"seed={seed}", "measure.batch_norm=running") for seed in (1, 2, 3)]
+    configs = [configure(f"seed={seed}", "measure.batch_norm=running") for seed in (1, 2, 3)]
     with pytest.raises(Stopped):
-        execute(asked, Looks(1))
+        execute(configs, StopAtCheck(1))
     assert sorted(len(run.load_measures()) for run in all_runs(tmp_path)) == [1, 1, 2]
-    assert all(outcome.trained_epochs == 0 and outcome.final for outcome in execute(asked))
+    assert all(outcome.trained_epochs == 0 and outcome.final for outcome in execute(configs))
 
 
-@pytest.mark.parametrize("looks", [0, 1, 2])
-def test_a_stop_while_a_population_is_measured_loses_nothing(configure: Configure, tmp_path: Path, looks: int) -> None:
+@pytest.mark.parametrize("checks", [0, 1, 2])
+def test_a_stop_while_a_population_is_measured_loses_nothing(configure: Configure, tmp_path: Path, checks: int) -> None:
     stores = (tmp_path / "whole", tmp_path / "stopped")
     whole, stopped = (
         [configure("training.epochs=12", f"seed={seed}", f"results={store}") for seed in (1, 2)] for store in stores
     )
     execute(whole)
     with pytest.raises(Stopped, match="after epoch 10"):
-        execute(stopped, Looks(looks, epoch=10))
+        execute(stopped, StopAtCheck(checks, epoch=10))
     runs = list(all_runs(stores[1]))
     assert [run.snapshot_epochs() for run in runs] == [[0, 10], [0, 10]]
-    # Of two members as many are measured as there were looks before the stop.
+    # One member is measured per check before the stop.
     measured = [{record.epoch for record in run.load_measure(stopped[0].measure)} for run in runs]
-    assert sorted(map(len, measured)) == sorted([1 + (member < looks) for member in range(2)])
+    assert sorted(map(len, measured)) == sorted([1 + (member < checks) for member in range(2)])
     assert [outcome.trained_epochs for outcome in execute(stopped)] == [2, 2]
     for run in runs:
         other = Run(stores[0], run.id)
@@ -385,20 +385,20 @@ def test_a_stop_while_a_population_is_measured_loses_nothing(configure: Configur
         assert run.load_measures() == other.load_measures()
 
 
-def test_what_another_process_began_between_the_look_and_the_hold_goes_on(
+def test_a_run_that_another_process_started_before_the_lock_is_resumed(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2)]
+    configs = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2)]
     partner = configure("training.epochs=12", "seed=3")
-    unhurried = Run.held
+    unchanged = Run.held
 
     def held(run: Run) -> AbstractContextManager[None]:
-        monkeypatch.setattr(Run, "held", unhurried)
+        monkeypatch.setattr(Run, "held", unchanged)
         with pytest.raises(Stopped):
-            execute([asked[0], partner], Looks(0, epoch=5))
-        return unhurried(run)
+            execute([configs[0], partner], StopAtCheck(0, epoch=5))
+        return unchanged(run)
 
     monkeypatch.setattr(Run, "held", held)
-    outcomes = execute(asked)
+    outcomes = execute(configs)
     assert [(outcome.state, outcome.trained_epochs) for outcome in outcomes] == [("done", 7), ("done", 12)]
     assert [run.state()["state"] for run in all_runs(tmp_path)] == ["done"] * 3

@@ -19,7 +19,7 @@ from equisep.measures import fit_law, normalized_auc
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.01, 1000.0), st.integers(3, 40))
-def test_an_exact_law_is_found_again(ratio: float, first: float, layers: int) -> None:
+def test_an_exact_law_is_recovered(ratio: float, first: float, layers: int) -> None:
     law = fit_law(first * ratio ** np.arange(layers))
     assert law.decay_ratio == pytest.approx(ratio, rel=1e-9)
     assert law.pearson_r == pytest.approx(-1.0, abs=1e-9)
@@ -29,7 +29,7 @@ def test_an_exact_law_is_found_again(ratio: float, first: float, layers: int) ->
     assert law.largest_residual < 1e-9
 
 
-def test_noisy_law_agrees_with_the_textbook() -> None:
+def test_a_noisy_law_agrees_with_the_textbook_formulas() -> None:
     log_fuzziness = np.array([3.6, 2.4, 1.5, 0.2])
     law = fit_law(np.exp(log_fuzziness))
     layers = np.arange(4)
@@ -41,29 +41,29 @@ def test_noisy_law_agrees_with_the_textbook() -> None:
     assert law.slope_standard_error == pytest.approx(math.sqrt(residuals @ residuals / 2 / 5.0))
 
 
-def test_the_released_code_at_depth_8() -> None:
+def test_r_agrees_with_the_released_code_at_depth_8() -> None:
     """D per layer and r as printed by the released code for Adam on Fashion-MNIST."""
     law = fit_law([36.81, 15.40, 9.09, 5.43, 3.28, 1.59, 0.762, 0.460])
     assert law.pearson_r == pytest.approx(-0.9978, abs=5e-5)
 
 
-def test_no_decay_has_no_half_life() -> None:
+def test_the_half_life_is_infinite_without_decay() -> None:
     assert fit_law([1.0, 2.0, 4.0]).half_life == math.inf
     constant = fit_law([2.0, 2.0, 2.0])
     assert constant.decay_ratio == 1.0
     assert math.isnan(constant.pearson_r)
 
 
-def test_two_layers_leave_no_standard_error() -> None:
+def test_two_layers_have_no_standard_error() -> None:
     assert math.isnan(fit_law([2.0, 1.0]).slope_standard_error)
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "pattern"),
     [([1.0], "at least two"), ([1.0, 0.0], "layer 1 is 0"), ([1.0, math.nan], "nan"), ([[1.0, 2.0]], "flat list")],
 )
-def test_bad_input_is_refused(values: list, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_invalid_input_raises_an_error(values: list, pattern: str) -> None:
+    with pytest.raises(ValueError, match=pattern):
         fit_law(values)
 
 
@@ -75,17 +75,17 @@ def test_the_interval_over_seeds_is_the_bootstrap_of_the_mean() -> None:
     assert interval_over_seeds([1.0, 2.0, 3.0, 4.0, 5.0]) == interval
 
 
-def test_an_interval_of_one_seed_is_none_of_equal_seeds_a_point_and_of_infinite_ones_infinite() -> None:
+def test_the_interval_is_nan_for_one_seed_a_point_for_equal_seeds_and_infinite_for_infinite_values() -> None:
     assert math.isnan(interval_over_seeds([2.0]).low)
     assert interval_over_seeds([2.0, 2.0]) == Interval(2.0, 2.0, 2.0, 2)
-    for wild in (math.inf, math.nan):
-        interval = interval_over_seeds([1.0, wild])
+    for value in (math.inf, math.nan):
+        interval = interval_over_seeds([1.0, value])
         assert (interval.low, interval.high) == (-math.inf, math.inf)
     with pytest.raises(ValueError, match="at least one value"):
         interval_over_seeds([])
 
 
-def test_residual_and_curvature_are_told_as_shares_of_the_fall() -> None:
+def test_residual_and_curvature_are_relative_to_the_fall() -> None:
     layers = np.arange(5)
     law = fit_law(np.exp(-2.0 * layers + 0.1 * layers**2))
     assert law.curvature == pytest.approx(0.1)
@@ -98,7 +98,7 @@ def test_residual_and_curvature_are_told_as_shares_of_the_fall() -> None:
 
 
 @given(st.floats(0.05, 0.95), st.integers(3, 20))
-def test_equal_ratios_have_no_inequality_and_unequal_ones_have_as_much_at_any_scale(ratio: float, layers: int) -> None:
+def test_log_ratio_cv_is_zero_for_equal_ratios_and_independent_of_scale(ratio: float, layers: int) -> None:
     assert fit_law(ratio ** np.arange(layers)).log_ratio_cv == pytest.approx(0, abs=1e-9)
     falls = np.resize([1.0, 3.0], layers * 2)
     for scale in (0.1, 1.0):
@@ -107,7 +107,7 @@ def test_equal_ratios_have_no_inequality_and_unequal_ones_have_as_much_at_any_sc
     assert fit_law([2.0, 1.0, 2.0]).log_ratio_cv == math.inf
 
 
-def test_each_kind_of_law_is_told_from_the_others() -> None:
+def test_each_kind_of_law_is_identified() -> None:
     layers = np.arange(8)
     noise = np.exp(0.05 * np.array([1, -1, -1, 1, 1, -1, -1, 1]))
     assert compare_laws(10 * 0.5**layers * noise).best == "exponential"
@@ -120,7 +120,7 @@ def test_each_kind_of_law_is_told_from_the_others() -> None:
         compare_laws([1.0, 0.0])
 
 
-def test_aic_is_the_textbooks() -> None:
+def test_aic_agrees_with_the_textbook_formula() -> None:
     log_fuzziness = np.array([3.6, 2.4, 1.5, 0.2, 0.1])
     residuals = log_fuzziness - log_fuzziness.mean()
     variance = residuals @ residuals / 5
@@ -128,7 +128,7 @@ def test_aic_is_the_textbooks() -> None:
     assert compare_laws(np.exp(log_fuzziness)).constant == pytest.approx(2 * 1 - 2 * likelihood)
 
 
-def test_rank_correlation_knows_order_alone_and_leaves_out_what_is_no_number() -> None:
+def test_rank_correlation_depends_on_order_and_skips_nan() -> None:
     assert rank_correlation([1, 2, 3, math.nan], [1, 10, 100, 0]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3, 4], [4, 3, 1, 2]) == pytest.approx(-0.8)
     assert math.isnan(rank_correlation([1, 2], [1, 2]))
@@ -137,8 +137,8 @@ def test_rank_correlation_knows_order_alone_and_leaves_out_what_is_no_number() -
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(6, 40))
-def test_with_one_thing_held_fixed_the_correlation_is_the_textbooks(seed: int, cases: int) -> None:
-    """Partial correlation of ranks by its recursion from the three plain ones (Conover, 1999)."""
+def test_partial_rank_correlation_agrees_with_the_textbook_formula(seed: int, cases: int) -> None:
+    """Partial correlation of ranks from the three plain ones (Conover, 1999)."""
     one, other, third = np.random.default_rng(seed).normal(size=(3, cases))
     other = other + third
     plain, with_one, with_other = (rank_correlation(*pair) for pair in ((one, other), (one, third), (other, third)))
@@ -149,7 +149,7 @@ def test_with_one_thing_held_fixed_the_correlation_is_the_textbooks(seed: int, c
     assert partial_rank_correlation(one, other, []) == pytest.approx(plain)
 
 
-def test_what_a_third_thing_explains_is_no_correlation() -> None:
+def test_partial_rank_correlation_removes_the_effect_of_a_third_variable() -> None:
     random = np.random.default_rng(0)
     depth = np.repeat([4, 8, 20], 200)
     one, other = depth + random.normal(size=(2, 600))
@@ -157,28 +157,31 @@ def test_what_a_third_thing_explains_is_no_correlation() -> None:
     assert abs(partial_rank_correlation(one, other, [depth])) < 0.1
     assert math.isnan(partial_rank_correlation(depth, other, [depth]))
     assert math.isnan(partial_rank_correlation(one[:3], other[:3], [depth[:3]]))
-    beside = np.append(one, math.nan)
-    assert partial_rank_correlation(beside, np.append(other, 0), [np.append(depth, 4)]) == pytest.approx(
+    with_nan = np.append(one, math.nan)
+    assert partial_rank_correlation(with_nan, np.append(other, 0), [np.append(depth, 4)]) == pytest.approx(
         partial_rank_correlation(one, other, [depth])
     )
 
 
-def test_the_mean_height_of_a_curve() -> None:
+def test_the_normalized_auc_of_a_curve() -> None:
     assert normalized_auc([0, 1, 3], [2, 2, 2]) == pytest.approx(2)
     assert normalized_auc([0, 1, 3], [1, 0, 0]) == pytest.approx(0.5 / 3)
     assert normalized_auc([3, 0, 1], [0, 1, 0]) == pytest.approx(0.5 / 3)
 
 
-def test_r_by_chance_through_three_layers_is_what_can_be_worked_out() -> None:
+def test_broken_stick_correlations_of_three_layers_have_the_exact_distribution() -> None:
     """Two falls u and 1 − u: r = −1 / √(2 (u² + 1 − (1 + u)²/3)), for u uniform on 0 … 1."""
     share = (np.arange(100_000) + 0.5) / 100_000
     expected = np.sort(-1 / np.sqrt(2 * (share**2 + 1 - (1 + share) ** 2 / 3)))
-    found = broken_stick_correlations(3)
-    assert np.abs(np.quantile(found, np.linspace(0, 1, 21)) - np.quantile(expected, np.linspace(0, 1, 21))).max() < 2e-3
+    simulated = broken_stick_correlations(3)
+    assert (
+        np.abs(np.quantile(simulated, np.linspace(0, 1, 21)) - np.quantile(expected, np.linspace(0, 1, 21))).max()
+        < 2e-3
+    )
 
 
-def test_r_by_chance_is_near_the_line_and_the_nearer_the_more_layers() -> None:
-    """Independent falls add up to a line: deep networks have a high correlation without equal ratios."""
+def test_broken_stick_correlations_approach_minus_one_with_depth() -> None:
+    """Independent decreases add up to a line: deep networks have a high correlation without equal ratios."""
     medians = [np.median(broken_stick_correlations(layers)) for layers in (4, 8, 20)]
     assert -0.97 < medians[0] < -0.94
     assert medians[0] > medians[1] > medians[2] > -0.99
@@ -186,7 +189,7 @@ def test_r_by_chance_is_near_the_line_and_the_nearer_the_more_layers() -> None:
         broken_stick_correlations(2)
 
 
-def test_r_where_log_d_has_nothing_to_do_with_the_layer() -> None:
+def test_the_independence_p_value_agrees_with_simulation() -> None:
     values = np.random.default_rng(0).normal(size=(100_000, 4))
     centred = values - values.mean(axis=1, keepdims=True)
     r = centred @ (np.arange(4) - 1.5) / np.sqrt((centred**2).sum(axis=1) * 5)

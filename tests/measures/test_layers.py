@@ -16,7 +16,7 @@ def network() -> FeedForwardNetwork:
     return FeedForwardNetwork(inputs=100, classes=10, widths=[30] * 3)
 
 
-def test_layers_are_measured_with_batch_statistics_of_stored_order(network: FeedForwardNetwork, fashion: Data) -> None:
+def test_layers_are_measured_with_batch_statistics_in_stored_order(network: FeedForwardNetwork, fashion: Data) -> None:
     inputs, labels = fashion.train.inputs, fashion.train.labels
     measured = measure_separation(network, inputs, labels, network.layers)
     assert list(measured) == ["input", "hidden.0", "hidden.1", "hidden.2"]
@@ -26,14 +26,14 @@ def test_layers_are_measured_with_batch_statistics_of_stored_order(network: Feed
     assert measured["hidden.0"].fuzziness == pytest.approx(separation_fuzziness(first, labels), rel=1e-9)
 
 
-def test_running_statistics_on_request(network: FeedForwardNetwork, fashion: Data) -> None:
+def test_running_statistics_can_be_used(network: FeedForwardNetwork, fashion: Data) -> None:
     inputs, labels = fashion.train.inputs, fashion.train.labels
     measured = measure_separation(network, inputs, labels, ["hidden.1"], batch_norm="running")
     expected = network.eval().hidden[:2](inputs.flatten(1))
     assert measured["hidden.1"].fuzziness == pytest.approx(separation_fuzziness(expected, labels), rel=1e-6)
 
 
-def test_two_passes_give_what_one_gives(network: FeedForwardNetwork, fashion: Data) -> None:
+def test_two_passes_agree_with_one(network: FeedForwardNetwork, fashion: Data) -> None:
     inputs, labels = fashion.train.inputs, fashion.train.labels
     one = measure_separation(network, inputs, labels, network.layers)
     two = measure_separation(network, inputs, labels, network.layers, memory_limit=0.0)
@@ -42,7 +42,7 @@ def test_two_passes_give_what_one_gives(network: FeedForwardNetwork, fashion: Da
         assert two[name].rank == value.rank
 
 
-def test_the_network_is_left_as_found(network: FeedForwardNetwork, fashion: Data) -> None:
+def test_the_network_is_left_unchanged(network: FeedForwardNetwork, fashion: Data) -> None:
     network.hidden[1].eval()
     modes = [module.training for module in network.modules()]
     state = copy.deepcopy(network.state_dict())
@@ -55,7 +55,7 @@ def test_the_network_is_left_as_found(network: FeedForwardNetwork, fashion: Data
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_any_module_can_be_measured_dropout_off_in_place_relu_seen_late(fashion: Data) -> None:
+def test_any_module_can_be_measured_without_dropout_and_before_in_place_operations(fashion: Data) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(100, 20), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(20, 10))
     inputs, labels = fashion.train.inputs, fashion.train.labels
     measured = measure_separation(network, inputs, labels, ["1", "3"])
@@ -83,35 +83,35 @@ class Twice(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("layers", "batch_size", "words"),
+    ("layers", "batch_size", "pattern"),
     [
-        (["nowhere"], 100, "no layer 'nowhere'.*used, idle"),
+        (["nowhere"], 100, "layer 'nowhere': no such module.*used, idle"),
         (["used"], 100, "more than once"),
         (["idle"], 100, "does not run"),
-        (["used", "used"], 100, "asked for twice"),
+        (["used", "used"], 100, "layer 'used': listed"),
         (["used"], 0, "batch_size=0"),
     ],
 )
-def test_what_cannot_be_measured_is_named(layers: list[str], batch_size: int, words: str) -> None:
+def test_invalid_arguments_raise_an_error(layers: list[str], batch_size: int, pattern: str) -> None:
     inputs, labels = torch.randn(75, 4), torch.arange(75) % 3
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=pattern):
         measure_separation(Twice(), inputs, labels, layers, batch_size=batch_size)
 
 
-def test_options_of_batch_normalisation_are_checked(network: FeedForwardNetwork) -> None:
+def test_batch_normalisation_settings_are_validated(network: FeedForwardNetwork) -> None:
     inputs, labels = torch.randn(75, 100), torch.arange(75) % 3
-    with pytest.raises(ValueError, match="last batch of one image"):
+    with pytest.raises(ValueError, match="batch_size=37"):
         measure_separation(network, inputs, labels, network.layers, batch_size=37)
     with pytest.raises(ValueError, match="batch_norm='bacth': choose one of batch, running"):
         measure_separation(network, inputs, labels, network.layers, batch_norm="bacth")  # type: ignore[arg-type]
     bare = nn.Sequential(nn.BatchNorm1d(100, track_running_stats=False))
-    with pytest.raises(ValueError, match="'0' keeps no running statistics"):
+    with pytest.raises(ValueError, match="'0' has no running statistics"):
         measure_separation(bare, inputs, labels, ["0"], batch_norm="running")
-    with pytest.raises(ValueError, match="layer 'input': the name stands for"):
+    with pytest.raises(ValueError, match="layer 'input': reserved"):
         measure_separation(nn.ModuleDict({"input": nn.ReLU()}), inputs, labels, ["input"])
 
 
-def test_features_that_are_not_numbers_are_refused() -> None:
+def test_nan_features_raise_an_error() -> None:
     inputs = torch.full((10, 2), float("nan"))
     with pytest.raises(ValueError, match="NaN"):
         measure_separation(nn.ReLU(), inputs, torch.arange(10) % 2, [])
@@ -133,10 +133,12 @@ def test_features_are_projected_on_principal_components_of_the_training_features
     network.eval()
     for name, value in measured.items():
         depth = ["input", *layers].index(name)
-        axes, seen = (network.hidden[:depth](split.inputs.flatten(1)).detach().double() for split in (train, test))
-        mean = axes.mean(dim=0)
-        _, _, directions = torch.linalg.svd(axes - mean, full_matrices=False)
-        expected = (seen[:500] - mean) @ directions[:12].T if depth < 2 else seen[:500]
+        training, tested = (
+            network.hidden[:depth](split.inputs.flatten(1)).detach().double() for split in (train, test)
+        )
+        mean = training.mean(dim=0)
+        _, _, directions = torch.linalg.svd(training - mean, full_matrices=False)
+        expected = (tested[:500] - mean) @ directions[:12].T if depth < 2 else tested[:500]
         assert value.fuzziness == pytest.approx(separation_fuzziness(expected, test.labels[:500]), rel=1e-5)
     with pytest.raises(ValueError, match="components=0"):
         measure_separation(network, train.inputs, train.labels, layers, components=0)

@@ -1,4 +1,4 @@
-"""D against its definition: covariance and pinv in float64, beyond that 50 digits of mpmath."""
+"""D against its definition: covariance and pinv in float64, or mpmath with 50 digits."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def labelled_features(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(labelled_features())
-def test_equals_the_definition(case: tuple[np.ndarray, np.ndarray]) -> None:
+def test_d_equals_its_definition(case: tuple[np.ndarray, np.ndarray]) -> None:
     features, labels = case
     between = scatters(features, labels)[1]
     assume(np.linalg.norm(between) > 1e-12)
@@ -72,10 +72,10 @@ def test_equals_the_definition(case: tuple[np.ndarray, np.ndarray]) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=seeds, exponent=st.floats(2.5, 5.5), spread=st.floats(-8, 3), offset=st.sampled_from([0.0, 1.0, 1e4]))
-def test_equals_fifty_digits_where_the_spectrum_is_ill_conditioned(
+def test_d_is_accurate_for_an_ill_conditioned_spectrum(
     seed: int, exponent: float, spread: float, offset: float
 ) -> None:
-    """Condition of SS_b up to 1e12, spread within classes from tiny to a thousand times the largest distance."""
+    """Condition of SS_b up to 1e12, spread within classes from 1e-8 to a thousand times the largest distance."""
     rng = np.random.default_rng(seed)
     means = np.diag([1.0, 0.3, 10.0**-exponent]) @ np.linalg.qr(rng.normal(size=(6, 3)))[0].T
     labels = np.repeat(np.arange(4), 6)
@@ -89,7 +89,7 @@ def test_equals_fifty_digits_where_the_spectrum_is_ill_conditioned(
 
 
 @pytest.mark.parametrize("scale", [1e-250, 1e-170, 1e-20, 1e160, 1e290])
-def test_no_scale_is_too_small_or_too_large(scale: float) -> None:
+def test_d_does_not_depend_on_extreme_scales(scale: float) -> None:
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(50, 4)), np.arange(50) % 5
     assert separation_fuzziness(features * scale, labels) == pytest.approx(separation_fuzziness(features, labels))
@@ -105,7 +105,7 @@ def test_no_scale_is_too_small_or_too_large(scale: float) -> None:
         pd.DataFrame,
     ],
 )
-def test_any_kind_of_array_serves(convert: Callable[[np.ndarray], object]) -> None:
+def test_any_kind_of_array_is_accepted(convert: Callable[[np.ndarray], object]) -> None:
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(50, 4)), np.arange(50) % 5
     assert separation_fuzziness(convert(features), labels) == separation_fuzziness(features, pd.Series(labels))
@@ -134,7 +134,7 @@ def mpmath_fuzziness(features: np.ndarray, labels: np.ndarray) -> mpmath.mpf:
 
 
 @given(seed=seeds)
-def test_moving_rotating_or_scaling_the_features_changes_nothing(seed: int) -> None:
+def test_d_is_invariant_to_shifts_rotations_and_scaling(seed: int) -> None:
     rng = np.random.default_rng(seed)
     features, labels = rng.normal(size=(30, 5)), np.arange(30) % 3
     rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
@@ -143,7 +143,7 @@ def test_moving_rotating_or_scaling_the_features_changes_nothing(seed: int) -> N
 
 
 @given(seed=seeds, chunk=st.integers(1, 40))
-def test_rows_may_come_in_any_batches(seed: int, chunk: int) -> None:
+def test_d_does_not_depend_on_the_batches_of_rows(seed: int, chunk: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     features, labels = torch.randn(40, 7, generator=rng), torch.arange(40) % 4
     sums = ClassSums(as_class_labels(labels, 40))
@@ -162,19 +162,19 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     assert separation_fuzziness(features, labels) == pytest.approx(whole, rel=1e-12)
 
 
-def test_input_layer_of_fashion_mnist_has_the_released_fuzziness(fashion: object) -> None:
+def test_the_input_layer_of_fashion_mnist_has_the_fuzziness_of_the_released_code(fashion: object) -> None:
     result = separation_of(fashion.train.inputs, fashion.train.labels)  # type: ignore[attr-defined]
     assert result.fuzziness == pytest.approx(36.8143, rel=1e-5)
     assert (result.rank, result.classes) == (9, 10)
     assert result.nc1 == result.fuzziness / 10
 
 
-def test_rank_counts_directions_between_class_means() -> None:
+def test_the_rank_is_that_of_the_class_means() -> None:
     line = np.array([0.0, 0.1, 1.0, 1.1, 2.0, 2.1])[:, None]
     assert separation_of(np.hstack([line, line, 0 * line]), [0, 0, 1, 1, 2, 2]).rank == 1
 
 
-def test_more_classes_than_features() -> None:
+def test_there_may_be_more_classes_than_features() -> None:
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(60, 2)), np.arange(60) % 6
     result = separation_of(features, labels)
@@ -182,18 +182,18 @@ def test_more_classes_than_features() -> None:
     assert result.fuzziness == pytest.approx(by_definition(features, labels), rel=1e-9)
 
 
-def test_a_class_of_one_point_adds_nothing_within() -> None:
+def test_a_class_of_one_point_adds_nothing_to_ss_w() -> None:
     assert separation_fuzziness([[0.0], [5.0]], [0, 1]) == 0.0
     features = np.array([[0.0, 1.0], [1.0, 0.0], [9.0, 9.0]])
     assert separation_fuzziness(features, [3, 3, 7]) == pytest.approx(by_definition(features, np.array([3, 3, 7])))
 
 
-def test_dead_features_give_zero_and_rank_zero_as_defined() -> None:
+def test_constant_features_have_d_and_rank_zero() -> None:
     result = separation_of(torch.zeros(6, 3), torch.tensor([0, 0, 0, 1, 1, 1]))
     assert (result.fuzziness, result.rank) == (0.0, 0)
 
 
-def test_equal_weighting_differs_for_imbalanced_classes_only() -> None:
+def test_equal_weighting_differs_only_for_imbalanced_classes() -> None:
     rng = np.random.default_rng(1)
     features, balanced, skewed = rng.normal(size=(40, 3)), np.arange(40) % 4, np.minimum(np.arange(40) % 8, 3)
     for labels, same in ((balanced, True), (skewed, False)):
@@ -201,19 +201,19 @@ def test_equal_weighting_differs_for_imbalanced_classes_only() -> None:
         assert (pair[0] == pytest.approx(pair[1], rel=1e-9)) is same
 
 
-def test_a_misspelt_weighting_is_refused() -> None:
+def test_an_unknown_weighting_raises_an_error() -> None:
     with pytest.raises(ValueError, match="weighting='clas_size': choose one of class_size, equal"):
         separation_of([[0.0], [1.0]], [0, 1], weighting="clas_size")  # type: ignore[arg-type]
 
 
-def test_images_are_flattened_and_any_label_numbering_serves() -> None:
+def test_images_are_flattened_and_labels_may_be_any_integers() -> None:
     images = torch.randn(20, 3, 4, 4)
     labels = torch.arange(20) % 2
     assert separation_fuzziness(images, labels * 50 - 3) == separation_fuzziness(images.flatten(1), labels)
 
 
 @pytest.mark.parametrize(
-    ("features", "labels", "words"),
+    ("features", "labels", "pattern"),
     [
         ([[1.0, float("nan")], [2.0, 3.0]], [0, 1], "NaN or infinite"),
         ([[1.0, float("inf")], [2.0, 3.0]], [0, 1], "NaN or infinite"),
@@ -227,8 +227,8 @@ def test_images_are_flattened_and_any_label_numbering_serves() -> None:
         ([[1e308], [-1e308]], [0, 1], "overflow"),
     ],
 )
-def test_bad_input_is_refused_with_its_reason(features: list, labels: list, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_invalid_input_raises_an_error(features: list, labels: list, pattern: str) -> None:
+    with pytest.raises(ValueError, match=pattern):
         separation_fuzziness(features, labels)
 
 
@@ -249,7 +249,7 @@ def test_principal_components_are_those_of_the_covariance() -> None:
     assert separation_fuzziness(projected, labels) == pytest.approx(separation_fuzziness(expected, labels), rel=1e-9)
 
 
-def test_features_of_fewer_directions_keep_all_of_them() -> None:
+def test_features_of_low_rank_keep_all_their_directions() -> None:
     generator = torch.Generator().manual_seed(0)
     flat = torch.randn(50, 3, generator=generator) @ torch.randn(3, 500, generator=generator)
     labels = torch.arange(50) % 2
@@ -259,16 +259,16 @@ def test_features_of_fewer_directions_keep_all_of_them() -> None:
     assert separation_fuzziness(projection.project(flat), labels) == pytest.approx(whole, rel=1e-5)
 
 
-def test_features_of_8192_need_no_matrix_of_their_square() -> None:
-    """No tensor on the way is larger than the features themselves."""
+def test_8192_features_need_no_square_matrix() -> None:
+    """No intermediate tensor is larger than the features."""
     features = torch.randn(1000, 8192, generator=torch.Generator().manual_seed(0))
     shapes: list[tuple[int, ...]] = []
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            outcome = function(*args, **(kwargs or {}))
-            shapes.extend(tuple(one.shape) for one in tree_leaves(outcome) if isinstance(one, torch.Tensor))
-            return outcome
+            result = function(*args, **(kwargs or {}))
+            shapes.extend(tuple(leaf.shape) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+            return result
 
     with Watch():
         projected = PrincipalComponents(features, 100).project(features)
@@ -276,35 +276,35 @@ def test_features_of_8192_need_no_matrix_of_their_square() -> None:
     assert max(torch.Size(shape).numel() for shape in shapes) == 1000 * 8192
 
 
-def test_features_that_are_all_alike_have_no_component_and_no_fuzziness() -> None:
+def test_constant_features_keep_one_component_and_have_d_zero() -> None:
     labels = torch.arange(50) % 2
-    alike = torch.full((50, 300), 3.5)
-    projected = PrincipalComponents(alike, 100).project(alike)
+    constant = torch.full((50, 300), 3.5)
+    projected = PrincipalComponents(constant, 100).project(constant)
     assert projected.shape == (50, 1)
-    assert separation_fuzziness(projected, labels) == separation_fuzziness(alike, labels) == 0.0
+    assert separation_fuzziness(projected, labels) == separation_fuzziness(constant, labels) == 0.0
 
 
 @settings(deadline=None)
 @given(labelled_features(), st.sampled_from(["class_size", "equal"]))
-def test_many_draws_at_once_are_each_what_they_are_alone(
+def test_batched_draws_agree_with_single_draws(
     sample: tuple[np.ndarray, np.ndarray], weighting: module.Weighting
 ) -> None:
     features, labels = sample
     assume(np.trace(scatters(features, labels)[1]) > 1e-9 and condition(features, labels) < 1e6)
     draws = torch.as_tensor(np.stack([features, 3 * features + 1, features[:, ::-1]])).contiguous()
-    found = fuzziness_of_draws(draws, as_class_labels(labels, len(labels)), weighting=weighting)
-    alone = [separation_of(draw, labels, weighting=weighting).fuzziness for draw in draws]
-    assert found.tolist() == pytest.approx(alone, rel=1e-7, abs=1e-9)
+    batched = fuzziness_of_draws(draws, as_class_labels(labels, len(labels)), weighting=weighting)
+    single = [separation_of(draw, labels, weighting=weighting).fuzziness for draw in draws]
+    assert batched.tolist() == pytest.approx(single, rel=1e-7, abs=1e-9)
 
 
-def test_many_draws_in_single_precision_and_one_that_is_not_finite() -> None:
+def test_batched_draws_in_float32_with_a_draw_that_is_not_finite() -> None:
     random = np.random.default_rng(0)
     labels = torch.arange(1000) % 10
     features = random.normal(size=(4, 1000, 100)) + 0.3 * random.normal(size=(10, 100))[labels] + 5
     single = torch.as_tensor(features).float()
     single[2, 3, 4] = torch.nan
-    found = fuzziness_of_draws(single, labels).tolist()
+    fuzziness = fuzziness_of_draws(single, labels).tolist()
     for draw in (0, 1, 3):
-        assert found[draw] == pytest.approx(separation_fuzziness(features[draw], labels), rel=1e-5)
-    assert np.isnan(found[2])
+        assert fuzziness[draw] == pytest.approx(separation_fuzziness(features[draw], labels), rel=1e-5)
+    assert np.isnan(fuzziness[2])
     assert fuzziness_of_draws(torch.ones(1, 1000, 5), labels).tolist() == [0.0]

@@ -1,4 +1,4 @@
-"""VGG, AlexNet, ResNet, DenseNet: the paper's layers and blocks, counted and measured; images that do not fit."""
+"""VGG, AlexNet, ResNet, DenseNet: numbers of layers and blocks, measured modules, images that are too small."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def architecture(name: str, *overrides: str) -> Architecture:
         ("narrow_wide", 7, 0, 8),
     ],
 )
-def test_points_of_the_law_and_layers_with_weights_are_the_papers(
+def test_layers_blocks_and_layers_with_weights_are_those_of_the_paper(
     name: str, layers: int, blocks: int, weighted: int
 ) -> None:
-    """The input is one point more: VGG13 has 13, AlexNet 8, the residual networks 9, 13, 11 and 5 blocks."""
+    """With the input VGG13 has 13 points of the law, AlexNet 8, the residual networks 9, 13, 11, or 5 blocks."""
     network = outline_network(architecture(name), GREY, 10)
     assert (len(network.layers), len(network.blocks)) == (layers, blocks)
     assert len(network.parameter_layers()) == len(list(network.parameters()))
@@ -50,7 +50,7 @@ def test_points_of_the_law_and_layers_with_weights_are_the_papers(
         ("alexnet", 1.0, GREY, [(64, 32, 5, 5), (192, 64, 5, 5), (384, 192, 5, 5), (256, 384, 5, 5), (256, 256, 5, 5)]),
     ],
 )
-def test_convolutions_and_classifier_have_the_papers_widths(
+def test_convolutions_and_classifier_have_the_widths_of_the_paper(
     name: str, multiplier: float, image: tuple[int, ...], shapes: list[tuple[int, ...]]
 ) -> None:
     network = outline_network(architecture(name, f"architecture.width_multiplier={multiplier}"), image, 10)
@@ -76,20 +76,20 @@ def test_residual_networks_keep_eight_channels_and_have_no_bias() -> None:
 
 def test_a_block_ends_after_the_addition_and_layers_after_each_relu() -> None:
     network = build_network(architecture("resnet_two_layer"), (1, 6, 6), 3, seed=0).eval()
-    seen: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
     for name in network.layers:
-        network.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: seen.update({name: o}))
+        network.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: outputs.update({name: o}))
     images = torch.randn(4, 1, 6, 6)
     network(images)
     block = network.get_submodule("body.0")
     repeated = images.repeat(1, 8, 1, 1)
     inner = torch.relu(block.inner[0][1](block.inner[0][0](repeated)))
-    torch.testing.assert_close(seen["body.0.inner.0"], inner)
-    torch.testing.assert_close(seen["body.0"], torch.relu(repeated + block.last[1](block.last[0](inner))))
+    torch.testing.assert_close(outputs["body.0.inner.0"], inner)
+    torch.testing.assert_close(outputs["body.0"], torch.relu(repeated + block.last[1](block.last[0](inner))))
     assert set(network.blocks) < set(network.layers)
 
 
-def test_a_dense_layer_keeps_what_it_sees_and_transitions_halve() -> None:
+def test_a_dense_layer_keeps_its_input_and_transitions_halve_the_image() -> None:
     network = build_network(architecture("densenet"), (1, 16, 16), 3, seed=0)
     shapes = {}
     for name in network.layers:
@@ -113,20 +113,20 @@ def test_every_named_layer_and_block_can_be_measured(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "words"),
+    ("name", "size", "pattern"),
     [
-        ("vgg13", 10, "dataset.size=10: VGG halves its images five times and needs at least 32×32"),
+        ("vgg13", 10, "dataset.size=10: VGG .* at least 32×32"),
         ("alexnet", 10, "dataset.size=10: AlexNet .* at least 16×16"),
         ("densenet", 4, "dataset.size=4: 4 dense blocks need at least 8×8"),
     ],
 )
-def test_images_too_small_are_refused_in_one_line(name: str, size: int, words: str) -> None:
-    with pytest.raises(ConfigError, match=words) as caught:
+def test_images_that_are_too_small_raise_a_one_line_error(name: str, size: int, pattern: str) -> None:
+    with pytest.raises(ConfigError, match=pattern) as raised:
         outline_network(architecture(name), (1, size, size), 10)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_operations_are_those_of_the_products() -> None:
+def test_operations_are_those_of_products_and_convolutions() -> None:
     shallow = architecture("fnn", "architecture.depth=3")
     assert forward_operations(outline_network(shallow, (1, 10, 10), 10), (1, 10, 10)) == 2 * (2 * 100 * 100 + 1000)
     first, second = (
@@ -137,7 +137,7 @@ def test_operations_are_those_of_the_products() -> None:
     assert second == 2 * (6 * 8 * 8 * 25 * 1024 + 4 * 8 * 8 * 9 * 1024 + 81920)
 
 
-def test_a_normalisation_in_front_belongs_to_its_convolution() -> None:
+def test_a_preceding_normalisation_belongs_to_its_convolution() -> None:
     network = outline_network(architecture("densenet"), GREY, 10)
     layer = dict(zip((name for name, _ in network.named_parameters()), network.parameter_layers(), strict=True))
     assert layer["stem.weight"] == 1

@@ -8,14 +8,14 @@ from equisep.networks import build_network
 
 
 @pytest.mark.parametrize("depth", [2, 4, 8, 20])
-def test_parameters_and_layers_are_counted_as_in_the_paper(depth: int) -> None:
+def test_numbers_of_parameters_and_layers_are_those_of_the_paper(depth: int) -> None:
     network = build_network(FeedForward(family="fnn", depth=depth, width=100), (1, 10, 10), 10, seed=0)
     assert sum(parameter.numel() for parameter in network.parameters()) == 10_300 * (depth - 1) + 1_010
     assert len(network.layers) == depth - 1
     assert network(torch.randn(5, 1, 10, 10)).shape == (5, 10)
 
 
-def test_the_seed_alone_decides_the_initialisation() -> None:
+def test_the_initialisation_depends_only_on_the_seed() -> None:
     shape = FeedForward(family="fnn", depth=4, width=10)
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
@@ -25,12 +25,12 @@ def test_the_seed_alone_decides_the_initialisation() -> None:
     assert not torch.equal(one.classifier.weight, other.classifier.weight)
 
 
-def test_an_unknown_family_is_refused() -> None:
+def test_an_unknown_family_raises_an_error() -> None:
     with pytest.raises(ConfigError, match="family=transformer"):
         build_network(Architecture(family="transformer"), (1, 2, 2), 3, seed=0)
 
 
-def test_widths_one_by_one_and_layers_without_norm_or_relu() -> None:
+def test_widths_batch_norm_and_activation_follow_the_config() -> None:
     shaped = FeedForward(family="fnn", depth=None, width=None, widths=[7, 3, 5])
     network = build_network(shaped, (1, 2, 2), 3, seed=0)
     assert [tuple(layer[0].weight.shape) for layer in network.hidden] == [(7, 4), (3, 7), (5, 3)]

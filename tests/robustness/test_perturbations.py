@@ -1,4 +1,4 @@
-"""RobustnessResults networks: batched over draws the same as one by one by hand; what an attack may and may not do."""
+"""Robustness: batched draws agree with single networks perturbed by hand; properties of attacks and of results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def config() -> Config:
 
 @pytest.fixture(scope="module")
 def images(fashion: Data) -> tuple[Images, Images]:
-    """350 training and 150 test images in float64; in batches of 100 and, of the last, 50."""
+    """350 training and 150 test images in float64: batches of 100 and a last batch of 50."""
     parts = ((fashion.train, 350), (fashion.test, 150))
     half = torch.tensor([0.5], dtype=torch.float64)
     train, test = (
@@ -45,7 +45,7 @@ def images(fashion: Data) -> tuple[Images, Images]:
 
 @pytest.fixture(scope="module")
 def network(config: Config, images: tuple[Images, Images]) -> Network:
-    """A network of depth 4 that has learnt something, by a hundred steps on the whole set."""
+    """A network of depth 4 after a hundred steps on the whole training set."""
     built = build_network(config.architecture, (1, 10, 10), 10, seed=1).double()
     optimizer = torch.optim.Adam(built.parameters(), 1e-2)
     split = images[0].split
@@ -56,8 +56,8 @@ def network(config: Config, images: tuple[Images, Images]) -> Network:
     return built
 
 
-def asked(config: Config, **settings: object) -> Robustness:
-    """Return perturbations of the kinds that are named alone."""
+def perturbations(config: Config, **settings: object) -> Robustness:
+    """Return perturbations of the named kinds only."""
     assert config.robustness is not None
     return replace(config.robustness, **(NONE | {"draws": 3, "attack_steps": 4} | settings))  # type: ignore[arg-type]
 
@@ -66,17 +66,17 @@ def measured(
     network: nn.Module, config: Config, images: tuple[Images, Images], layers: tuple[str, ...] = (), **settings: object
 ) -> list[PerturbationResult]:
     names = layers or network.layers  # type: ignore[assignment]
-    return list(measure_robustness(network, names, *images, asked(config, **settings), config.measure))  # type: ignore[arg-type]
+    return list(measure_robustness(network, names, *images, perturbations(config, **settings), config.measure))  # type: ignore[arg-type]
 
 
 def by_hand(network: Network, train: Split, test: Split) -> tuple[list[float], float, float]:
-    """Return D per layer and both accuracies, by the plain functions."""
+    """Return D per layer, training and test accuracy, by the plain functions."""
     separations = measure_separation(network, train.inputs, train.labels, network.layers)
     accuracies = (evaluate(network, split.inputs, split.labels).accuracy for split in (train, test))
     return [value.fuzziness for value in separations.values()], *accuracies
 
 
-def test_unperturbed_it_is_what_the_plain_measure_says(
+def test_the_unperturbed_result_agrees_with_the_plain_functions(
     network: Network, config: Config, images: tuple[Images, Images]
 ) -> None:
     (clean, _) = measured(network, config, images, weights=[0.1])
@@ -87,83 +87,85 @@ def test_unperturbed_it_is_what_the_plain_measure_says(
     assert (clean.train_accuracy, clean.test_accuracy) == ((train,), (test,))
 
 
-def test_draws_together_are_each_what_a_network_with_such_weights_is(
+def test_batched_draws_agree_with_networks_perturbed_by_hand(
     network: Network, config: Config, images: tuple[Images, Images], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All draws at one strength, against each network perturbed and measured alone; also in several goes."""
+    """All draws at one strength, in one pass and in several."""
     for at_once in (1 << 30, 1):
         monkeypatch.setattr("equisep.robustness.perturbations.VALUES_AT_ONCE", at_once)
-        cell = measured(network, config, images, weights=[0.3])[1]
+        result = measured(network, config, images, weights=[0.3])[1]
         generator = torch.Generator().manual_seed(3 * 1_000_003)
         noise = {
             name: torch.randn(3, *weight.shape, generator=generator).double()
             for name, weight in network.named_parameters()
             if weight.ndim > 1
         }
-        found = []
+        expected = []
         for draw in range(3):
             perturbed = copy.deepcopy(network)
             with torch.no_grad():
                 for name, weight in perturbed.named_parameters():
                     if weight.ndim > 1:
                         weight.add_(0.3 * weight.norm() / math.sqrt(weight.numel()) * noise[name][draw])
-            found.append(by_hand(perturbed, images[0].split, images[1].split))
-        assert cell.last_fuzziness == pytest.approx([fuzziness[-1] for fuzziness, *_ in found], rel=1e-9)
-        logarithms = torch.tensor([fuzziness for fuzziness, *_ in found]).double().log()
-        assert cell.fuzziness == pytest.approx(logarithms.mean(0).exp().tolist(), rel=1e-6)
-        assert cell.train_accuracy == tuple(accuracy for _, accuracy, _ in found)
-        assert cell.test_accuracy == tuple(accuracy for *_, accuracy in found)
+            expected.append(by_hand(perturbed, images[0].split, images[1].split))
+        assert result.last_fuzziness == pytest.approx([fuzziness[-1] for fuzziness, *_ in expected], rel=1e-9)
+        logarithms = torch.tensor([fuzziness for fuzziness, *_ in expected]).double().log()
+        assert result.fuzziness == pytest.approx(logarithms.mean(0).exp().tolist(), rel=1e-6)
+        assert result.train_accuracy == tuple(accuracy for _, accuracy, _ in expected)
+        assert result.test_accuracy == tuple(accuracy for *_, accuracy in expected)
 
 
-def test_noise_has_the_strength_asked_for(network: Network, config: Config, images: tuple[Images, Images]) -> None:
-    """A layer whose noise is a thousand times its norm is noise: D as of a network never trained, and worse."""
+def test_noise_has_the_requested_strength(network: Network, config: Config, images: tuple[Images, Images]) -> None:
+    """Noise of a thousand times the norm of each layer leaves a network worse than an untrained one."""
     weak, strong = measured(network, config, images, weights=[1e-6, 1e3])[1:]
-    (clean,) = (cell for cell in measured(network, config, images, weights=[1e-6]) if cell.kind == "clean")
+    clean = measured(network, config, images, weights=[1e-6])[0]
     assert weak.last_fuzziness == pytest.approx(clean.last_fuzziness * 3, rel=1e-3)
     assert weak.test_accuracy == clean.test_accuracy * 3
     assert min(strong.last_fuzziness) > 5 * clean.last_fuzziness[0]
     assert max(strong.test_accuracy) < 0.35
 
 
-def test_one_layer_at_a_time(network: Network, config: Config, images: tuple[Images, Images]) -> None:
-    clean, *cells = measured(network, config, images, one_layer=[0.5])
-    assert [cell.layer for cell in cells] == [1, 2, 3, 4]
-    changes = [[abs(value / clean.last_fuzziness[0] - 1) for value in cell.last_fuzziness] for cell in cells]
-    # The classifier comes after the last measured layer.
+def test_noise_on_one_layer_at_a_time(network: Network, config: Config, images: tuple[Images, Images]) -> None:
+    clean, *results = measured(network, config, images, one_layer=[0.5])
+    assert [result.layer for result in results] == [1, 2, 3, 4]
+    changes = [[abs(value / clean.last_fuzziness[0] - 1) for value in result.last_fuzziness] for result in results]
+    # The classifier is after the last measured layer.
     assert all(min(change) > 1e-3 for change in changes[:3])
     assert max(changes[3]) < 1e-12
-    assert all(len(cell.fuzziness) == 1 and cell.test_accuracy == () for cell in cells)
+    assert all(len(result.fuzziness) == 1 and result.test_accuracy == () for result in results)
 
 
-def test_noise_on_images(network: Network, config: Config, images: tuple[Images, Images]) -> None:
-    cell = measured(network, config, images, input_noise=[0.2])[1]
-    found = []
+def test_noise_on_images_agrees_with_images_perturbed_by_hand(
+    network: Network, config: Config, images: tuple[Images, Images]
+) -> None:
+    result = measured(network, config, images, input_noise=[0.2])[1]
+    expected = []
     for draw in range(3):
         noisy = []
-        for place, part in enumerate(images):
-            generator = torch.Generator().manual_seed(place * 1_000_003 + draw)
+        for index, part in enumerate(images):
+            generator = torch.Generator().manual_seed(index * 1_000_003 + draw)
             noise = torch.randn(part.split.inputs.shape, generator=generator).double()
             pixels = ((part.split.inputs * 0.5 + 0.5).clamp(0, 1) + 0.2 * noise).clamp(0, 1)
             noisy.append(Split((pixels - 0.5) / 0.5, part.split.labels))
-        found.append(by_hand(network, *noisy))
-    assert cell.last_fuzziness == pytest.approx([fuzziness[-1] for fuzziness, *_ in found], rel=1e-9)
-    assert cell.test_accuracy == tuple(accuracy for *_, accuracy in found)
+        expected.append(by_hand(network, *noisy))
+    assert result.last_fuzziness == pytest.approx([fuzziness[-1] for fuzziness, *_ in expected], rel=1e-9)
+    assert result.test_accuracy == tuple(accuracy for *_, accuracy in expected)
 
 
-def test_corruptions_take_turns_and_grow_with_severity(
+def test_corruptions_alternate_and_increase_with_severity(
     network: Network, config: Config, images: tuple[Images, Images]
 ) -> None:
-    _, *cells = measured(network, config, images, corruptions=[0.01, 0.5, 1.0], draws=5)
-    means = [sum(cell.test_accuracy) / 5 for cell in cells]
+    _, *results = measured(network, config, images, corruptions=[0.01, 0.5, 1.0], draws=5)
+    means = [sum(result.test_accuracy) / 5 for result in results]
     assert means[0] > means[1] > means[2]
-    # Five kinds, each of its own effect.
-    assert len(set(cells[2].last_fuzziness)) == 5
+    # Five kinds of corruption with different effects.
+    assert len(set(results[2].last_fuzziness)) == 5
 
 
-def test_one_step_of_an_attack_is_the_sign_of_the_gradient(
+def test_fgsm_takes_one_step_along_the_sign_of_the_gradient(
     network: Network, config: Config, images: tuple[Images, Images]
 ) -> None:
-    cell = measured(network, config, images, fgsm=[0.03])[1]
+    result = measured(network, config, images, fgsm=[0.03])[1]
     evaluated = copy.deepcopy(network).eval()
 
     def attacked(part: Images) -> Split:
@@ -174,45 +176,45 @@ def test_one_step_of_an_attack_is_the_sign_of_the_gradient(
         return Split((moved - 0.5) / 0.5, part.split.labels)
 
     fuzziness, train, test = by_hand(network, *map(attacked, images))
-    assert cell.fuzziness == pytest.approx(fuzziness, rel=1e-6)
-    assert (cell.train_accuracy, cell.test_accuracy) == ((train,), (test,))
+    assert result.fuzziness == pytest.approx(fuzziness, rel=1e-6)
+    assert (result.train_accuracy, result.test_accuracy) == ((train,), (test,))
 
 
-def test_attacks_get_worse_with_their_radius_and_with_steps(
+def test_attacks_get_stronger_with_radius_and_steps(
     network: Network, config: Config, images: tuple[Images, Images]
 ) -> None:
-    clean, *cells = measured(network, config, images, fgsm=[0.01, 0.03], pgd=[0.01, 0.03], attack_steps=10)
-    one, several = cells[:2], cells[2:]
-    for weak, strong in (one, several):
-        assert all(low >= high for low, high in zip(weak.test_accuracy, strong.test_accuracy, strict=True))
-    assert max(several[1].test_accuracy) <= one[1].test_accuracy[0] < clean.test_accuracy[0]
-    # Attacked training images are drawn less often.
-    assert [len(cell.last_fuzziness) for cell in several] == [3, 3]
-    less = measured(network, config, images, pgd=[0.01], attacked_training_draws=1)[1]
-    assert (len(less.last_fuzziness), len(less.test_accuracy)) == (1, 3)
+    clean, *results = measured(network, config, images, fgsm=[0.01, 0.03], pgd=[0.01, 0.03], attack_steps=10)
+    fgsm, pgd = results[:2], results[2:]
+    for weak, strong in (fgsm, pgd):
+        assert all(before >= after for before, after in zip(weak.test_accuracy, strong.test_accuracy, strict=True))
+    assert max(pgd[1].test_accuracy) <= fgsm[1].test_accuracy[0] < clean.test_accuracy[0]
+    # Training images have fewer draws where attacked_training_draws is below draws.
+    assert [len(result.last_fuzziness) for result in pgd] == [3, 3]
+    result = measured(network, config, images, pgd=[0.01], attacked_training_draws=1)[1]
+    assert (len(result.last_fuzziness), len(result.test_accuracy)) == (1, 3)
 
 
-def test_where_no_image_stands_there_is_nothing_to_attack(
+def test_an_attack_without_correctly_classified_images_has_accuracy_zero(
     network: Network, config: Config, images: tuple[Images, Images]
 ) -> None:
-    *_, hopeless, worse = measured(network, config, images, pgd=[0.5, 0.6])
-    assert max(hopeless.test_accuracy) == max(worse.test_accuracy) == 0
-    assert len(worse.last_fuzziness) == 3
+    *_, first, second = measured(network, config, images, pgd=[0.5, 0.6])
+    assert max(first.test_accuracy) == max(second.test_accuracy) == 0
+    assert len(second.last_fuzziness) == 3
 
 
 @pytest.mark.parametrize("family", ["resnet_two_layer", "fnn_no_batch_norm", "densenet"])
-def test_any_network_is_measured_and_left_as_it_was(family: str, config: Config, images: tuple[Images, Images]) -> None:
+def test_any_network_is_measured_and_left_unchanged(family: str, config: Config, images: tuple[Images, Images]) -> None:
     other = compose_config([f"architecture={family}", "optimizer.learning_rate=1e-3"])
     network = build_network(other.architecture, (1, 10, 10), 10, seed=1).double().train()
-    few = tuple(replace(part, split=Split(part.split.inputs[:60], part.split.labels[:60])) for part in images)
+    subsets = tuple(replace(part, split=Split(part.split.inputs[:60], part.split.labels[:60])) for part in images)
     before = copy.deepcopy(network.state_dict())
     state = torch.get_rng_state()
     settings = {"weights": [0.1], "input_noise": [0.1], "corruptions": [1.0], "fgsm": [0.01], "pgd": [0.01]}
-    cells = measured(network, config, few, draws=2, **settings)  # type: ignore[arg-type]
-    assert [cell.kind for cell in cells] == ["clean", *settings]
-    fuzziness, train, _ = by_hand(network, few[0].split, few[1].split)
-    assert cells[0].fuzziness == pytest.approx(fuzziness, rel=1e-6)
-    assert cells[0].train_accuracy == (train,)
+    results = measured(network, config, subsets, draws=2, **settings)  # type: ignore[arg-type]
+    assert [result.kind for result in results] == ["clean", *settings]
+    fuzziness, train, _ = by_hand(network, subsets[0].split, subsets[1].split)
+    assert results[0].fuzziness == pytest.approx(fuzziness, rel=1e-6)
+    assert results[0].train_accuracy == (train,)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert network.training
@@ -220,31 +222,34 @@ def test_any_network_is_measured_and_left_as_it_was(family: str, config: Config,
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "pattern"),
     [
-        ("robustness.weights=[-0.1]", "robustness.weights=.*give positive, finite strengths, each once"),
-        ("robustness.pgd=[.1,.1]", "robustness.pgd=.*each once"),
-        ("robustness.corruptions=[1.5]", "robustness.corruptions=.*up to 1"),
-        ("robustness.pgd=[2]", "robustness.pgd=.*up to 1"),
-        ("robustness.draws=0", "robustness.draws=0: give at least 1"),
+        ("robustness.weights=[-0.1]", "robustness.weights=.*positive"),
+        ("robustness.pgd=[.1,.1]", "robustness.pgd=.*distinct"),
+        ("robustness.corruptions=[1.5]", "robustness.corruptions=.*at most 1"),
+        ("robustness.pgd=[2]", "robustness.pgd=.*at most 1"),
+        ("robustness.draws=0", "robustness.draws=0: must be at least 1"),
         ("robustness.kinds=[pgd]", "kinds"),
     ],
 )
-def test_strengths_that_make_no_sense_are_refused(override: str, words: str) -> None:
-    with pytest.raises((ConfigError, HydraException), match=words):
+def test_invalid_strengths_raise_an_error(override: str, pattern: str) -> None:
+    with pytest.raises((ConfigError, HydraException), match=pattern):
         compose_config(["robustness=standard", override])
+
+
+def test_a_robustness_config_without_strengths_raises_an_error() -> None:
     with pytest.raises(ConfigError, match="robustness=no strengths"):
         compose_config(["robustness=standard", *(f"robustness.{kind}=[]" for kind in ROBUSTNESS_KINDS)])
 
 
-def test_projected_features_are_refused_before_work(configure: Callable[..., Config]) -> None:
-    with pytest.raises(ConfigError, match="measure.components=100: robustness is of whole features"):
+def test_projected_features_raise_an_error_before_training(configure: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match="measure.components=100: robustness "):
         run_one(configure("robustness=standard", "measure.components=100"))
 
 
-def test_a_damaged_file_is_named(configure: Callable[..., Config]) -> None:
-    few = ["robustness=standard", *(f"robustness.{kind}=[]" for kind in ROBUSTNESS_KINDS if kind != "fgsm")]
-    run = run_one(configure(*few)).run
+def test_a_damaged_robustness_file_is_named(configure: Callable[..., Config]) -> None:
+    overrides = ["robustness=standard", *(f"robustness.{kind}=[]" for kind in ROBUSTNESS_KINDS if kind != "fgsm")]
+    run = run_one(configure(*overrides)).run
     (file,) = run.path.glob("robustness/*.json")
     file.write_text(file.read_text()[:100])
     with pytest.raises(DamagedRun, match="remove the file"):
@@ -254,30 +259,30 @@ def test_a_damaged_file_is_named(configure: Callable[..., Config]) -> None:
 
 
 def test_the_area_under_a_curve_is_relative_to_the_unperturbed_network() -> None:
-    def cell(kind: str, strength: float, *accuracy: float) -> PerturbationResult:
+    def result(kind: str, strength: float, *accuracy: float) -> PerturbationResult:
         return PerturbationResult(kind, strength, None, (), (), (), (), accuracy)
 
-    cells = [cell("clean", 0, 0.8), cell("pgd", 0.1, 0.3, 0.5), cell("pgd", 0.2, 0.0, 0.0), cell("fgsm", 1, 0.8)]
-    areas = accuracy_areas(cells)
+    pgd = [result("pgd", 0.1, 0.3, 0.5), result("pgd", 0.2, 0.0, 0.0)]
+    areas = accuracy_areas([result("clean", 0, 0.8), *pgd, result("fgsm", 1, 0.8)])
     assert areas["fgsm"] == pytest.approx(1)
     assert areas["pgd"] == pytest.approx((0.5 * (0.8 + 0.4) + 0.5 * 0.4) / 2 / 0.8)
-    assert math.isnan(accuracy_areas([cell("clean", 0, 0.0), cell("fgsm", 1, 0.0)])["fgsm"])
+    assert math.isnan(accuracy_areas([result("clean", 0, 0.0), result("fgsm", 1, 0.0)])["fgsm"])
 
 
-def test_robustness_is_a_measure_beneath_a_run_and_trains_nothing(configure: Callable[..., Config]) -> None:
+def test_robustness_is_added_to_a_trained_run_without_training(configure: Callable[..., Config]) -> None:
     trained = run_one(configure("architecture.depth=4"))
     weights = trained.run.load_snapshot(2)
-    few = ["robustness=standard", "robustness.draws=2", "robustness.test_images=50", "robustness.pgd=[.01]"]
-    perturbed = run_one(configure("architecture.depth=4", *few))
+    overrides = ["robustness=standard", "robustness.draws=2", "robustness.test_images=50", "robustness.pgd=[.01]"]
+    perturbed = run_one(configure("architecture.depth=4", *overrides))
     assert perturbed.run.id == trained.run.id
     assert perturbed.trained_epochs == 0
     assert all(torch.equal(value, weights[name]) for name, value in perturbed.run.load_snapshot(2).items())
-    ((identity, found),) = perturbed.run.load_robustness().items()
-    kinds = [cell.kind for cell in found.results]
+    ((identity, robustness),) = perturbed.run.load_robustness().items()
     counts = {"clean": 1, "weights": 8, "one_layer": 4, "input_noise": 8, "corruptions": 8, "fgsm": 8, "pgd": 1}
-    assert Counter(kinds) == counts
-    written = (perturbed.run.path / "robustness" / f"{identity}.json").stat().st_mtime_ns
-    run_one(configure("architecture.depth=4", *few))
-    assert (perturbed.run.path / "robustness" / f"{identity}.json").stat().st_mtime_ns == written
-    run_one(configure("architecture.depth=4", *few, "robustness.seed=1", "robustness.pgd=[]"))
+    assert Counter(result.kind for result in robustness.results) == counts
+    file = perturbed.run.path / "robustness" / f"{identity}.json"
+    written = file.stat().st_mtime_ns
+    run_one(configure("architecture.depth=4", *overrides))
+    assert file.stat().st_mtime_ns == written
+    run_one(configure("architecture.depth=4", *overrides, "robustness.seed=1", "robustness.pgd=[]"))
     assert len(perturbed.run.load_robustness()) == 2

@@ -1,4 +1,4 @@
-"""Runs read back: the same from the store, from wandb logs and from a wandb project; what is broken is shown."""
+"""Runs read from the store, from wandb logs and from a wandb project: equal records, and flaws for damaged ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 from tests.wandb_server import StoredRun, WandbServer
 
 KEY = "0" * 40
-# Of a run's history in wandb.
+# The keys of a run's history in wandb.
 KEYS_LOGGED = (
     *(f"training/{name}" for name in ("loss", "accuracy", "learning_rate")),
     *(f"{split}/{name}" for split in ("train", "test") for name in ("D/00", "r", "decay_ratio", "loss", "accuracy")),
@@ -47,14 +47,14 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store and its wandb logs: two networks, one of them measured twice, one perturbed, and one that diverges."""
+    """A store and its wandb logs: a network measured twice, one evaluated for robustness, and a diverged one."""
     folder = tmp_path_factory.mktemp("results")
-    usual = [f"results={folder}", "tracking=offline", "training=smoke"]
+    fixed = [f"results={folder}", "tracking=offline", "training=smoke"]
     overrides = [["seed=1"], ["seed=2"], ["seed=3", "optimizer=sgd", "optimizer.learning_rate=1e30"]]
-    execute([compose_config([*usual, *more, "architecture.depth=4"]) for more in overrides])
-    execute([compose_config([*usual, "seed=2", "architecture.depth=4", "measure.batch_norm=running"])])
-    few = ["robustness=standard", "robustness.draws=2", "robustness.test_images=50", "robustness.pgd=[.01]"]
-    execute([compose_config([*usual, "seed=1", "architecture.depth=4", *few])])
+    execute([compose_config([*fixed, *more, "architecture.depth=4"]) for more in overrides])
+    execute([compose_config([*fixed, "seed=2", "architecture.depth=4", "measure.batch_norm=running"])])
+    robustness = ["robustness=standard", "robustness.draws=2", "robustness.test_images=50", "robustness.pgd=[.01]"]
+    execute([compose_config([*fixed, "seed=1", "architecture.depth=4", *robustness])])
     return folder
 
 
@@ -77,21 +77,21 @@ def make_record(
     }
     names = ("input", *(f"hidden.{layer}" for layer in range(len(fuzziness) - 1)))
     ranks = (9,) * len(names)
-    taken = [
+    records = [
         LayerRecord(2, split, names, tuple(fuzziness), ranks, 10, 0.0, accuracy)
         for split, accuracy in (("test", test_accuracy), ("train", 1.0))
     ]
-    measures = {"a": Measurement(identity_of_measure(compose_config([]).measure), tuple(taken))}
+    measures = {"a": Measurement(identity_of_measure(compose_config([]).measure), tuple(records))}
     epochs = (Epoch(1, 0.5, 0.9, 1e-3), Epoch(2, 0.1, 1.0, 1e-3))
     return RunRecord(run, config, {"state": state, "seconds": 1.0}, epochs, measures, {}, flaw)
 
 
-def test_the_store_as_one_tidy_table(results: Path) -> None:
+def test_the_store_is_one_tidy_table(results: Path) -> None:
     table = load_runs(results)
     assert table["run"].nunique() == 3
     assert set(table["state"]) == {"done", "diverged"}
     assert not table.duplicated(["run", "measure", "epoch", "split", "layer"]).any()
-    # Of the training set epoch 0 and 2, of the test set the last; four layers.
+    # Training set: epochs 0 and 2; test set: the last epoch; four layers each.
     assert (table.loc[table["seed"] == 1, "architecture.depth"] == 4).all()
     one = table[(table["seed"] == 1) & (table["epoch"] == 2) & (table["split"] == "train")].sort_values("layer")
     assert one["name"].tolist() == ["input", "hidden.0", "hidden.1", "hidden.2"]
@@ -103,57 +103,57 @@ def test_the_store_as_one_tidy_table(results: Path) -> None:
     assert table[["commit", "torch", "processor", "seconds"]].notna().all(axis=None)
 
 
-def test_the_keys_of_the_dashboards_are_logged(results: Path) -> None:
+def test_the_keys_used_by_dashboards_are_logged(results: Path) -> None:
     logs = [read_log(path) for path in results.glob("wandb/offline-run-*/*.wandb")]
     assert set(KEYS_LOGGED) <= {key for log in logs for row in log.rows for key in row}
 
 
-def test_the_logs_hold_what_the_store_holds(results: Path) -> None:
+def test_the_logs_equal_the_store(results: Path) -> None:
     pd.testing.assert_frame_equal(load_runs(results / "wandb"), load_runs(results), check_exact=True)
-    # As text, in which a loss that is not a number equals itself.
+    # Compared as text, in which NaN equals NaN.
     assert list(map(repr, read_logs(results / "wandb"))) == list(map(repr, read_store(results)))
 
 
-def test_perturbations_as_a_table(results: Path) -> None:
+def test_robustness_results_are_one_table(results: Path) -> None:
     records = list(read_store(results))
     table = tabulate_robustness(records)
-    (perturbed,) = (record for record in records if record.robustness)
-    assert set(table["run"]) == {perturbed.run}
-    assert perturbed.config["seed"] == 1
+    (evaluated,) = (record for record in records if record.robustness)
+    assert set(table["run"]) == {evaluated.run}
+    assert evaluated.config["seed"] == 1
     assert not table.duplicated(["run", "robustness", "kind", "strength", "layer", "draw"]).any()
     assert table.groupby("kind")["strength"].nunique().to_dict() == {
         **{"clean": 1, "weights": 8, "one_layer": 1, "input_noise": 8, "corruptions": 8, "fgsm": 8, "pgd": 1}
     }
     assert set(table.loc[table["kind"] == "one_layer", "layer"]) == {1, 2, 3, 4}
     clean = table[table["kind"] == "clean"].iloc[0]
-    (measured,) = (measured for measured in perturbed.measures.values())
-    last = {record.split: record for record in measured.records if record.epoch == 2}
+    (measurement,) = evaluated.measures.values()
+    last = {record.split: record for record in measurement.records if record.epoch == 2}
     assert clean["D_last"] == pytest.approx(last["train"].fuzziness[-1], rel=1e-5)
     assert clean["train_accuracy"] == last["train"].accuracy
     assert tabulate_robustness([]).empty
 
 
-def test_a_project_holds_what_the_store_holds(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_wandb_project_equals_the_store(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stored = []
     for path in sorted(results.glob("wandb/offline-run-*/*.wandb")):
         log = read_log(path)
         rows = [dict(row) | {"_step": step} for step, row in enumerate(log.rows)]
-        # As the server gives them back: what JSON has no number for is text.
+        # As the server returns them: infinities and NaN are text.
         plain = [{key: _as_text(value) for key, value in row.items()} for row in rows]
         stored.append(StoredRun(path.stem.removeprefix("run-"), log.config, log.summary, plain))
-    # Of one run's two segments the server has the later.
+    # The server has the later of one run's two segments.
     latest = {run.name: run for run in stored}
     _point_wandb_at(monkeypatch, tmp_path)
     with WandbServer("team", "law", list(latest.values())) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        found = load_runs("wandb:team/law")
+        table = load_runs("wandb:team/law")
         assert any("HistoryPage" in query for query in server.queries)
-        pd.testing.assert_frame_equal(found, load_runs(results), check_exact=True)
-        with pytest.raises(ConfigError, match="source=wandb:team/other: Could not find project other"):
+        pd.testing.assert_frame_equal(table, load_runs(results), check_exact=True)
+        with pytest.raises(ConfigError, match="source=wandb:team/other: .*project other"):
             load_runs("wandb:team/other")
         server.status = 401
-        with pytest.raises(ConfigError, match="refused with 401.*an account is needed"):
+        with pytest.raises(ConfigError, match="refused with 401.*needs an account"):
             load_runs("wandb:team/law")
 
 
@@ -163,10 +163,10 @@ def _as_text(value: object) -> object:
     return value
 
 
-def test_without_an_account_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_an_account_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _point_wandb_at(monkeypatch, tmp_path)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    with pytest.raises(ConfigError, match="source=wandb:a/b: .*`wandb login`, or WANDB_API_KEY") as caught:
+    with pytest.raises(ConfigError, match="source=wandb:a/b: .*WANDB_API_KEY") as caught:
         load_runs("wandb:a/b")
     assert "\n" not in str(caught.value)
 
@@ -179,32 +179,32 @@ def _point_wandb_at(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "message"),
     [
-        ("nowhere", "neither a results folder .* nor a folder of wandb logs"),
-        ("wandb:equisep", "give wandb:ENTITY/PROJECT"),
-        ("wandb:/equisep", "give wandb:ENTITY/PROJECT"),
+        ("nowhere", "source=nowhere: neither a results folder"),
+        ("wandb:equisep", "source=wandb:equisep: must be wandb:ENTITY/PROJECT"),
+        ("wandb:/equisep", "source=wandb:/equisep: "),
     ],
 )
-def test_what_is_no_source_is_refused(source: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_an_invalid_source_is_refused(source: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_runs(source)
 
 
-def test_our_reader_of_logs_agrees_with_wandbs_own(results: Path) -> None:
+def test_the_log_reader_agrees_with_wandbs(results: Path) -> None:
     for path in results.glob("wandb/offline-run-*/*.wandb"):
         inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", path]
         listed = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout
-        theirs = [entry["history"]["item"] for entry in map(json.loads, listed.splitlines()) if "history" in entry]
+        expected = [entry["history"]["item"] for entry in map(json.loads, listed.splitlines()) if "history" in entry]
         log = read_log(path)
         losses = [_as_text(row["training/loss"]) for row in log.rows if "training/loss" in row]
-        assert losses == [row["training/loss"] for row in theirs if "training/loss" in row]
+        assert losses == [row["training/loss"] for row in expected if "training/loss" in row]
         fuzziness = [row["train/D/03"] for row in log.rows if "train/D/03" in row]
-        assert fuzziness == [row["train/D/03"] for row in theirs if "train/D/03" in row]
-        assert len(log.rows) == len(theirs)
+        assert fuzziness == [row["train/D/03"] for row in expected if "train/D/03" in row]
+        assert len(log.rows) == len(expected)
 
 
-def test_a_broken_log_is_shown_as_such_and_left_out(results: Path, tmp_path: Path) -> None:
+def test_a_damaged_log_has_a_flaw_and_no_measurements(results: Path, tmp_path: Path) -> None:
     folder = tmp_path / "wandb"
     shutil.copytree(results / "wandb", folder)
     whole = {record.run: record for record in read_logs(folder)}
@@ -215,11 +215,11 @@ def test_a_broken_log_is_shown_as_such_and_left_out(results: Path, tmp_path: Pat
     paths[empty].write_bytes(content[:7])
     (folder / "offline-run-20200101_000000-strange").mkdir()
     (folder / "offline-run-20200101_000000-strange/run-strange.wandb").write_bytes(b"not a log")
-    found = {record.run: record for record in read_logs(folder)}
-    assert found[cut].flaw.endswith("the log is cut off")
-    assert found[cut].state["state"] == "interrupted"
-    assert found[cut].epochs == whole[cut].epochs[: len(found[cut].epochs)]
-    assert "not a wandb log" in found["strange"].flaw
+    records = {record.run: record for record in read_logs(folder)}
+    assert records[cut].flaw.endswith("the log is cut off")
+    assert records[cut].state["state"] == "interrupted"
+    assert records[cut].epochs == whole[cut].epochs[: len(records[cut].epochs)]
+    assert "not a wandb log" in records["strange"].flaw
     table = load_runs(folder)
     assert set(table.loc[table["run"] == "strange", "state"]) == {"damaged"}
     assert table.loc[table["run"] == "strange", "D"].isna().all()
@@ -229,7 +229,7 @@ def test_a_broken_log_is_shown_as_such_and_left_out(results: Path, tmp_path: Pat
     assert {record.run: record for record in read_logs(folder)}[cut].flaw.endswith("the log is damaged")
 
 
-def test_a_missing_layer_is_shown_as_such(results: Path) -> None:
+def test_a_missing_layer_is_a_flaw(results: Path) -> None:
     (path, *_) = sorted(results.glob("wandb/offline-run-*/*.wandb"))
     log = read_log(path)
     rows = [{key: value for key, value in row.items() if key != "train/D/02"} for row in log.rows]
@@ -239,7 +239,7 @@ def test_a_missing_layer_is_shown_as_such(results: Path) -> None:
     assert tabulate([record])["flaw"].tolist() == [record.flaw]
 
 
-def test_a_damaged_run_of_the_store_is_shown_left_out_and_counted(results: Path, tmp_path: Path) -> None:
+def test_a_damaged_run_of_the_store_is_excluded_and_listed(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "runs", tmp_path / "runs")
     points = expand_experiment(
         "optimizers", [f"results={tmp_path}", "training=smoke", "seed=1,2", "architecture.depth=4", "optimizer=adam"]
@@ -255,7 +255,7 @@ def test_a_damaged_run_of_the_store_is_shown_left_out_and_counted(results: Path,
     assert set(table.loc[table["run"] == run, "state"]) == {"damaged"}
 
 
-def test_runs_of_another_protocol_are_not_among_an_experiments(results: Path, tmp_path: Path) -> None:
+def test_runs_of_another_protocol_are_not_part_of_an_experiment(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "runs", tmp_path / "runs")
     overrides = [f"results={tmp_path}", "training=smoke", "seed=1,2", "architecture.depth=4", "optimizer=adam"]
     for path in tmp_path.glob("runs/*/config.yaml"):
@@ -264,17 +264,17 @@ def test_runs_of_another_protocol_are_not_among_an_experiments(results: Path, tm
     assert set(load_runs(tmp_path)["protocol"]) == {0}
 
 
-TRAIN_FOR_EVER = ["training=smoke", "training.epochs=100000", "architecture.depth=4", "tracking=offline"]
+LONG_TRAINING = ["training=smoke", "training.epochs=100000", "architecture.depth=4", "tracking=offline"]
 
 
-def test_a_killed_runs_log_has_all_but_its_last_two_seconds(tmp_path: Path, fashion: Data) -> None:
-    command = [sys.executable, "-m", "equisep", *TRAIN_FOR_EVER, f"results={tmp_path}"]
+def test_a_killed_runs_log_lacks_at_most_two_seconds(tmp_path: Path, fashion: Data) -> None:
+    command = [sys.executable, "-m", "equisep", *LONG_TRAINING, f"results={tmp_path}"]
     process = subprocess.Popen(
         command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         _wait_for(lambda: any(len(record.epochs) > 20 for record in read_store(tmp_path)))
-        # The training stands still; what it has logged has two seconds to reach the file.
+        # Training is paused, so that its log reaches the file within two seconds.
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(2.0)
     finally:
@@ -283,7 +283,7 @@ def test_a_killed_runs_log_has_all_but_its_last_two_seconds(tmp_path: Path, fash
     (stored,) = read_store(tmp_path)
     (logged,) = read_logs(tmp_path / "wandb")
     assert stored.state["state"] == logged.state["state"] == "interrupted"
-    # It may have been stopped between its own record and the mirror's.
+    # It may have been paused between the store's record and the mirror's.
     assert logged.epochs in (stored.epochs, stored.epochs[:-1])
     assert logged.measures == stored.measures
 
@@ -295,8 +295,8 @@ def _wait_for(done: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def test_segments_of_one_run_are_one(results: Path, tmp_path: Path) -> None:
-    """A run that was killed and went on has two logs: the later prevails, and nothing is doubled."""
+def test_segments_of_one_run_are_merged(results: Path, tmp_path: Path) -> None:
+    """A run that was killed and resumed has two logs; the later one is used, and no record is repeated."""
     shutil.copytree(results / "wandb", tmp_path / "wandb")
     (path, *_) = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     earlier = path.parent.with_name("offline-run-20200101_000000-" + path.stem.removeprefix("run-"))
@@ -305,15 +305,16 @@ def test_segments_of_one_run_are_one(results: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(load_runs(tmp_path / "wandb"), load_runs(results / "wandb"))
 
 
-def test_only_the_wanted_sciences_are_read(results: Path) -> None:
+def test_only_the_requested_config_hashes_are_read(results: Path) -> None:
     one = next(iter(read_store(results)))
     for source in (results, results / "wandb"):
         assert [record.run for record in read_records(source, {one.config["science"]})] == [one.run]
 
 
-def test_a_log_cut_anywhere_is_never_taken_for_a_whole_one(results: Path, tmp_path: Path) -> None:
+def test_a_truncated_log_is_never_complete(results: Path, tmp_path: Path) -> None:
     whole = {record.run: record for record in read_logs(results / "wandb")}
-    (path, *_) = sorted(results.glob("wandb/offline-run-*/*.wandb"))
+    # The last segment has all records of its run.
+    (*_, path) = sorted(results.glob("wandb/offline-run-*/*.wandb"))
     run, content = path.stem.removeprefix("run-"), path.read_bytes()
     copy = tmp_path / path.parent.name / path.name
     copy.parent.mkdir()
@@ -323,13 +324,13 @@ def test_a_log_cut_anywhere_is_never_taken_for_a_whole_one(results: Path, tmp_pa
         (record,) = read_logs(tmp_path)
         if record.state["state"] in ("done", "diverged"):
             ended.append(record)
-    # That it ended stands at the very end, behind all that it had to tell.
+    # The final state is logged last, after all records.
     assert len(ended) < 10
     assert all((record.epochs, record.measures) == (whole[run].epochs, whole[run].measures) for record in ended)
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "words"),
+    ("file", "change", "message"),
     [
         ("measures/e04d71d8.json", lambda text: text.replace('"fuzziness": [', '"fuzziness": [1.5, '), "a layer is"),
         ("measures/e04d71d8.json", lambda text: text.replace('"fuzziness": [', '"fuzziness": [NaN, '), "layer"),
@@ -346,8 +347,8 @@ def test_a_log_cut_anywhere_is_never_taken_for_a_whole_one(results: Path, tmp_pa
         ("metrics.jsonl", lambda text: text.splitlines()[0] + "\n", "1 of 2 epochs"),
     ],
 )
-def test_one_wrong_file_of_a_store_is_one_flawed_run(
-    results: Path, tmp_path: Path, file: str, change: Callable[[str], str], words: str
+def test_one_invalid_file_makes_one_run_flawed(
+    results: Path, tmp_path: Path, file: str, change: Callable[[str], str], message: str
 ) -> None:
     shutil.copytree(results / "runs", tmp_path / "runs")
     (run,) = [record.run for record in read_store(results) if record.config["seed"] == 1]
@@ -356,7 +357,7 @@ def test_one_wrong_file_of_a_store_is_one_flawed_run(
     table = load_runs(tmp_path)
     assert table["run"].nunique() == 3
     (flaw,) = set(table.loc[table["run"] == run, "flaw"])
-    assert words in flaw
+    assert message in flaw
     assert (table.loc[table["run"] != run, "flaw"] == "").all()
     points = expand_experiment(
         "optimizers", [f"results={tmp_path}", "training=smoke", "seed=1,2", "architecture.depth=4", "optimizer=adam"]
@@ -376,7 +377,7 @@ def test_one_wrong_file_of_a_store_is_one_flawed_run(
         ({}, [], {"run": {"state": "done"}}),
     ],
 )
-def test_a_foreign_run_in_the_folder_is_shown_and_stops_nothing(config: dict, rows: list, summary: dict) -> None:
+def test_a_foreign_run_is_damaged_and_does_not_affect_others(config: dict, rows: list, summary: dict) -> None:
     record = record_from_wandb("foreign", config, rows, summary)
     assert record.flaw
     assert record.state["state"] == "damaged"

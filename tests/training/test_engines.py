@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ import torch
 from scipy import stats
 from torch import nn
 
-from benchmarks.baseline import Baseline
 from equisep.config import FeedForward, Optimizer, Training, compose_config
 from equisep.data import Data, Split
 from equisep.measures import evaluate, fit_law, measure_separation
@@ -19,6 +19,7 @@ from equisep.networks import FeedForwardNetwork, build_network
 from equisep.training import Member, Population, can_compile
 from equisep.training.feed_forward import FeedForwardProgram
 from equisep.training.modules import ConvolutionalProgram, ModuleProgram
+from equisep.training.reference import ReferenceTraining
 
 OPTIMIZERS = {
     "adam": Optimizer(kind="adam", learning_rate=1e-3, momentum=0.0, weight_decay=5e-4),
@@ -29,12 +30,12 @@ NEIGHBOURS = [
     Optimizer(kind="adam", learning_rate=3e-4, momentum=0.0, weight_decay=1e-3),
     Optimizer(kind="sgd", learning_rate=0.1, momentum=0.5, weight_decay=0.0),
 ]
-# 500 images make four batches of 116 and one of 36 an epoch.
+# 500 images are four batches of 116 and one of 36 per epoch.
 TEN_STEPS = Training(epochs=2, batch_size=116, milestones=[1], decay=0.1, snapshots=[])
 
 
 class AnyModule(nn.Module):
-    """The same network as another class, so that torch.func's program takes it."""
+    """The same network in another class, so that ModuleProgram trains it."""
 
     def __init__(self, network: FeedForwardNetwork) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ def as_double(split: Split) -> Split:
 
 
 def halves(split: Split) -> list[Split]:
-    """Two unlike data sets of equal size."""
+    """Return two different data sets of equal size."""
     return [Split(split.inputs[start::2], split.labels[start::2]) for start in (0, 1)]
 
 
@@ -63,7 +64,7 @@ def relative_error(state: dict[str, torch.Tensor], expected: dict[str, torch.Ten
 @pytest.mark.parametrize("depth", [4, 8, 20])
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("kind", ["feed_forward", "any_module"])
-def test_after_ten_steps_every_tensor_agrees_in_float64(fashion: Data, depth: int, optimizer: str, kind: str) -> None:
+def test_every_tensor_agrees_after_ten_steps_in_float64(fashion: Data, depth: int, optimizer: str, kind: str) -> None:
     one, other = (as_double(half) for half in halves(fashion.train))
     configs = [NEIGHBOURS[0], OPTIMIZERS[optimizer], OPTIMIZERS[optimizer], NEIGHBOURS[1]]
     splits = [one, one, other, other]
@@ -74,7 +75,7 @@ def test_after_ten_steps_every_tensor_agrees_in_float64(fashion: Data, depth: in
     if kind == "any_module":
         networks = [AnyModule(network) for network in networks]
     singles = [
-        Baseline(copy.deepcopy(network), split, config, TEN_STEPS, seed)
+        ReferenceTraining(copy.deepcopy(network), split, config, TEN_STEPS, seed)
         for seed, (network, split, config) in enumerate(zip(networks, splits, configs, strict=True))
     ]
     members = [
@@ -103,8 +104,8 @@ def test_after_ten_steps_every_tensor_agrees_in_float64(fashion: Data, depth: in
         ("densenet architecture.width_multiplier=0.25", ConvolutionalProgram),
     ],
 )
-def test_every_family_trains_as_its_plain_module_does(fashion: Data, name: str, program: type) -> None:
-    """Forty images at 32×32 pixels, two epochs of a batch of 32 and one of 8, float64."""
+def test_every_family_trains_like_its_plain_module(fashion: Data, name: str, program: type) -> None:
+    """Forty images at 32×32 pixels, two epochs with a batch of 32 and one of 8, float64."""
     architecture, *overrides = name.split()
     config = compose_config([f"architecture={architecture}", "optimizer.learning_rate=1e-3", *overrides])
     images = torch.nn.functional.interpolate(fashion.train.inputs[:40].double(), size=32)
@@ -113,7 +114,7 @@ def test_every_family_trains_as_its_plain_module_does(fashion: Data, name: str, 
     networks = [build_network(config.architecture, (1, 32, 32), 10, seed).double() for seed in (1, 2)]
     rules = [OPTIMIZERS["adam"], OPTIMIZERS["momentum"]]
     singles = [
-        Baseline(copy.deepcopy(network), split, rule, training, seed)
+        ReferenceTraining(copy.deepcopy(network), split, rule, training, seed)
         for seed, (network, rule) in enumerate(zip(networks, rules, strict=True))
     ]
     members = [
@@ -127,26 +128,26 @@ def test_every_family_trains_as_its_plain_module_does(fashion: Data, name: str, 
     for index, single in enumerate(singles):
         weights = population.weights(index)
         for key, value in single.network.state_dict().items():
-            # Shifts that the next normalisation takes away have no gradient: what is left of them is rounding.
+            # Shifts removed by the next normalisation have no gradient, only rounding errors.
             torch.testing.assert_close(weights[key], value, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["fnn", "resnet_two_layer"])
-def test_a_saved_population_goes_on_bit_for_bit(fashion: Data, name: str) -> None:
+def test_a_saved_population_resumes_bit_for_bit(fashion: Data, name: str) -> None:
     config = compose_config([f"architecture={name}", "optimizer.learning_rate=1e-3"])
     training = Training(epochs=3, batch_size=32, milestones=[], decay=0.1, snapshots=[])
     split = Split(fashion.train.inputs[:40], fashion.train.labels[:40])
 
-    def fresh() -> Population:
+    def build() -> Population:
         networks = [build_network(config.architecture, (1, 10, 10), 10, seed) for seed in (1, 2)]
         return Population([Member(network, split, OPTIMIZERS["adam"], 0) for network in networks], training)
 
-    whole, again = fresh(), fresh()
+    whole, resumed = build(), build()
     whole.run_epoch()
-    again.load_state(copy.deepcopy(whole.state()))
-    assert whole.run_epoch() == again.run_epoch()
+    resumed.load_state(copy.deepcopy(whole.state()))
+    assert whole.run_epoch() == resumed.run_epoch()
     for index in range(2):
-        weights = again.weights(index)
+        weights = resumed.weights(index)
         assert all(torch.equal(value, weights[name]) for name, value in whole.weights(index).items())
 
 
@@ -158,7 +159,7 @@ def members_of_depth_8(fashion: Data, seeds: Sequence[int], config: Optimizer = 
 def test_the_first_loss_agrees_in_float32(fashion: Data) -> None:
     population = Population(members_of_depth_8(fashion, [666, 1]), TEN_STEPS)
     alone = [
-        Baseline(member.network, member.split, member.optimizer, TEN_STEPS, member.seed)
+        ReferenceTraining(member.network, member.split, member.optimizer, TEN_STEPS, member.seed)
         for member in population.members
     ]
     batches = [order.next_epoch()[:128] for order in population.orders]
@@ -169,7 +170,7 @@ def test_the_first_loss_agrees_in_float32(fashion: Data) -> None:
 
 
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
-def test_compiled_kernels_compute_what_plain_ones_do(fashion: Data) -> None:
+def test_compiled_kernels_agree_with_plain_kernels(fashion: Data) -> None:
     plain, compiled = (
         Population(
             [
@@ -187,22 +188,21 @@ def test_compiled_kernels_compute_what_plain_ones_do(fashion: Data) -> None:
         assert relative_error(compiled.weights(index), plain.weights(index)) < 1e-8
 
 
-def test_a_member_that_diverges_does_not_touch_the_others(fashion: Data) -> None:
-    wild = Optimizer(kind="sgd", learning_rate=1e30, momentum=0.0, weight_decay=5e-4)
-    tame = OPTIMIZERS["sgd"]
-    together, apart = members_of_depth_8(fashion, [1, 2, 3], tame), members_of_depth_8(fashion, [1, 2, 3], tame)
-    together[1] = Member(together[1].network, together[1].split, wild, together[1].seed)
-    populations = [Population(members, TEN_STEPS) for members in (together, apart)]
+def test_a_diverging_member_does_not_affect_the_others(fashion: Data) -> None:
+    diverging = Optimizer(kind="sgd", learning_rate=1e30, momentum=0.0, weight_decay=5e-4)
+    members, stable_members = (members_of_depth_8(fashion, [1, 2, 3], OPTIMIZERS["sgd"]) for _ in range(2))
+    members[1] = replace(members[1], optimizer=diverging)
+    populations = [Population(members, TEN_STEPS), Population(stable_members, TEN_STEPS)]
     for _ in range(2):
-        mixed, calm = (population.run_epoch() for population in populations)
+        mixed, stable = (population.run_epoch() for population in populations)
     assert mixed[1].diverged
     for index in (0, 2):
-        assert mixed[index] == calm[index]
+        assert mixed[index] == stable[index]
         states = [population.weights(index) for population in populations]
         assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_members_come_out_as_plain_modules_that_can_go_in_again(fashion: Data) -> None:
+def test_members_leave_as_plain_modules_and_can_enter_again(fashion: Data) -> None:
     population = Population(members_of_depth_8(fashion, [1, 2]), TEN_STEPS)
     population.run_epoch()
     out = copy.deepcopy(population.program.module(1))
@@ -214,12 +214,12 @@ def test_members_come_out_as_plain_modules_that_can_go_in_again(fashion: Data) -
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
-def test_sixteen_seeds_are_distributed_alike_in_float32(fashion: Data) -> None:
+def test_sixteen_seeds_have_equal_distributions_in_float32(fashion: Data) -> None:
     """r, ρ, training and test accuracy after 60 epochs: Kolmogorov–Smirnov and means."""
     training = Training(epochs=60, batch_size=128, milestones=[20, 40], decay=0.1, snapshots=[])
     members = members_of_depth_8(fashion, range(16))
     alone = [
-        Baseline(copy.deepcopy(member.network), member.split, member.optimizer, training, member.seed)
+        ReferenceTraining(copy.deepcopy(member.network), member.split, member.optimizer, training, member.seed)
         for member in members
     ]
     population = Population(members, training, compiled=True)

@@ -12,7 +12,7 @@ from equisep.config.schema import Phase
 from equisep.data import Data
 from equisep.networks import build_network
 from equisep.training import Member, Population
-from equisep.training.population import DataOrder, learning_layers, learning_rate_factor
+from equisep.training.population import DataOrder, learning_rate_factor, trained_layers
 
 DEPTH_8 = FeedForward(family="fnn", depth=8, width=100)
 
@@ -24,7 +24,7 @@ def make_population(fashion: Data, *, rate: float = 1e-3, kind: str = "adam", mo
     return Population([Member(network, fashion.train, optimizer, seed=666)], training)
 
 
-def test_the_first_epochs_are_the_released_codes(fashion: Data) -> None:
+def test_the_first_epochs_agree_with_the_released_code(fashion: Data) -> None:
     population = make_population(fashion)
     losses = [population.run_epoch()[0].loss for _ in range(4)]
     assert losses[:2] == pytest.approx([1.9365, 1.2666], abs=1e-3)
@@ -32,20 +32,20 @@ def test_the_first_epochs_are_the_released_codes(fashion: Data) -> None:
 
 
 @pytest.mark.parametrize(("kind", "momentum"), [("adam", 0.0), ("sgd", 0.0), ("sgd", 0.9)])
-def test_a_saved_state_goes_on_bit_for_bit(fashion: Data, kind: str, momentum: float) -> None:
+def test_a_saved_state_resumes_bit_for_bit(fashion: Data, kind: str, momentum: float) -> None:
     whole = make_population(fashion, kind=kind, momentum=momentum)
     whole.run_epoch()
     saved = copy.deepcopy(whole.state())
     expected = whole.run_epoch()
-    again = make_population(fashion, kind=kind, momentum=momentum)
-    again.load_state(saved)
-    assert again.run_epoch() == expected
+    resumed = make_population(fashion, kind=kind, momentum=momentum)
+    resumed.load_state(saved)
+    assert resumed.run_epoch() == expected
     for name, value in whole.weights(0).items():
-        assert torch.equal(value, again.weights(0)[name])
+        assert torch.equal(value, resumed.weights(0)[name])
 
 
-def test_plain_sgd_takes_the_textbook_step(fashion: Data) -> None:
-    """One batch of the whole set: w ← w − η (∇L + λ w), on every parameter."""
+def test_a_step_of_plain_sgd_agrees_with_the_textbook_formula(fashion: Data) -> None:
+    """A batch of the whole set: w ← w − η (∇L + λ w), for every parameter."""
     network = build_network(DEPTH_8, (1, 10, 10), 10, seed=1).double()
     split = type(fashion.train)(fashion.train.inputs.double(), fashion.train.labels)
     optimizer = Optimizer(kind="sgd", learning_rate=0.1, momentum=0.0, weight_decay=5e-4)
@@ -62,7 +62,7 @@ def test_plain_sgd_takes_the_textbook_step(fashion: Data) -> None:
         torch.testing.assert_close(new, old - 0.1 * (gradient + 5e-4 * old), rtol=1e-9, atol=1e-12)
 
 
-def test_data_order_is_numpys_shuffle_of_a_fresh_range() -> None:
+def test_the_data_order_is_the_shuffle_of_numpy() -> None:
     np.random.seed(666)
     order = DataOrder(1000, 666)
     for _ in range(3):
@@ -71,25 +71,25 @@ def test_data_order_is_numpys_shuffle_of_a_fresh_range() -> None:
         assert order.next_epoch().tolist() == expected.tolist()
 
 
-def test_the_rate_falls_at_the_milestones() -> None:
+def test_the_learning_rate_decays_at_the_milestones() -> None:
     training = Training(epochs=600, batch_size=128, milestones=[200, 400], decay=0.1, snapshots=[])
     factors = [learning_rate_factor(training, epoch) for epoch in (0, 199, 200, 399, 400, 599)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_a_diverged_epoch_says_so(fashion: Data) -> None:
+def test_a_diverged_epoch_is_recorded_as_diverged(fashion: Data) -> None:
     population = make_population(fashion, kind="sgd", rate=1e30)
     (epoch,) = population.run_epoch()
     assert epoch.diverged
     assert not math.isfinite(epoch.loss)
 
 
-HALVES = [Phase(start=0, first=1, last=4), Phase(start=2, first=5, last=8)]
+PHASES = [Phase(start=0, first=1, last=4), Phase(start=2, first=5, last=8)]
 
 
-def half_by_half(fashion: Data, *, frozen_decay: bool = False, kind: str = "adam") -> Population:
+def two_stage_population(fashion: Data, *, frozen_decay: bool = False, kind: str = "adam") -> Population:
     training = Training(
-        epochs=4, batch_size=128, milestones=[], decay=0.1, phases=HALVES, frozen_decay=frozen_decay, snapshots=[]
+        epochs=4, batch_size=128, milestones=[], decay=0.1, phases=PHASES, frozen_decay=frozen_decay, snapshots=[]
     )
     members = []
     for seed in (1, 2):
@@ -103,14 +103,14 @@ def snapshot(population: Population) -> list[dict[str, torch.Tensor]]:
 
 
 def layer_of(name: str) -> int:
-    """Return the layer, from 1 on, that a parameter or buffer of a feed-forward network of depth 8 belongs to."""
+    """Return the layer, from 1, of a parameter or buffer of a feed-forward network of depth 8."""
     return 8 if name.startswith("classifier") else int(name.split(".")[1]) + 1
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
-def test_held_layers_do_not_move_by_a_bit_but_their_statistics_go_on(fashion: Data, kind: str) -> None:
-    population = half_by_half(fashion, kind=kind)
-    for learning in (range(1, 5), range(5, 9)):
+def test_frozen_layers_keep_their_weights_and_update_their_statistics(fashion: Data, kind: str) -> None:
+    population = two_stage_population(fashion, kind=kind)
+    for trained in (range(1, 5), range(5, 9)):
         before = snapshot(population)
         for _ in range(2):
             population.run_epoch()
@@ -119,42 +119,42 @@ def test_held_layers_do_not_move_by_a_bit_but_their_statistics_go_on(fashion: Da
                 if "running" in name or "num_batches" in name:
                     assert not torch.equal(value, new[name]), name
                 else:
-                    assert torch.equal(value, new[name]) == (layer_of(name) not in learning), name
+                    assert torch.equal(value, new[name]) == (layer_of(name) not in trained), name
 
 
-def test_released_decay_of_held_layers_is_that_of_zero_gradients(fashion: Data) -> None:
-    """Under torch 1.9 frozen parameters had zero gradients, so that weight decay, through Adam, moved them."""
-    population = half_by_half(fashion, frozen_decay=True, kind="sgd")
+def test_frozen_decay_is_that_of_zero_gradients(fashion: Data) -> None:
+    """Under torch 1.9 frozen parameters had zero gradients, so that weight decay changed them, also in Adam."""
+    population = two_stage_population(fashion, frozen_decay=True, kind="sgd")
     before = snapshot(population)
     population.run_epoch()
     for seed, (old, new) in enumerate(zip(before, snapshot(population), strict=True), start=1):
         shrunk = (1 - 1e-3 * seed * 5e-4) ** 8
-        held = [name for name in old if layer_of(name) > 4 and name.endswith(("weight", "bias"))]
-        assert len(held) == 3 * 4 + 2
-        for name in held:
+        frozen = [name for name in old if layer_of(name) > 4 and name.endswith(("weight", "bias"))]
+        assert len(frozen) == 3 * 4 + 2
+        for name in frozen:
             torch.testing.assert_close(new[name], old[name] * shrunk, rtol=1e-6, atol=1e-9)
-    adam = half_by_half(fashion, frozen_decay=True)
+    adam = two_stage_population(fashion, frozen_decay=True)
     before = snapshot(adam)
     adam.run_epoch()
     assert not torch.equal(before[0]["hidden.6.0.weight"], snapshot(adam)[0]["hidden.6.0.weight"])
 
 
-def test_half_by_half_goes_on_bit_for_bit_across_the_halves(fashion: Data) -> None:
-    whole, again = half_by_half(fashion), half_by_half(fashion)
+def test_two_stage_training_resumes_bit_for_bit_across_phases(fashion: Data) -> None:
+    whole, resumed = two_stage_population(fashion), two_stage_population(fashion)
     for _ in range(2):
         whole.run_epoch()
-    again.load_state(copy.deepcopy(whole.state()))
+    resumed.load_state(copy.deepcopy(whole.state()))
     for _ in range(2):
-        assert whole.run_epoch() == again.run_epoch()
-    for one, other in zip(snapshot(whole), snapshot(again), strict=True):
+        assert whole.run_epoch() == resumed.run_epoch()
+    for one, other in zip(snapshot(whole), snapshot(resumed), strict=True):
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_the_frozen_schedule_is_the_released_one() -> None:
+def test_the_frozen_schedule_is_that_of_the_released_code() -> None:
     training = compose_config(["training=frozen", "architecture.depth=20"]).training
     assert training.epochs == 1500
-    learning = [learning_layers(training, epoch) for epoch in (0, 899, 900, 1499)]
-    assert learning == [range(1, 11), range(1, 11), range(11, 21), range(11, 21)]
+    layers = [trained_layers(training, epoch) for epoch in (0, 899, 900, 1499)]
+    assert layers == [range(1, 11), range(1, 11), range(11, 21), range(11, 21)]
     factors = [learning_rate_factor(training, epoch) for epoch in (0, 899, 900, 1099, 1100, 1299, 1300)]
     assert factors == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01])
-    assert learning_layers(compose_config([]).training, 0) is None
+    assert trained_layers(compose_config([]).training, 0) is None

@@ -1,10 +1,9 @@
 """The paper's claims as conf/claims.yaml fixes them, and their verdicts over an experiment's seeds.
 
-A claim names statistics and their thresholds. In each condition of a figure (each depth, say) a
-statistic has one value a seed; the criterion holds there if the whole 95 % interval of the mean over seeds is
-on the right side. A negative claim is about single seeds: none may meet all criteria. The verdict is "supported"
-when that is so in every condition, else "not supported", and "not run" where a condition is missing or has fewer
-seeds than the claim asks for.
+A claim names statistics and their thresholds. In each condition of a figure (for example each depth) a statistic has
+one value per seed. A criterion holds if the whole 95 % confidence interval of the mean over seeds is on the right side.
+A negative claim is about single seeds: none may meet all criteria. The verdict is "supported" if the claim holds in
+every condition, otherwise "not supported"; "not run" if a condition is missing or has too few seeds.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ SUPPORTED, NOT_SUPPORTED, NOT_RUN = "supported", "not supported", "not run"
 
 @dataclass(frozen=True)
 class Criterion:
-    """A statistic and the side of a threshold it must be on. kind: at_most or at_least."""
+    """A statistic and its threshold. kind: at_most or at_least."""
 
     statistic: str
     kind: str
     threshold: float
 
     def margin(self, interval: Interval) -> float:
-        """Return how far the worse end of the interval, or a single seed's value, is on the right side; < 0: not."""
+        """Return by how much the worse end of the interval (one seed: its value) meets the threshold; < 0: not met."""
         low, high = (interval.mean, interval.mean) if interval.n == 1 else (interval.low, interval.high)
         return self.threshold - high if self.kind == "at_most" else low - self.threshold
 
     def holds(self, interval: Interval) -> bool:
-        """Whether the whole interval is on the right side; never where a seed has no finite value."""
+        """Whether the whole interval meets the threshold; False if a seed has no finite value."""
         return math.isfinite(interval.mean) and self.margin(interval) >= 0
 
     @property
     def bound(self) -> str:
-        """The threshold, for a person."""
+        """The threshold, human-readable."""
         return f"{'≤' if self.kind == 'at_most' else '≥'} {self.threshold:g}".replace("-", "−")
 
 
@@ -53,8 +52,8 @@ class Criterion:
 class Claim:
     """What a figure must show.
 
-    seeds: fewest a condition needs. premise: criteria without which the claim says nothing of a condition. together:
-    whether all, any or none of the criteria must hold in it. changed: date and reason of each change.
+    seeds: the minimum per condition. premise: criteria that must hold for the claim to apply. rule: whether "all",
+    "any" or "none" of the criteria must hold in a condition. changed: date and reason of each change.
     """
 
     name: str
@@ -81,13 +80,13 @@ class Finding:
 
     def __str__(self) -> str:
         where = f", {self.condition}" if self.condition else ""
-        told = f"{self.criterion.statistic} {describe_interval(self.interval)}{where}"
-        return f"{told} (wanted {self.criterion.bound})"
+        statistic = f"{self.criterion.statistic} {describe_interval(self.interval)}"
+        return f"{statistic}{where} (threshold {self.criterion.bound})"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict. held, conditions: in how many conditions of how many it held. missing: why it was not run."""
+    """A claim's verdict: it held in ``held`` of ``conditions`` conditions. missing: why it could not be judged."""
 
     claim: Claim
     status: str
@@ -98,36 +97,35 @@ class Verdict:
 
     @property
     def decisive(self) -> tuple[Finding, ...]:
-        """The findings that speak: those that fail, or of each statistic the one nearest to failing."""
+        """The findings that decide the verdict: those that fail, or for each criterion the one nearest to failing."""
         failing = tuple(finding for finding in self.findings if not finding.holds)
-        unfounded = tuple(finding for finding in failing if finding.criterion in self.claim.premise)
-        if unfounded:
-            return unfounded
+        failed_premises = tuple(finding for finding in failing if finding.criterion in self.claim.premise)
+        if failed_premises:
+            return failed_premises
         if self.claim.rule != "any" and failing:
             return failing
         nearest: dict[Criterion, Finding] = {}
         for finding in self.findings:
-            best = nearest.setdefault(finding.criterion, finding)
-            if finding.criterion.margin(finding.interval) < best.criterion.margin(best.interval):
-                nearest[finding.criterion] = finding
+            other = nearest.setdefault(finding.criterion, finding)
+            nearest[finding.criterion] = min(other, finding, key=lambda one: one.criterion.margin(one.interval))
         return tuple(nearest.values())
 
     def __str__(self) -> str:
         if self.status == NOT_RUN:
             return f"{self.status}: {self.missing}"
-        told = "; ".join(map(str, self.decisive[:3])) + ("; …" if len(self.decisive) > 3 else "")
-        return f"{self.status} (in {self.held} of {self.conditions}): {told}"
+        findings = "; ".join(map(str, self.decisive[:3])) + ("; …" if len(self.decisive) > 3 else "")
+        return f"{self.status} (in {self.held} of {self.conditions}): {findings}"
 
 
 def describe_interval(interval: Interval) -> str:
-    """Return a mean with its interval and number of seeds, for a person."""
+    """Return a mean with its interval and number of seeds, human-readable."""
     if interval.n == 1:
         return f"{interval.mean:.4g} (one seed, no interval)".replace("-", "−")
     return f"{interval.mean:.4g} [{interval.low:.4g}, {interval.high:.4g}], n = {interval.n}".replace("-", "−")
 
 
 def load_claims() -> dict[str, Claim]:
-    """Return the claims of conf/claims.yaml by experiment; raises ConfigError naming the entry that is wrong."""
+    """Return the claims of conf/claims.yaml by experiment; raises ConfigError naming an invalid entry."""
     entries = yaml.safe_load((conf_folder() / "claims.yaml").read_text())
     return {name: _read(name, entry) for name, entry in entries.items()}
 
@@ -138,77 +136,67 @@ def _read_criteria(entry: Mapping[str, Mapping[str, Any]]) -> tuple[Criterion, .
         for statistic, sides in entry.items()
         for kind, threshold in sides.items()
     )
-    if any(criterion.kind not in ("at_most", "at_least") for criterion in criteria):
-        raise ValueError("give statistics with at_most or at_least")
+    if not criteria or any(criterion.kind not in ("at_most", "at_least") for criterion in criteria):
+        raise ValueError("each rule needs statistics with at_most or at_least")
     return criteria
 
 
 def _read(name: str, entry: Mapping[str, Any]) -> Claim:
     try:
         rule = next(rule for rule in ("all", "any", "none") if rule in entry)
-        premise, criteria = _read_criteria(entry.get("premise", {})), _read_criteria(entry[rule])
-        if not criteria:
-            raise ValueError("give statistics with at_most or at_least")
+        premise = _read_criteria(entry["premise"]) if "premise" in entry else ()
         changed = tuple(map(str, entry["changed"]))
-        return Claim(name, str(entry["claim"]), int(entry["seeds"]), premise, criteria, rule, changed)
+        return Claim(
+            name, str(entry["claim"]), int(entry["seeds"]), premise, _read_criteria(entry[rule]), rule, changed
+        )
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise ConfigError(f"conf/claims.yaml: {name}: {error}") from None
 
 
-def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], lacking: str = "") -> Verdict:
+def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], missing: str = "") -> Verdict:
     """Return the verdict of a claim.
 
-    statistics: a row per condition and seed: the columns of ``conditions``, seed, then at least the claim's
-    statistics; a seed without one (a diverged network) is NaN and fails the criterion. lacking: why the claim
-    cannot be judged, where runs that it is about are not there; the verdict is then "not run".
+    statistics: a row per condition and seed: the columns ``conditions``, seed and at least the claim's statistics. A
+    statistic that does not exist (a diverged network) is NaN and fails the criterion. missing: why the claim cannot
+    be judged, for example because runs are missing; the verdict is then "not run".
     """
     if statistics.empty:
-        return Verdict(claim, NOT_RUN, (), 0, 0, lacking or "no runs to judge")
+        return Verdict(claim, NOT_RUN, (), 0, 0, missing or "no runs to judge")
     groups = statistics.groupby(list(conditions), sort=False) if len(conditions) else [((), statistics)]
     findings: list[Finding] = []
-    held = few = count = 0
+    held = too_few_seeds = 0
     for key, rows in groups:
         condition = ", ".join(name_value(name, value) for name, value in zip(conditions, key, strict=True))
-        founded = [_find(condition, criterion, rows) for criterion in claim.premise]
-        found = (
-            [_share_of_seeds(condition, claim.criteria, rows)]
-            if claim.rule == "none"
-            else [_find(condition, criterion, rows) for criterion in claim.criteria]
+        premise, results = (
+            [Finding(condition, criterion, interval_over_seeds(rows[criterion.statistic])) for criterion in criteria]
+            for criteria in (claim.premise, () if claim.rule == "none" else claim.criteria)
         )
-        findings += [*founded, *found]
-        holding = [finding.holds for finding in found]
-        holds = any(holding) if claim.rule == "any" else all(holding)
-        held += holds and all(finding.holds for finding in founded)
-        few += rows["seed"].nunique() < claim.seeds
-        count += 1
-    if few and not lacking:
-        lacking = f"{few} of {count} conditions have fewer than {claim.seeds} seeds"
-    status = NOT_RUN if lacking else SUPPORTED if held == count else NOT_SUPPORTED
-    return Verdict(claim, status, tuple(findings), held, count, lacking)
-
-
-def _find(condition: str, criterion: Criterion, rows: pd.DataFrame) -> Finding:
-    return Finding(condition, criterion, interval_over_seeds(rows[criterion.statistic]))
+        if claim.rule == "none":
+            results = [_share_of_seeds(condition, claim.criteria, rows)]
+        findings += [*premise, *results]
+        combine = any if claim.rule == "any" else all
+        held += combine(result.holds for result in results) and all(finding.holds for finding in premise)
+        too_few_seeds += rows["seed"].nunique() < claim.seeds
+    if too_few_seeds and not missing:
+        missing = f"{too_few_seeds} of {len(groups)} conditions have fewer than {claim.seeds} seeds"
+    status = NOT_RUN if missing else SUPPORTED if held == len(groups) else NOT_SUPPORTED
+    return Verdict(claim, status, tuple(findings), held, len(groups), missing)
 
 
 def _share_of_seeds(condition: str, criteria: Sequence[Criterion], rows: pd.DataFrame) -> Finding:
-    """Return the share of seeds that meet all criteria, which a negative claim wants to be none."""
+    """Return the share of seeds that meet all criteria, which must be zero for a negative claim."""
     met = np.ones(len(rows), dtype=bool)
     for criterion in criteria:
         values = rows[criterion.statistic].to_numpy()
         met &= values <= criterion.threshold if criterion.kind == "at_most" else values >= criterion.threshold
-    wanted = ", ".join(f"{criterion.statistic} {criterion.bound}" for criterion in criteria)
-    return Finding(condition, Criterion(f"share of seeds with {wanted}:", "at_most", 0.0), interval_over_seeds(met))
+    bounds = ", ".join(f"{criterion.statistic} {criterion.bound}" for criterion in criteria)
+    return Finding(condition, Criterion(f"share of seeds with {bounds}:", "at_most", 0.0), interval_over_seeds(met))
 
 
 NAMES = {
     "sgd": "SGD",
     "momentum": "momentum",
     "adam": "Adam",
-    "fashion_mnist_10x10": "Fashion-MNIST",
-    "cifar10_10x10": "CIFAR-10",
-    "fashion_mnist_32x32": "Fashion-MNIST",
-    "cifar10_32x32": "CIFAR-10",
     "fashion_mnist": "Fashion-MNIST",
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
@@ -221,10 +209,10 @@ NAMES = {
 
 
 def name_value(column: str, value: Any) -> str:
-    """Return a value of a column as a person says it: "depth 8", "Adam", "rate 3e-5", "per block"."""
+    """Return a human-readable value of a column: "depth 8", "Adam", "rate 3e-5", "per block"."""
     if isinstance(value, str):
-        # A data set may come with its size: "mnist 10×10".
+        # A data set's name may end with its size: "mnist 10×10", "mnist_10x10".
         word, blank, rest = value.partition(" ")
-        return NAMES.get(word, word) + blank + rest
+        return NAMES.get(word.removesuffix("_10x10").removesuffix("_32x32"), word) + blank + rest
     name = "rate" if column == "learning_rate" else column.replace("_", " ")
     return f"{name} {value:g}".replace("e-0", "e-")

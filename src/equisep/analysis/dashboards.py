@@ -1,7 +1,7 @@
-"""Dashboards beside wandb's own: a wandb workspace defined in code, and a page in the browser for the runs of a store.
+"""Dashboards: a wandb workspace defined in code, and a local web page for the runs of a store.
 
-Both need the extra ``equisep[dashboard]``. The workspace reads what the mirror logs (equisep.execution.tracking); the
-page is fed from the store every few seconds, on loopback alone, and keeps nothing.
+Both need the extra ``equisep[dashboard]``. The workspace shows the keys that equisep.execution.tracking logs. The page
+is updated from the store every few seconds, is served on loopback only, and stores nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 GROUPED_BY = ("architecture.family", "architecture.depth", "dataset.name")
-# Sections of the workspace: title of a panel, pattern of the keys it shows, whether its axis is logarithmic.
+# Panels of each section of the workspace: title, pattern of the keys shown, whether the axis is logarithmic.
 SECTIONS = {
     "law": (
         ("separation fuzziness D, training set", r"^train/D/\d+$", True),
@@ -43,46 +43,38 @@ SECTIONS = {
         ("test loss", r"^test/loss$", True),
     ),
 }
-# The page asks for every run shown once a second, and draws them all: it freezes with hundreds.
-SHOWN = 40
-EVERY = 2.0
+# The page requests and draws every run once a second: it freezes with hundreds.
+MAX_RUNS = 40
+UPDATE_INTERVAL_S = 2.0
 
 
 def build_workspace(entity: str, project: str) -> Workspace:
-    """Return a wandb workspace with sections for law, training and robustness; needs no account until it is saved.
+    """Return a wandb workspace with sections for law, training and robustness; only saving it needs an account.
 
-    Raises ConfigError where the extra is not installed, or a name is empty.
+    Raises ConfigError if the extra is not installed or a name is empty.
     """
     if not entity or not project:
-        raise ConfigError("dashboard: give --entity and --project, the names of a wandb team or user and of a project")
+        raise ConfigError("dashboard: set --entity to a wandb user or team, and --project to a project")
     _require("wandb_workspaces")
     import wandb_workspaces.reports.v2
     from wandb_workspaces import expr, workspaces
 
-    # Its names are made at run time.
-    panels: Any = wandb_workspaces.reports.v2
-
-    def plot(title: str, pattern: str, logarithmic: bool) -> Any:
-        return panels.LinePlot(
-            title=title,
-            x="epoch",
-            metric_regex=pattern,
-            log_y=logarithmic,
-            smoothing_factor=0,
-            max_runs_to_show=100,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-        )
-
+    # Typed Any because the module's names are defined at run time.
+    reports: Any = wandb_workspaces.reports.v2
+    options = {"x": "epoch", "smoothing_factor": 0, "max_runs_to_show": 100}
+    options |= {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     sections = [
         workspaces.Section(
             name=name,
-            panels=[plot(*panel) for panel in content],
+            panels=[
+                reports.LinePlot(title=title, metric_regex=pattern, log_y=logarithmic, **options)
+                for title, pattern, logarithmic in panels
+            ],
             is_open=True,
             layout_settings=workspaces.SectionLayoutSettings(columns=2, rows=2),
             panel_settings=workspaces.SectionPanelSettings(x_axis="epoch"),
         )
-        for name, content in SECTIONS.items()
+        for name, panels in SECTIONS.items()
     ]
     return workspaces.Workspace(
         entity=entity,
@@ -95,13 +87,13 @@ def build_workspace(entity: str, project: str) -> Workspace:
 
 
 def workspace_json(workspace: Workspace) -> str:
-    """Return what saving a workspace uploads, as JSON."""
+    """Return the JSON that saving a workspace uploads."""
     content: str = workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
     return content
 
 
 def save_workspace(workspace: Workspace) -> str:
-    """Save a workspace in wandb and return its address; raises ConfigError in one line without an account."""
+    """Save a workspace in wandb and return its URL; raises ConfigError without an account."""
     import wandb
 
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -116,35 +108,28 @@ def save_workspace(workspace: Workspace) -> str:
 
 
 def serve_page(results: Path, port: int) -> None:
-    """Serve the newest runs of a store on http://127.0.0.1:PORT until interrupted, fed anew every two seconds.
+    """Serve the newest runs of a store on http://127.0.0.1:PORT until interrupted, with updates every two seconds.
 
-    Raises ConfigError where the extra is not installed, there are no runs, or the port is taken.
+    Raises ConfigError if the extra is not installed, there are no runs, or the port is in use.
     """
     _require("trackio")
     if not any(all_runs(results)):
-        raise ConfigError(f"results={results}: no runs below it to show")
+        raise ConfigError(f"results={results}: contains no runs to show")
     with tempfile.TemporaryDirectory() as folder:
         trackio = _import_trackio(Path(folder))
         total = feed_page(newest_runs(results))
         try:
-            # It prints an address of its own, with a token that lets its bearer write.
+            # Its output is hidden because it contains a URL with a token that grants write access.
             with redirect_stdout(io.StringIO()):
-                page = trackio.show(
-                    project="equisep",
-                    host="127.0.0.1",
-                    server_port=port,
-                    share=False,
-                    open_browser=False,
-                    mcp_server=False,
-                    block_thread=False,
-                )[0]
+                off = dict.fromkeys(("share", "open_browser", "mcp_server", "block_thread"), False)
+                page = trackio.show(project="equisep", host="127.0.0.1", server_port=port, **off)[0]
         except OSError:
-            raise ConfigError(f"port={port}: taken, give another") from None
+            raise ConfigError(f"port={port}: already in use; choose another port") from None
         address = f"http://127.0.0.1:{port}/?project=equisep&smoothing=0"
-        print(f"the newest {total} runs of {results}: {address} (Ctrl-C ends it)", flush=True)
+        print(f"the newest {total} runs of {results}: {address} (stop with Ctrl-C)", flush=True)
         try:
             while True:
-                time.sleep(EVERY)
+                time.sleep(UPDATE_INTERVAL_S)
                 feed_page(newest_runs(results))
         except KeyboardInterrupt:
             pass
@@ -153,17 +138,17 @@ def serve_page(results: Path, port: int) -> None:
 
 
 def newest_runs(results: Path) -> list[Run]:
-    """Return the runs of a store that were written to last, SHOWN at the most."""
+    """Return the most recently written runs of a store, at most MAX_RUNS."""
 
     def written(run: Run) -> float:
         path = run.path / "metrics.jsonl"
         return path.stat().st_mtime if path.exists() else 0.0
 
-    return sorted(all_runs(results), key=written)[-SHOWN:]
+    return sorted(all_runs(results), key=written)[-MAX_RUNS:]
 
 
 def feed_page(runs: Iterable[Run]) -> int:
-    """Add what is new of the runs to the page's database, and return how many runs it was fed."""
+    """Add new values of the runs to the page's database, and return the number of runs."""
     from trackio.sqlite_storage import SQLiteStorage
 
     SQLiteStorage.init_db("equisep")
@@ -171,7 +156,7 @@ def feed_page(runs: Iterable[Run]) -> int:
     for record in records:
         rows = list(_page_rows(record))
         if rows:
-            # A row is written once: its name is known from then on.
+            # The ids prevent that a row is written twice.
             SQLiteStorage.bulk_log(
                 project="equisep",
                 run=f"{run_title(record.config)} {record.run[:6]}",
@@ -185,27 +170,27 @@ def feed_page(runs: Iterable[Run]) -> int:
 
 
 def _page_rows(record: RunRecord) -> Iterator[tuple[str, int, dict[str, float]]]:
-    """Yield name, epoch and values of what a run has recorded on the training set, by panel."""
+    """Yield id, epoch and values by panel of each record of a run on the training set."""
     for epoch in record.epochs:
         yield f"{epoch.epoch}", epoch.epoch, {"training/loss": epoch.loss, "training/accuracy": epoch.accuracy}
-    for measure, measured in record.measures.items():
-        for taken in (taken for taken in measured.records if taken.split == "train"):
-            values = {f"separation fuzziness/{layer:02d}": value for layer, value in enumerate(taken.fuzziness)}
-            values["law/D of the last layer"] = taken.fuzziness[-1]
-            law = taken.law()
+    for measure, measurement in record.measures.items():
+        for layers in (layers for layers in measurement.records if layers.split == "train"):
+            values = {f"separation fuzziness/{layer:02d}": value for layer, value in enumerate(layers.fuzziness)}
+            values["law/D of the last layer"] = layers.fuzziness[-1]
+            law = layers.law()
             if law:
                 values |= {"law/r": law.pearson_r, "law/decay ratio": law.decay_ratio}
-            yield f"{measure}/{taken.epoch}", taken.epoch, values
+            yield f"{measure}/{layers.epoch}", layers.epoch, values
 
 
 def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config with dotted keys and plain values, which the page can group by."""
+    """Return a config with dotted keys and scalar values, by which the page can group."""
     fields = pd.json_normalize(dict(config)).iloc[0].to_dict()
     return {str(key): value if isinstance(value, int | float | str) else str(value) for key, value in fields.items()}
 
 
 def _import_trackio(folder: Path) -> Any:
-    """Import trackio with its database in a folder, and without what would take it off this machine."""
+    """Import trackio with its database in a folder, and without settings that would send data off this machine."""
     os.environ["TRACKIO_DIR"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
     for name in list(os.environ):

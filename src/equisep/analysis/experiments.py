@@ -1,8 +1,9 @@
-"""An experiment file of conf/ as the list of runs it asks for."""
+"""Expand an experiment file of conf/ into its list of runs."""
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,20 +15,20 @@ from equisep.config import Config, ConfigError, Training, compose_sweep, format_
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of an experiment: the values of what varies, by name, and the whole config."""
+    """One run of an experiment: the values of the varied fields, by name, and the full config."""
 
     varied: dict[str, Any]
     config: Config
 
 
-# What a grid may vary and a table has a column of its own for.
+# Fields that a grid may vary and that have their own column in every table.
 NOT_VARIED = ("seed", "optimizer.learning_rate", "measure.view")
 
 
 def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[PlannedRun]:
-    """Return the runs that ``python -m equisep -m experiment=NAME OVERRIDES…`` asks for, in the sweep's order.
+    """Return the runs of ``python -m equisep -m experiment=NAME OVERRIDES…``, in the sweep's order.
 
-    Raises ConfigError where one of them cannot be composed.
+    Raises ConfigError if one of them cannot be composed.
     """
     try:
         return _expand(name, overrides)
@@ -37,11 +38,11 @@ def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[PlannedR
 
 def _expand(name: str, overrides: Sequence[str]) -> list[PlannedRun]:
     grid = [f"{key}={values}" for key, values in sweep_grid(name).items()]
-    # How a sweep is launched is no part of its runs.
-    asked = [override for override in overrides if not override.startswith(("hydra.", "hydra/"))]
+    # The launcher's options do not change the runs.
+    requested = [override for override in overrides if not override.startswith(("hydra.", "hydra/"))]
     choices: dict[str, list[str]] = {}
     varied: dict[str, None] = {}
-    for number, override in enumerate(OverridesParser.create().parse_overrides([*grid, *asked])):
+    for number, override in enumerate(OverridesParser.create().parse_overrides([*grid, *requested])):
         key = override.get_key_element()
         sweeps = override.is_sweep_override()
         choices[key] = list(override.sweep_string_iterator()) if sweeps else [override.get_value_element_as_str()]
@@ -61,19 +62,17 @@ def _expand(name: str, overrides: Sequence[str]) -> list[PlannedRun]:
 
 def _value(config: Config, key: str, chosen: str) -> Any:
     """Return the value of a field, or the name of a chosen group."""
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
+    value = attrgetter(key)(config)
     return value if isinstance(value, int | float | str) else chosen
 
 
 def last_epoch(training: Training) -> tuple[int, ...]:
-    """Return the epoch at which training ends."""
+    """Return the last epoch."""
     return (training.epochs,)
 
 
 def first_and_last_epoch(training: Training) -> tuple[int, ...]:
-    """Return epoch 0 and the one at which training ends."""
+    """Return epoch 0 and the last epoch."""
     return tuple(sorted({0, training.epochs}))
 
 

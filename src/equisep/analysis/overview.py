@@ -1,7 +1,7 @@
-"""All runs of a source side by side: what decay ratio and test accuracy go with, whatever experiment the runs are of.
+"""All runs of a source side by side, whatever their experiment: what decay ratio and test accuracy depend on.
 
-``python reproduce/NAME.py [source=SOURCE] [results=FOLDER]`` for NAME decay_ratio or test_accuracy. A row is a run at
-one epoch; statistics are taken for each data set and seed, over all networks of that seed.
+``python reproduce/NAME.py [source=SOURCE] [results=FOLDER]`` for NAME decay_ratio or test_accuracy. A table has a row
+per run and epoch. Statistics are computed for each data set and seed, over all networks of that seed.
 """
 
 import math
@@ -21,100 +21,92 @@ from equisep.config import PROTOCOL, ConfigError, compose_config
 from equisep.measures import fit_law
 from equisep.store import load_runs
 
-# Share of the networks of a data set's fullest seed from which another seed is a repetition of it.
+# A seed counts as a repetition if it has at least this share of the networks of its data set's largest seed.
 WHOLE_SEED = 0.5
-# A condition of a network: what is equal between runs that differ in their seed or learning rate alone.
+# Columns that define a condition: equal for runs that differ only in seed and learning rate.
 CONDITION = ("dataset", "depth", "width", "optimizer", "training")
+PROVENANCE = ("seconds", "commit", "torch", "processor")
 COLUMNS = (
-    "run",
-    "experiment",
-    "family",
-    *CONDITION,
-    "learning_rate",
-    "seed",
-    "epoch",
-    "last",
-    "D_last",
-    "r",
-    "decay_ratio",
-    "log_ratio_cv",
-    "aic_advantage",
-    "train_loss",
-    "train_accuracy",
-    "test_accuracy",
-    "seconds",
-    "commit",
-    "torch",
-    "processor",
+    *(
+        "run",
+        "experiment",
+        "family",
+        *CONDITION,
+        "learning_rate",
+        "seed",
+        "epoch",
+        "last",
+        "D_last",
+        "r",
+        "decay_ratio",
+    ),
+    *("log_ratio_cv", "aic_advantage", "train_loss", "train_accuracy", "test_accuracy", *PROVENANCE),
 )
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The networks of a source. table: a row per run and measured epoch, COLUMNS; notes: what was left out, and why."""
+    """The networks of a source. table: COLUMNS, a row per run and measured epoch; notes: runs left out, and why."""
 
     table: pd.DataFrame
     notes: tuple[str, ...]
 
 
 def summarise_runs(runs: pd.DataFrame) -> Runs:
-    """Return one row per run and epoch of a table that :func:`equisep.store.table.load_runs` made.
+    """Return a row per run and epoch from a table of :func:`equisep.store.table.load_runs`.
 
-    Of the columns: dataset is name and size, optimizer "sgd", "momentum" or "adam", training "joint" or "half by
-    half"; last tells the last epoch's row, which alone has aic_advantage (of the exponential, see law.Laws) and
-    test_accuracy. Left out, and counted in the notes by the first reason: runs that cannot be read whole, are of
-    another protocol version, did not end or diverged, were not trained or measured in the paper's way, or have a layer
-    whose D has no logarithm.
+    Columns: dataset is name and size; optimizer "sgd", "momentum" or "adam"; training "joint" or "two-stage"; last
+    marks the row of the last epoch, the only one with aic_advantage (of the exponential, see statistics.Laws) and
+    test_accuracy. Left out, and counted in the notes by the first reason that applies: runs that are damaged, of
+    another protocol version, unfinished or diverged, not trained or measured as in the paper, or with a D without
+    logarithm in the last epoch.
     """
     by_run = runs.drop_duplicates("run").set_index("run")
-    measured, usual = set(_as_the_paper_measures(runs)["run"]), set(by_run.index[_usual(by_run)])
-    left = pd.Series("", index=by_run.index)
+    measured, trained = set(_measured_as_in_paper(runs)["run"]), _trained_as_in_paper(by_run)
+    reasons = pd.Series("", index=by_run.index)
     # The first reason counts.
-    for chosen, why in (
-        (by_run["flaw"] != "", "cannot be read whole"),
-        (by_run["protocol"] != PROTOCOL, f"of another protocol version than {PROTOCOL}"),
-        (by_run["state"] != "done", "did not end, or diverged"),
-        (~by_run.index.isin(usual), "not trained in the paper's way, or for less long than others"),
-        (~by_run.index.isin(measured), "not measured in the paper's way"),
+    for selected, reason in (
+        (by_run["flaw"] != "", "damaged or incomplete records"),
+        (by_run["protocol"] != PROTOCOL, f"another protocol version than {PROTOCOL}"),
+        (by_run["state"] != "done", "unfinished or diverged"),
+        (~trained, "not trained as in the paper, or for fewer epochs than others"),
+        (~by_run.index.isin(measured), "not measured as in the paper"),
     ):
-        left[chosen & (left == "")] = why
-    usable = _as_the_paper_measures(runs[runs["run"].isin(left.index[left == ""])])
+        reasons[selected & (reasons == "")] = reason
+    usable = _measured_as_in_paper(runs[runs["run"].isin(reasons.index[reasons == ""])])
     rows = []
     test = usable[usable["split"] == "test"].drop_duplicates(["run", "epoch"]).set_index(["run", "epoch"])["accuracy"]
     for (run, _, epoch), layers in usable[usable["split"] == "train"].groupby(["run", "measure", "epoch"], sort=False):
         first = layers.iloc[0]
         last = bool(epoch == first["training.epochs"])
+        fuzziness = layers.sort_values("layer")["D"].tolist()
         try:
-            fuzziness = layers.sort_values("layer")["D"].tolist()
             law = fit_law(fuzziness)
         except ValueError:
             continue
-        rows.append(
-            _describe(first)
-            | {
-                "epoch": int(first["epoch"]),
-                "last": last,
-                "D_last": fuzziness[-1],
-                "r": law.pearson_r,
-                "decay_ratio": law.decay_ratio,
-                "log_ratio_cv": law.log_ratio_cv,
-                "aic_advantage": compare_laws(fuzziness).advantage if last else math.nan,
-                "train_loss": first["loss"],
-                "train_accuracy": first["accuracy"],
-                "test_accuracy": test.get((run, epoch), math.nan) if last else math.nan,
-            }
-            | {name: first[name] for name in ("seconds", "commit", "torch", "processor")}
-        )
+        values = {
+            "epoch": int(first["epoch"]),
+            "last": last,
+            "D_last": fuzziness[-1],
+            "r": law.pearson_r,
+            "decay_ratio": law.decay_ratio,
+            "log_ratio_cv": law.log_ratio_cv,
+            "aic_advantage": compare_laws(fuzziness).advantage if last else math.nan,
+            "train_loss": first["loss"],
+            "train_accuracy": first["accuracy"],
+            "test_accuracy": test.get((run, epoch), math.nan) if last else math.nan,
+        }
+        rows.append(_describe(first) | values | {name: first[name] for name in PROVENANCE})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    kept = set(table.loc[table["last"].astype(bool), "run"])
-    left[(left == "") & ~left.index.isin(kept)] = "of a layer D has no logarithm in the last epoch"
-    counts = left[left != ""].value_counts(sort=False)
-    notes = tuple(f"Left out: {count} of {len(left)} runs: {why}." for why, count in counts.items())
-    return Runs(table[table["run"].isin(kept)], notes)
+    complete = set(table.loc[table["last"].astype(bool), "run"])
+    reasons[(reasons == "") & ~reasons.index.isin(complete)] = "a D without logarithm in the last epoch"
+    counts = reasons[reasons != ""].value_counts(sort=False)
+    notes = tuple(f"Left out: {count} of {len(reasons)} runs: {reason}." for reason, count in counts.items())
+    return Runs(table[table["run"].isin(complete)], notes)
 
 
-def _as_the_paper_measures(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows measured in the paper's way; of a run measured per layer and per block those per layer."""
+def _measured_as_in_paper(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows measured as in the paper; for runs measured per layer and per block, those per layer."""
     measured = runs[runs["epoch"].notna()]
     measure = compose_config([]).measure
     for name in ("batch_norm", "batch_size", "weighting"):
@@ -122,30 +114,29 @@ def _as_the_paper_measures(runs: pd.DataFrame) -> pd.DataFrame:
     return measured[measured["measure.view"] == measured.groupby("run")["measure.view"].transform("max")]
 
 
-def _usual(by_run: pd.DataFrame) -> pd.Series:
-    """Return which runs were trained in the paper's way, and for as long as any other of their data set and way."""
-    usual = pd.Series(False, index=by_run.index)
+def _trained_as_in_paper(by_run: pd.DataFrame) -> pd.Series:
+    """Return which runs were trained as in the paper, for the most epochs of their data set and training phases."""
+    result = pd.Series(False, index=by_run.index)
     readable = by_run[(by_run["flaw"] == "") & (by_run["state"] == "done")]
     if readable.empty:
-        return usual
+        return result
     paper = compose_config([])
     same = readable["training.batch_size"] == paper.training.batch_size
     same &= readable["optimizer.weight_decay"] == paper.optimizer.weight_decay
     same &= readable["optimizer.momentum"].isin((0.0, 0.9))
-    sizes = readable["dataset.sizes"].map(lambda value: isinstance(value, list))
-    same &= sizes | (readable["dataset.per_class"] == paper.dataset.per_class)
-    way = readable["training.phases"].map(str)
-    longest = readable.groupby([readable["dataset.name"], way])["training.epochs"].transform("max")
-    usual[readable.index] = same & (readable["training.epochs"] == longest)
-    return usual
+    imbalanced = readable["dataset.sizes"].map(lambda sizes: isinstance(sizes, list))
+    same &= imbalanced | (readable["dataset.per_class"] == paper.dataset.per_class)
+    groups = readable.groupby([readable["dataset.name"], readable["training.phases"].map(str)])
+    result[readable.index] = same & (readable["training.epochs"] == groups["training.epochs"].transform("max"))
+    return result
 
 
 def _describe(row: pd.Series) -> dict[str, object]:
-    """Return what a run is, of its configuration in one of its rows."""
+    """Return the columns that describe a run's configuration, from one of its rows."""
     momentum = row["optimizer.kind"] == "sgd" and row["optimizer.momentum"] > 0
     uniform = row["architecture.family"] == "fnn" and bool(row["architecture.depth"])
     imbalanced = ", imbalanced" if isinstance(row["dataset.sizes"], list) else ""
-    # Runs from before there were random labels do not tell that they have none.
+    # Older runs have no such field.
     labels = "" if pd.isna(row.get("dataset.label_seed")) else ", random labels"
     return {
         "run": row["run"],
@@ -155,7 +146,7 @@ def _describe(row: pd.Series) -> dict[str, object]:
         "depth": row["architecture.depth"] if uniform else math.nan,
         "width": row["architecture.width"] if uniform else math.nan,
         "optimizer": "momentum" if momentum else row["optimizer.kind"],
-        "training": "half by half" if row["training.phases"] else "joint",
+        "training": "two-stage" if row["training.phases"] else "joint",
         "learning_rate": row["optimizer.learning_rate"],
         "seed": row["seed"],
     }
@@ -172,10 +163,7 @@ def _family(row: pd.Series) -> str:
 
 
 def comparable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the paper's plain networks: feed-forward, one width, batch norm, ReLU, on the plain data sets.
-
-    Plain: classes of one size, true labels.
-    """
+    """Return the rows of feed-forward networks of one width with batch norm and ReLU, on balanced data, true labels."""
     return table[(table["family"] == "fnn") & ~table["dataset"].str.contains("imbalanced|random labels")]
 
 
@@ -185,13 +173,13 @@ def best_rates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def exponential_against_rivals(table: pd.DataFrame) -> pd.DataFrame:
-    """Return by data set and seed how the exponential does against a power law and no law, over all fitted networks.
+    """Compare the exponential with a power law and no law, by data set and seed, over jointly trained, fitted networks.
 
-    exponential_share: of networks of which it has the lowest AIC. aic_advantage: median over them.
+    exponential_share: share of networks for which it has the lowest AIC. aic_advantage: median over networks.
     """
     rows = comparable(table)
     rows = rows[rows["last"] & (rows["train_accuracy"] >= FITTED) & (rows["training"] == "joint")]
-    # A D that grows exponentially is no law.
+    # An exponentially growing D does not follow the law.
     best = rows.assign(best=(rows["aic_advantage"] > 0) & (rows["decay_ratio"] < 1))
     grouped = best.groupby(["dataset", "seed"])
     return grouped.agg(
@@ -200,39 +188,33 @@ def exponential_against_rivals(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
-    """Return by data set and seed Spearman's correlation of test accuracy with r, D of the last layer and inequality.
+    """Return Spearman's correlations of test accuracy with r, last-layer D and CV of log ρ, by data set and seed.
 
-    Over all networks that fit their data; NaN below three of them. With r and inequality also at equal depth.
+    Over all networks that fit their data; seeds with fewer than three are left out. For r and CV of log ρ also the
+    partial correlations, controlling for depth.
     """
     rows = comparable(table)
     rows = rows[rows["last"] & (rows["train_accuracy"] >= FITTED)]
-    found = [
-        {"dataset": dataset, "seed": seed, "networks": len(group)}
-        | {
-            f"correlation_with_{name}": rank_correlation(group[name], group["test_accuracy"])
-            for name in ("r", "D_last", "log_ratio_cv")
-        }
-        | {
-            f"correlation_with_{name}_at_equal_depth": partial_rank_correlation(
-                group[name], group["test_accuracy"], [group["depth"]]
-            )
-            for name in ("r", "log_ratio_cv")
-        }
-        for (dataset, seed), group in rows.groupby(["dataset", "seed"])
-    ]
-    return (
-        pd.DataFrame(found).dropna(subset=["correlation_with_r"])
-        if found
-        else pd.DataFrame(columns=["dataset", "seed"])
-    )
+    correlations = []
+    for (dataset, seed), group in rows.groupby(["dataset", "seed"]):
+        values = {"dataset": dataset, "seed": seed, "networks": len(group)}
+        for name in ("r", "D_last", "log_ratio_cv"):
+            values[f"correlation_with_{name}"] = rank_correlation(group[name], group["test_accuracy"])
+        for name in ("r", "log_ratio_cv"):
+            partial = partial_rank_correlation(group[name], group["test_accuracy"], [group["depth"]])
+            values[f"correlation_with_{name}_at_equal_depth"] = partial
+        correlations.append(values)
+    if not correlations:
+        return pd.DataFrame(columns=["dataset", "seed"])
+    return pd.DataFrame(correlations).dropna(subset=["correlation_with_r"])
 
 
 @dataclass(frozen=True)
 class Overview:
     """A figure over all runs of a source, with its claim.
 
-    name: the script's and the claim's. draw: the figure of the rows. statistics: a row per data set and seed with the
-    claim's statistics and the number of networks. caveat: what a reader of the figure must know, '' for nothing.
+    name: of the script and the claim. draw: returns the figure for the rows. statistics: returns the claim's statistics
+    and the number of networks, a row per data set and seed. caveat: a note for the reader, or ''.
     """
 
     name: str
@@ -241,13 +223,13 @@ class Overview:
     caveat: str = ""
 
     def main(self, arguments: Sequence[str]) -> int:
-        """Run a script's command line; exit code 1 where there are too few runs, 2 where the arguments are wrong."""
+        """Run a script's command line; exit code 1 if there are too few runs, 2 if the arguments are invalid."""
         try:
             sources = [word.removeprefix("source=") for word in arguments if word.startswith("source=")]
             others = [word for word in arguments if not word.startswith("source=")]
-            strange = [word for word in others if not word.startswith("results=")]
-            if strange or len(sources) > 1:
-                raise ConfigError(f"{(strange or sources)[-1]}: give source=SOURCE and results=FOLDER, once each")
+            invalid = [word for word in others if not word.startswith("results=")]
+            if invalid or len(sources) > 1:
+                raise ConfigError(f"{(invalid or sources)[-1]}: use source=SOURCE and results=FOLDER, once each")
             results = Path(compose_config(others).results)
             result = self.make(load_runs(sources[0] if sources else results))
             result.write(results)
@@ -257,27 +239,26 @@ class Overview:
         return 1 if result.verdict.status == NOT_RUN else 0
 
     def make(self, runs: pd.DataFrame) -> Result:
-        """Return figure, table (of last epochs) and verdict of what :func:`equisep.store.table.load_runs` returned."""
-        found = summarise_runs(runs)
-        table = found.table
+        """Return figure, table (last epochs) and verdict for a table of :func:`equisep.store.table.load_runs`."""
+        summary = summarise_runs(runs)
+        table = summary.table
         claim = load_claims()[self.name]
         last = table[table["last"].astype(bool)]
-        told = [f"{last['run'].nunique()} networks, {last['seed'].nunique()} seeds.", self.caveat, *found.notes]
+        notes = [f"{last['run'].nunique()} networks, {last['seed'].nunique()} seeds.", self.caveat, *summary.notes]
         statistics = self.statistics(table) if len(last) else pd.DataFrame(columns=["dataset", "seed"])
         if len(statistics):
-            # Seeds of a few other networks are no repetitions of the rest.
-            fullest = statistics.groupby("dataset")["networks"].transform("max")
-            whole = statistics["networks"] >= WHOLE_SEED * fullest
-            if not whole.all():
-                counts = statistics[~whole].groupby("dataset")["seed"].nunique()
+            # Seeds with only a few of the networks are no repetitions of the others.
+            complete = statistics["networks"] >= WHOLE_SEED * statistics.groupby("dataset")["networks"].transform("max")
+            if not complete.all():
+                counts = statistics[~complete].groupby("dataset")["seed"].nunique()
                 names = ", ".join(f"{count} of {name_value('dataset', str(name))}" for name, count in counts.items())
-                told.append(f"Not judged: seeds with fewer than half the networks of the fullest one: {names}.")
-            statistics = statistics[whole]
+                notes.append(f"Not judged: seeds with fewer than half the networks of the largest one: {names}.")
+            statistics = statistics[complete]
         seeds = statistics.groupby("dataset")["seed"].nunique()
-        few = seeds[seeds < claim.seeds]
-        if len(few):
-            names = ", ".join(name_value("dataset", name) for name in few.index)
-            told.append(f"Shown, not judged, for fewer than {claim.seeds} seeds: {names}.")
-        verdict = judge(claim, statistics[~statistics["dataset"].isin(few.index)], ["dataset"])
+        too_few = seeds.index[seeds < claim.seeds]
+        if len(too_few):
+            names = ", ".join(name_value("dataset", name) for name in too_few)
+            notes.append(f"Shown but not judged, fewer than {claim.seeds} seeds: {names}.")
+        verdict = judge(claim, statistics[~statistics["dataset"].isin(too_few)], ["dataset"])
         figure = self.draw(table) if len(last) else None
-        return Result(self.name, verdict, figure, {"": last}, tuple(filter(None, told)))
+        return Result(self.name, verdict, figure, {"": last}, tuple(filter(None, notes)))

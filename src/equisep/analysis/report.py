@@ -1,6 +1,6 @@
-"""One page with all results: every figure with its claim, verdict, intervals and runs; results/report.html.
+"""One page with all results, results/report.html: every figure with its claim, verdict, intervals and runs.
 
-A view of what the scripts in reproduce/ wrote below a results folder (figures/, tables/, verdicts/) and of
+Made from the output of the scripts in reproduce/ (figures/, tables/, verdicts/ in a results folder) and
 conf/deviations.yaml; nothing is trained, drawn or judged here.
 """
 
@@ -27,12 +27,12 @@ HARDWARE = {"processor": "processor", "torch": "torch", "commit": "commit of the
 
 @dataclass(frozen=True)
 class Section:
-    """A claim and what is known of it here.
+    """A claim and its results.
 
-    name: the script's. verdict: supported, not supported or not run. findings: a row per condition and statistic.
-    notes: what a reader must know. image: the figure as a data URI, or ''. runs: ids, and the folder of each relative
-    to the page where it is there, else ''. facts: hardware, versions, commit, networks, seeds. table: the path of the
-    table relative to the page, or ''.
+    name: of the script. verdict: supported, not supported or not run. findings: a row per condition and statistic.
+    notes: for the reader. image: the figure as a data URI, or ''. runs: ids with the folder of each relative to the
+    page, or '' if it does not exist. facts: hardware, versions, commit, networks, seeds. table: path of the table
+    relative to the page, or ''. command: the script that judges the claim, or ''.
     """
 
     name: str
@@ -49,20 +49,21 @@ class Section:
 
 
 def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
-    """Write RESULTS/report.html from what is below a results folder, and return its path.
+    """Write RESULTS/report.html from the contents of a results folder, and return its path.
 
-    scripts: the command that judges each claim, by its name, in the order of the page; '' for one that nothing judges
-    yet. Raises ConfigError where there is nothing to report.
+    scripts: the command that judges each claim, by name, in the order of the page; '' for a claim without a script.
+    Raises ConfigError if there is nothing to report.
     """
     claims = load_claims()
     sections = [_read_section(results, name, claims[name], command) for name, command in scripts.items()]
     if all(section.verdict == NOT_RUN and not section.image for section in sections):
-        raise ConfigError(f"results={results}: no verdicts below it; `make reproduce` makes some")
+        raise ConfigError(f"results={results}: contains no verdicts; run `make reproduce` first")
     loader = jinja2.PackageLoader("equisep", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    verdicts = [section.verdict for section in sections]
     page = environment.get_template("report.html.j2").render(
         sections=sections,
-        counts={word: sum(s.verdict == word for s in sections) for word in (SUPPORTED, NOT_SUPPORTED, NOT_RUN)},
+        counts={status: verdicts.count(status) for status in (SUPPORTED, NOT_SUPPORTED, NOT_RUN)},
         deviations=load_deviations(),
         machine=machine_facts(),
         written=time.strftime("%Y-%m-%d %H:%M"),
@@ -74,20 +75,20 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
 
 def _read_section(results: Path, name: str, claim: Claim, command: str) -> Section:
     record, table = _read_record(results, name), _read_table(results, name)
-    unmade = "nothing was trained or judged here" if command else "nothing measures it yet"
+    no_verdict = "no runs were judged" if command else "no script measures it yet"
     figure = results / "figures" / f"{name}.png"
     image = base64.b64encode(figure.read_bytes()).decode() if figure.exists() and record else ""
     return Section(
         name=name,
         claim=claim,
         verdict=record.get("verdict", NOT_RUN),
-        statistics=record.get("statistics", unmade),
+        statistics=record.get("statistics", no_verdict),
         findings=tuple(record.get("findings", ())),
         notes=tuple(record.get("notes", ())),
         image=f"data:image/png;base64,{image}" if image else "",
-        runs=tuple((run, _place(results, f"runs/{run}")) for run in dict.fromkeys(table["run"])),
+        runs=tuple((run, _link(results, f"runs/{run}")) for run in dict.fromkeys(table["run"])),
         facts=_describe(table),
-        table=_place(results, f"tables/{name}.csv"),
+        table=_link(results, f"tables/{name}.csv"),
         command=command,
     )
 
@@ -95,17 +96,19 @@ def _read_section(results: Path, name: str, claim: Claim, command: str) -> Secti
 def _read_record(results: Path, name: str) -> dict[str, Any]:
     path = results / "verdicts" / f"{name}.json"
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        whole = {"verdict", "statistics"} <= set(content)
-        for finding in content["findings"]:
-            whole = whole and {"condition", "statistic", "wanted", "holds", "mean", "low", "high", "n"} <= set(finding)
-        if not whole or not all(isinstance(note, str) for note in content["notes"]):
+        record: dict[str, Any] = json.loads(path.read_text())
+        # Older records name the threshold "wanted".
+        renamed = {"wanted": "threshold"}
+        record["findings"] = [{renamed.get(key, key): row[key] for key in row} for row in record["findings"]]
+        keys = {"condition", "statistic", "threshold", "holds", "mean", "low", "high", "n"}
+        complete = {"verdict", "statistics"} <= set(record) and all(keys <= set(row) for row in record["findings"])
+        if not complete or not all(isinstance(note, str) for note in record["notes"]):
             raise ValueError
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, KeyError, AttributeError):
         raise _unreadable(path) from None
-    return content
+    return record
 
 
 def _read_table(results: Path, name: str) -> pd.DataFrame:
@@ -122,15 +125,15 @@ def _read_table(results: Path, name: str) -> pd.DataFrame:
 
 
 def _unreadable(path: Path) -> ConfigError:
-    return ConfigError(f"{path} cannot be read: remove it, and `python reproduce/{path.stem}.py` writes it again")
+    return ConfigError(f"{path} cannot be read: remove it and run `python reproduce/{path.stem}.py` to write it again")
 
 
-def _place(results: Path, path: str) -> str:
+def _link(results: Path, path: str) -> str:
     return path if (results / path).exists() else ""
 
 
 def _describe(table: pd.DataFrame) -> tuple[tuple[str, str], ...]:
-    """Return what a table tells of where its runs were made, and how many there are."""
+    """Return the number of networks and the seeds, hardware, versions and training time in a table."""
     if table.empty:
         return ()
     facts = [("networks", str(table["run"].nunique()))]
@@ -146,7 +149,7 @@ def _describe(table: pd.DataFrame) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True)
 class Deviation:
-    """A deviation from the paper or its released code, or an open question. what: the subject; here: this package's."""
+    """A deviation from the paper or its released code, or an open question. here: in this package."""
 
     what: str
     published: str

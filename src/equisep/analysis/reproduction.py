@@ -1,9 +1,9 @@
-"""An experiment's runs in, its figure, its tables and its verdict out: what every script in reproduce/ does.
+"""From an experiment's runs to its figure, tables and verdict: the code shared by the scripts in reproduce/.
 
-``python reproduce/NAME.py [profile=NAME] [source=SOURCE] [tables=FOLDER] [KEY=VALUE …]`` looks the experiment's runs
-up in the store, or in the wandb logs or the wandb project that ``source`` names (see equisep.store.readers); with a profile
-those that conf/profile has it make, with further overrides those of the same sweep. With ``tables`` the figure is
-drawn again from tables written before, this package's reference results for example.
+``python reproduce/NAME.py [profile=NAME] [source=SOURCE] [tables=FOLDER] [KEY=VALUE …]`` reads the experiment's runs
+from the store, or from the wandb logs or project given by ``source`` (see equisep.store.readers). A profile selects
+the runs that conf/profile defines; further overrides are those of the sweep. With ``tables`` the figure is drawn from
+saved tables instead, for example from the reference results.
 """
 
 import json
@@ -26,8 +26,10 @@ from equisep.analysis.tables import Tables, at_best_learning_rate, collect_table
 from equisep.config import ConfigError, Training, compose_config, conf_folder
 from equisep.files import write_atomically
 
+# Of the file names of an experiment's tables.
+SUFFIXES = ("", "_layers", "_perturbed", "_comparisons", "_scores")
 WHOLE_TEST_SET = 10_000
-# Training accuracy from which a network counts as one that fits its data.
+# Training accuracy from which a network counts as fitting its data.
 FITTED = 0.99
 
 
@@ -35,13 +37,12 @@ FITTED = 0.99
 class Reproduction:
     """How an experiment becomes a figure and a verdict.
 
-    name: the experiment's. draw: the figure of its tables and of the rows that are shown. conditions: columns whose
-    values make a condition of the claim; the rows shown are those at the best learning rate of each. statistics:
-    a row per condition and seed with the claim's statistics, of the rows shown; None where the tables' own
-    columns are those; a column ``choice`` of it is one more condition. epochs: the measured epochs that are looked
-    at. published: the learning rate of the published figure, by the values of the conditions, where it is known.
-    remarks: further lines for a reader, of the tables and the rows shown. more: further tables of those, by the ending
-    of their name.
+    name: of the experiment. draw: returns the figure for the tables and the rows shown. conditions: columns that define
+    a condition of the claim; the rows shown are those at the best learning rate of each. statistics: returns the
+    claim's statistics for the rows shown, a row per condition and seed, where a column ``choice`` is a further
+    condition; default: the tables' own columns. epochs: the measured epochs to tabulate. published: the learning rate
+    of the published figure by condition, where known. remarks: further notes for the reader. extra_tables: further
+    tables, by the suffix of their file name.
     """
 
     name: str
@@ -51,10 +52,10 @@ class Reproduction:
     epochs: Callable[[Training], Sequence[int]] = last_epoch
     published: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
     remarks: Callable[[Tables, pd.DataFrame], Sequence[str]] = lambda tables, rows: ()
-    more: Callable[[Tables, pd.DataFrame], Mapping[str, pd.DataFrame]] = lambda tables, rows: {}
+    extra_tables: Callable[[Tables, pd.DataFrame], Mapping[str, pd.DataFrame]] = lambda tables, rows: {}
 
     def main(self, arguments: Sequence[str]) -> int:
-        """Run a script's command line; exit code 1 where runs are missing, 2 where the arguments are wrong."""
+        """Run a script's command line; exit code 1 if runs are missing, 2 if the arguments are invalid."""
         try:
             tables, results = self._read(arguments)
             verdict = self.write(tables, results)
@@ -64,25 +65,26 @@ class Reproduction:
         return 1 if verdict.status == NOT_RUN else 0
 
     def _read(self, arguments: Sequence[str]) -> tuple[Tables, Path]:
-        ours = ("profile=", "tables=", "source=")
-        doubled = [word for word in ours if sum(argument.startswith(word) for argument in arguments) > 1]
-        if doubled or "source=" in arguments:
-            raise ConfigError(f"{(doubled or ['source='])[0]}: give it once, with a value")
-        options = dict(word.split("=", 1) for word in arguments if word.startswith(ours))
-        overrides = [word for word in arguments if not word.startswith(ours)]
-        strange = [word for word in overrides if "=" not in word]
-        if strange:
-            raise ConfigError(f"{strange[0]}: give KEY=VALUE overrides, profile=NAME, source=SOURCE or tables=FOLDER")
-        elsewhere = [word for word in overrides if word.startswith("results=")]
-        results = Path(compose_config(elsewhere).results)
+        names = ("profile=", "tables=", "source=")
+        repeated = [name for name in names if sum(argument.startswith(name) for argument in arguments) > 1]
+        if repeated or "source=" in arguments:
+            raise ConfigError(f"{(repeated or ['source='])[0]}: must be set once, with a value")
+        options = dict(argument.split("=", 1) for argument in arguments if argument.startswith(names))
+        overrides = [argument for argument in arguments if not argument.startswith(names)]
+        invalid = [override for override in overrides if "=" not in override]
+        if invalid:
+            expected = "KEY=VALUE overrides, profile=NAME, source=SOURCE or tables=FOLDER"
+            raise ConfigError(f"{invalid[0]}: unknown argument; use {expected}")
+        output = [override for override in overrides if override.startswith("results=")]
+        results = Path(compose_config(output).results)
         if "tables" in options:
-            if len(options) > 1 or overrides != elsewhere:
-                raise ConfigError("tables=…: tables are drawn as they are, give nothing but results= beside it")
+            if len(options) > 1 or overrides != output:
+                raise ConfigError(f"tables={options['tables']}: can be combined with results=FOLDER only")
             return load_tables(Path(options["tables"]), self.name), results
-        asked = load_profile(options["profile"]).get(self.name) if "profile" in options else [[]]
-        if asked is None:
-            raise ConfigError(f"profile={options['profile']}: it leaves this experiment out")
-        sweeps = [[*sweep, *overrides] for sweep in asked]
+        selected = load_profile(options["profile"]).get(self.name) if "profile" in options else [[]]
+        if selected is None:
+            raise ConfigError(f"profile={options['profile']}: does not include this experiment; choose another one")
+        sweeps = [[*sweep, *overrides] for sweep in selected]
         tables = self.collect(sweeps, options.get("source"))
         if tables.missing:
             print(f"{self.name}: {tables.missing} runs are missing; these commands train them:", file=sys.stderr)
@@ -91,16 +93,17 @@ class Reproduction:
         return tables, results
 
     def collect(self, sweeps: Sequence[Sequence[str]], source: str | None = None) -> Tables:
-        """Return the tables of the runs of the experiment under each list of overrides, together.
+        """Return the tables of the experiment's runs under all given lists of overrides.
 
-        source: see :func:`equisep.analysis.tables.collect_tables`. Raises ConfigError where the overrides sweep over
-        what is no condition of the figure, or the source is none.
+        source: see :func:`equisep.analysis.tables.collect_tables`. Raises ConfigError if the overrides vary a field
+        that is no condition of the figure, or for an invalid source.
         """
         points = [point for overrides in sweeps for point in expand_experiment(self.name, overrides)]
         for name in points[0].varied:
             values = {point.varied[name] for point in points}
             if name not in self.conditions and len(values) > 1:
-                raise ConfigError(f"{name}={','.join(map(str, sorted(values)))}: no condition of this figure, give one")
+                listed = ",".join(map(str, sorted(values)))
+                raise ConfigError(f"{name}={listed}: this figure does not vary {name}; choose one value")
         return collect_tables(points, self.epochs, source)
 
     def shown(self, tables: Tables) -> pd.DataFrame:
@@ -115,84 +118,75 @@ class Reproduction:
         rows = self.shown(tables)
         statistics = self.statistics(tables, rows) if self.statistics and len(rows) else rows
         conditions = [column for column in (*self.conditions, "choice") if column in statistics]
-        return judge(claim, statistics, conditions, self.lacking(tables))
+        return judge(claim, statistics, conditions, self.missing_reason(tables))
 
-    def lacking(self, tables: Tables) -> str:
-        """Return what keeps the claim from being judged, by the experiment as its file has it; '' for nothing."""
+    def missing_reason(self, tables: Tables) -> str:
+        """Return why the claim cannot be judged on these tables, given the experiment's file; '' if it can be."""
         if tables.missing:
             return f"{tables.missing} runs are missing"
         if tables.runs.empty:
             return "no runs"
-        asked = {self._condition(point): point.config.training.epochs for point in expand_experiment(self.name)}
-        last = tables.runs.groupby([*self.conditions] or (lambda row: 0))["epoch"].max()
-        found = {self._as_key(key): int(epochs) for key, epochs in last.items()}
-        absent = [key for key in asked if key not in found]
+        planned = {self._condition(point): point.config.training.epochs for point in expand_experiment(self.name)}
+        trained = {key: int(rows["epoch"].max()) for key, rows in self._by_condition(tables.runs).items()}
+        absent = [key for key in planned if key not in trained]
         if absent:
             more = ", …" if len(absent) > 1 else ""
-            return f"{len(absent)} of {len(asked)} conditions are missing: {self._tell(absent[0])}{more}"
-        short = [key for key in asked if found[key] < asked[key]]
+            return f"{len(absent)} of {len(planned)} conditions are missing: {self._describe(absent[0])}{more}"
+        short = [key for key in planned if trained[key] < planned[key]]
         if short:
-            return f"trained for {found[short[0]]} epochs, the experiment has {asked[short[0]]}"
+            return f"trained for {trained[short[0]]} epochs, the experiment has {planned[short[0]]}"
         return ""
 
     def _condition(self, point: PlannedRun) -> tuple[Any, ...]:
         rate = {"learning_rate": point.config.optimizer.learning_rate}
         return tuple((point.varied | rate)[column] for column in self.conditions)
 
-    def _as_key(self, key: Any) -> tuple[Any, ...]:
-        if not self.conditions:
-            return ()
-        return key if isinstance(key, tuple) else (key,)
+    def _by_condition(self, rows: pd.DataFrame) -> dict[tuple[Any, ...], pd.DataFrame]:
+        return dict(list(rows.groupby(list(self.conditions)))) if self.conditions else {(): rows}
 
-    def _tell(self, key: tuple[Any, ...]) -> str:
+    def _describe(self, key: tuple[Any, ...]) -> str:
         return ", ".join(name_value(column, value) for column, value in zip(self.conditions, key, strict=True))
 
     def compare_rates(self, tables: Tables) -> list[str]:
-        """Return a line on whether the best learning rates are the published ones, where those are known."""
+        """Return a note that compares the best learning rates with the published ones, where those are known."""
         if not self.published:
             return []
-        rows = self.shown(tables)
-        groups = rows.groupby(list(self.conditions)) if self.conditions else [((), rows)]
-        best = {key: float(group["learning_rate"].iloc[0]) for key, group in groups}
+        shown = self._by_condition(self.shown(tables))
+        best = {key: float(rows["learning_rate"].iloc[0]) for key, rows in shown.items()}
         others = {key: rate for key, rate in best.items() if rate != self.published.get(key)}
-        tried = tables.runs.groupby([*self.conditions] or (lambda row: 0))["learning_rate"].nunique()
-        chosen = "Best learning rate" if tried.max() > 1 else "Run at"
+        counts = [rows["learning_rate"].nunique() for rows in self._by_condition(tables.runs).values()]
+        label = "Best learning rate" if max(counts) > 1 else "Learning rate"
         if not others:
-            return [f"{chosen}: the published one everywhere."]
+            return [f"{label}: as published in every condition."]
         theirs = {key: self.published[key] for key in others if key in self.published}
-        return [f"{chosen} {self._tell_rates(others)}; the published figure has {self._tell_rates(theirs)}."]
+        return [f"{label} {self._list_rates(others)}; the published figure has {self._list_rates(theirs)}."]
 
-    def _tell_rates(self, rates: Mapping[tuple[Any, ...], float]) -> str:
-        told = []
-        for key, rate in rates.items():
-            where = self._tell(key)
-            value = name_value("learning_rate", rate).removeprefix("rate ")
-            told.append(f"{value} ({where})" if where else value)
-        return ", ".join(told)
+    def _list_rates(self, rates: Mapping[tuple[Any, ...], float]) -> str:
+        values = {key: name_value("learning_rate", rate).removeprefix("rate ") for key, rate in rates.items()}
+        return ", ".join(f"{value} ({self._describe(key)})" if key else value for key, value in values.items())
 
     def write(self, tables: Tables, results: Path) -> Verdict:
-        """Write figure, tables and verdict below a results folder, say what came out, and return the verdict.
+        """Write figure, tables and verdict to a results folder, print a summary, and return the verdict.
 
-        No figure is drawn where no network has a value, and no tables are written where runs are missing: they
-        would pass for whole ones.
+        No figure is drawn if no network has a value. No tables are written if runs are missing, since partial tables
+        could be mistaken for complete ones.
         """
         verdict, rows = self.judge(tables), self.shown(tables)
-        told = list(tables.flaws)
+        notes = list(tables.flaws)
         if len(rows):
-            told = [*notes(tables, rows), *self.compare_rates(tables), *self.remarks(tables, rows)]
+            notes = [*_describe_rows(tables, rows), *notes, *self.compare_rates(tables), *self.remarks(tables, rows)]
         figure = self.draw(tables, rows) if rows["train_loss"].notna().any() else None
-        whole = len(rows) > 0 and not tables.missing
-        contents = {"": tables.runs, "_layers": tables.layers} if whole else {}
-        if whole:
+        contents: dict[str, pd.DataFrame] = {}
+        if len(rows) and not tables.missing:
+            contents = {"": tables.runs, "_layers": tables.layers, **self.extra_tables(tables, rows)}
             contents |= {"_perturbed": tables.perturbed} if len(tables.perturbed) else {}
-            contents |= self.more(tables, rows)
-        Result(self.name, verdict, figure, contents, tuple(told)).write(results)
+        Result(self.name, verdict, figure, contents, tuple(notes)).write(results)
         return verdict
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a script writes: a claim's verdict, the figure, tables by the ending of their name, and notes."""
+    """The output of a script: a claim's verdict, the figure, tables by the suffix of their file name, and notes."""
 
     name: str
     verdict: Verdict
@@ -201,10 +195,10 @@ class Result:
     notes: tuple[str, ...]
 
     def write(self, results: Path) -> None:
-        """Write figures/, tables/ and verdicts/ below a results folder, and say what came out."""
+        """Write figures/, tables/ and verdicts/ in a results folder, and print a summary."""
         verdict = self.verdict
         written: list[Path] = []
-        self._remove_earlier(results)
+        self._remove_previous(results)
         if self.figure is not None:
             state_claim(self.figure, [f"Claim: {verdict.claim.text}", f"Here: {verdict}", *self.notes])
             written += save_figure(self.figure, results / "figures", self.name)
@@ -222,7 +216,7 @@ class Result:
                 {
                     "condition": finding.condition,
                     "statistic": finding.criterion.statistic,
-                    "wanted": finding.criterion.bound,
+                    "threshold": finding.criterion.bound,
                     "holds": finding.holds,
                 }
                 | {name: _finite(getattr(finding.interval, name)) for name in ("mean", "low", "high", "n")}
@@ -231,55 +225,54 @@ class Result:
         }
         path = results / "verdicts" / f"{self.name}.json"
         write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False).encode())
-        for line in [f"claim: {verdict.claim.text}", f"verdict: {verdict}", *self.notes]:
+        output = f"written: {', '.join(map(str, [*written, path]))}"
+        for line in [f"claim: {verdict.claim.text}", f"verdict: {verdict}", *self.notes, output]:
             print(f"{self.name}: {line}")
-        print(f"{self.name}: written: {', '.join(map(str, [*written, path]))}")
 
-    def _remove_earlier(self, results: Path) -> None:
-        """Remove what an earlier call wrote: figure, tables and verdict are of the same runs, or not there."""
+    def _remove_previous(self, results: Path) -> None:
+        """Remove the files of a previous call, so that figure, tables and verdict are always of the same runs."""
+        tables = [f"tables/{self.name}{suffix}.csv" for suffix in SUFFIXES]
         try:
-            for name in (f"figures/{self.name}.png", f"figures/{self.name}.pdf", f"tables/{self.name}.csv"):
+            for name in (f"figures/{self.name}.png", f"figures/{self.name}.pdf", *tables):
                 (results / name).unlink(missing_ok=True)
-            for ending in ("layers", "perturbed", "comparisons", "scores"):
-                (results / f"tables/{self.name}_{ending}.csv").unlink(missing_ok=True)
             (results / "verdicts").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"results={results}: {error.strerror}; name a folder that can be written to") from None
+            raise ConfigError(f"results={results}: {error.strerror}; choose a writable folder") from None
 
 
 def _finite(value: float) -> float | None:
-    """Return a value as JSON has it, which knows no NaN and no infinity."""
+    """Return a value for JSON, which has neither NaN nor infinity."""
     return value if math.isfinite(value) else None
 
 
-def notes(tables: Tables, rows: pd.DataFrame) -> list[str]:
-    """Return what a reader must know of the rows shown: scaled networks, part of a test set, runs without a law."""
-    told = []
+def _describe_rows(tables: Tables, rows: pd.DataFrame) -> list[str]:
+    """Return notes on the rows shown: scaled networks, part of a test set, networks that do not fit or diverged."""
+    notes = []
     scaled = sorted({value for value in tables.runs["width_multiplier"] if value < 1})
     if scaled:
-        told.append(f"Networks scaled down: {', '.join(f'{value:g}' for value in scaled)} of the channels and units.")
+        notes.append(f"Networks scaled down: {', '.join(f'{value:g}' for value in scaled)} of the channels and units.")
     partial = sorted({int(value) for value in tables.runs["test_images"] if value < WHOLE_TEST_SET})
     if partial:
-        told.append(f"Test accuracy on {', '.join(f'{value:,}' for value in partial)} images, part of the test set.")
+        notes.append(f"Test accuracy on {', '.join(f'{value:,}' for value in partial)} images, part of the test set.")
     last = rows[rows["epoch"] == rows.groupby("run")["epoch"].transform("max")]
     accuracy = last["train_accuracy"]
     if accuracy.min() < FITTED:
         spread = f"{accuracy.median():.3g} [{accuracy.min():.3g}, {accuracy.max():.3g}]"
-        told.append(f"Training accuracy {spread}: not all networks fit their data.")
+        notes.append(f"Training accuracy {spread}: not all networks fit their data.")
     diverged, lawless = int(last["train_loss"].isna().sum()), int((last["r"].isna() & last["train_loss"].notna()).sum())
     if diverged:
-        told.append(f"{diverged} of {len(last)} networks diverged.")
+        notes.append(f"{diverged} of {len(last)} networks diverged.")
     if lawless:
-        told.append(f"{lawless} of {len(last)} networks have a layer without a usable D, no line is fitted to them.")
-    return [*told, *tables.flaws]
+        notes.append(f"{lawless} of {len(last)} networks have a layer without a usable D and are not fitted.")
+    return notes
 
 
 def load_profile(name: str) -> dict[str, list[list[str]]]:
-    """Return a profile's experiments, each with the overrides of its sweeps; raises ConfigError for an unknown one."""
+    """Return a profile's experiments with the overrides of their sweeps; raises ConfigError for an unknown profile."""
     folder = conf_folder() / "profile"
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise ConfigError(f"profile={name}: no such profile, choose one of {known}")
+        choices = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise ConfigError(f"profile={name}: no such profile; choose one of {choices}")
     experiments: dict[str, list[list[str]]] = yaml.safe_load(path.read_text())
     return experiments

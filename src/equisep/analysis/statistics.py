@@ -1,4 +1,4 @@
-"""Statistics over seeds, networks and layers: intervals, correlations, null distributions, rival laws."""
+"""Statistics over seeds, networks and layers: confidence intervals, correlations, null distributions, rival laws."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from equisep.measures import fit_law
 
 @dataclass(frozen=True)
 class Laws:
-    """Three descriptions of log D against layer l by their AIC, the lower the better (Akaike, 1974).
+    """The AIC of three models of log D against layer l; lower is better (Akaike, 1974).
 
     exponential: log D = a + b l, the law. power: log D = a + b log(l + 1). constant: log D = a, no law.
-    Least squares with normal errors; minus infinity for an exact fit. Not corrected for few layers: the correction does
-    not touch the choice between the two lines, and does not exist for the four points of a network of depth 4.
+    Least squares with normal errors; minus infinity for an exact fit. No small-sample correction: it does not change
+    the choice between the two lines, and is undefined for the four points of a network of depth 4.
     """
 
     exponential: float
@@ -25,19 +25,19 @@ class Laws:
 
     @property
     def best(self) -> str:
-        """The name of the one with the lowest AIC."""
+        """The name of the model with the lowest AIC."""
         return min(("constant", "power", "exponential"), key=lambda name: float(getattr(self, name)))
 
     @property
     def advantage(self) -> float:
-        """AIC of the better rival less that of the exponential; above 0 the exponential describes D best."""
+        """AIC of the better rival minus that of the exponential; positive if the exponential describes D best."""
         rival = min(self.power, self.constant)
         return 0.0 if rival == self.exponential else rival - self.exponential
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with its 95 % interval; low and high are NaN for a single seed. n: number of seeds."""
+    """A mean over n seeds with its 95 % confidence interval; low and high are NaN for a single seed."""
 
     mean: float
     low: float
@@ -48,22 +48,20 @@ class Interval:
 def compare_laws(fuzziness: ArrayLike) -> Laws:
     """Compare the law with a power law and with no law, on the separation fuzziness of consecutive layers.
 
-    fuzziness, and what is raised: as :func:`fit_law`; also ValueError for fewer than three layers, through which any
-    line goes.
+    fuzziness and errors: as for :func:`fit_law`; also raises ValueError for fewer than three layers.
     """
-    # Imported here: a run fits its law without it, and so starts a second sooner.
+    # Imported here because it takes a second, which other users of this module need not wait.
     from statsmodels.regression.linear_model import OLS
 
     fit_law(fuzziness)
-    if len(np.asarray(fuzziness)) < 3:
-        raise ValueError("laws are told apart by three layers or more")
     values = np.log(np.asarray(fuzziness, dtype=np.float64))
+    _check_layers(len(values))
     layers, ones = np.arange(len(values)), np.ones(len(values))
     designs = (np.stack([ones, layers], 1), np.stack([ones, np.log1p(layers)], 1), ones[:, None])
 
     def score(design: NDArray[np.float64]) -> float:
         fit = OLS(values, design).fit()
-        # Below rounding, residuals are not evidence.
+        # Residuals below rounding error are not evidence.
         exact = fit.ssr <= len(values) * (1e-12 * np.abs(values).max()) ** 2
         return -math.inf if exact else float(fit.aic)
 
@@ -71,8 +69,9 @@ def compare_laws(fuzziness: ArrayLike) -> Laws:
 
 
 def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
-    """Return Spearman's rank correlation of two lists of equal length, −1 … 1; NaN below three pairs or where one is
-    constant. Pairs of which one is not finite are left out.
+    """Return Spearman's rank correlation of two lists of equal length, −1 … 1.
+
+    Pairs with a non-finite value are left out; NaN for fewer than three pairs or if one list is constant.
     """
     from scipy.stats import spearmanr
 
@@ -84,11 +83,11 @@ def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
 
 
 def partial_rank_correlation(one: ArrayLike, other: ArrayLike, controls: Sequence[ArrayLike]) -> float:
-    """Return Spearman's correlation of two lists with further ones held fixed, −1 … 1.
+    """Return Spearman's partial rank correlation of two lists, controlling for further ones, −1 … 1.
 
-    Pearson's correlation of what is left of the ranks of the two after least squares on the ranks of the controls
-    (Conover, Practical Nonparametric Statistics, 1999). Cases of which one value is not finite are left out; NaN for
-    fewer cases than controls and three more, or where the controls tell one of the two whole.
+    Pearson's correlation of the residuals of the two lists' ranks after least squares on the controls' ranks
+    (Conover, Practical Nonparametric Statistics, 1999). Cases with a non-finite value are left out; NaN for fewer
+    cases than the number of controls plus three, or if the controls determine one of the two lists.
     """
     from scipy.stats import rankdata
 
@@ -97,54 +96,57 @@ def partial_rank_correlation(one: ArrayLike, other: ArrayLike, controls: Sequenc
     if cases.shape[1] < len(controls) + 3:
         return math.nan
     ranks = rankdata(cases, axis=1)
-    known = np.column_stack([np.ones(cases.shape[1]), *ranks[2:]])
-    left = ranks[:2].T - known @ np.linalg.lstsq(known, ranks[:2].T, rcond=None)[0]
-    if (np.ptp(left, axis=0) < 1e-9 * cases.shape[1]).any():
+    design = np.column_stack([np.ones(cases.shape[1]), *ranks[2:]])
+    residuals = ranks[:2].T - design @ np.linalg.lstsq(design, ranks[:2].T, rcond=None)[0]
+    if (np.ptp(residuals, axis=0) < 1e-9 * cases.shape[1]).any():
         return math.nan
-    return float(np.corrcoef(left.T)[0, 1])
+    return float(np.corrcoef(residuals.T)[0, 1])
+
+
+def _check_layers(layers: int) -> None:
+    if layers < 3:
+        raise ValueError(f"layers={layers}: must be at least 3, since any two points are on a line")
 
 
 def broken_stick_correlations(layers: int, draws: int = 100_000, seed: int = 0) -> NDArray[np.float64]:
-    """Return r of layer and log D of networks that separate better layer by layer, and otherwise at random.
+    """Return the distribution of r under the broken-stick null: (draws,) values, sorted.
 
-    layers: L ≥ 3 points, the input among them. The fall of log D is split among the L − 1 layers uniformly at random
-    (a broken stick: exponential falls, normalised), which r does not depend on the size of; (draws,) values, sorted.
-    How often so much correlation comes without equal ratios is the share of them below the r in question.
+    layers: L ≥ 3 points, including the input. The fall of log D is split among the L − 1 layers uniformly at random
+    (normalised exponential variables; r does not depend on the size of the fall). The p-value of an observed r is the
+    share of values that are at most r.
     """
-    if layers < 3:
-        raise ValueError(f"layers={layers}: through two layers any line goes, give at least 3")
+    _check_layers(layers)
     falls = np.random.default_rng(seed).standard_exponential((draws, layers - 1))
     curves = np.concatenate([np.zeros((draws, 1)), -falls.cumsum(axis=1)], axis=1)
     curves -= curves.mean(axis=1, keepdims=True)
-    places = np.arange(layers) - (layers - 1) / 2
-    return np.sort(curves @ places / np.sqrt((curves**2).sum(axis=1) * (places**2).sum()))
+    centred = np.arange(layers) - (layers - 1) / 2
+    return np.sort(curves @ centred / np.sqrt((curves**2).sum(axis=1) * (centred**2).sum()))
 
 
 def independence_p_value(pearson_r: float, layers: int) -> float:
-    """Return how often r is as low where log D has nothing to do with the layer: independent, normal values.
+    """Return the one-sided p-value of r under independence: log D is normal and independent of the layer.
 
-    r then has a beta distribution on −1 … 1 with both parameters (L − 2) / 2 (Fisher, 1915). layers: L ≥ 3.
+    Under this null r has a beta distribution on −1 … 1 with both parameters (L − 2) / 2 (Fisher, 1915). layers: L ≥ 3.
     """
     from scipy.stats import beta
 
-    if layers < 3:
-        raise ValueError(f"layers={layers}: through two layers any line goes, give at least 3")
+    _check_layers(layers)
     half = (layers - 2) / 2
     return float(beta(half, half, loc=-1, scale=2).cdf(pearson_r))
 
 
 def interval_over_seeds(values: ArrayLike) -> Interval:
-    """Return the mean of one value a seed with its 95 % percentile bootstrap interval (Efron, 1979).
+    """Return the mean of one value per seed with its 95 % percentile bootstrap interval (Efron, 1979).
 
-    values: (n,) n ≥ 1, in any order; one that is not finite makes the interval infinite. The resampling is seeded,
-    so that equal values give equal intervals. With few seeds it is narrow: of normal samples it covers the mean
-    85 times in 100 at n = 5, 75 at n = 3.
+    values: (n,) n ≥ 1, in any order; a non-finite value makes the interval infinite. The resampling is seeded, so that
+    equal values give equal intervals. With few seeds the interval is too narrow: for normal samples its coverage is
+    85 % at n = 5 and 75 % at n = 3.
     """
     from scipy.stats import bootstrap
 
     sample = np.sort(np.asarray(values, dtype=np.float64))
     if sample.ndim != 1 or len(sample) == 0:
-        raise ValueError(f"an interval needs a flat list of at least one value, got shape {sample.shape}")
+        raise ValueError(f"values: must be one-dimensional with at least one value, got shape {sample.shape}")
     mean = float(sample.mean())
     if len(sample) == 1:
         return Interval(mean, math.nan, math.nan, 1)

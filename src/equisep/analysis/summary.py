@@ -1,7 +1,6 @@
-"""The tables of the README that are made of data: the reference results with their verdicts, and the deviations.
+"""The generated tables of the README: reference results with their verdicts, and deviations from the paper.
 
-Sources: results/reference/NAME/NAME.json (verdicts), results/reference/findings.yaml (what was found, in words) and
-conf/deviations.yaml.
+Sources: results/reference/NAME/NAME.json (verdicts), results/reference/findings.yaml (prose), conf/deviations.yaml.
 """
 
 import json
@@ -16,10 +15,7 @@ from equisep.analysis.report import load_deviations
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """What the reference results of an experiment show.
-
-    claim: the paper's, in short. finding: what was found, in words. networks: how many. verdict: of the claim.
-    """
+    """The reference result of an experiment: the paper's claim and the finding (prose), networks (number), verdict."""
 
     claim: str
     finding: str
@@ -38,7 +34,7 @@ def load_reference_results(reference: Path) -> dict[str, ReferenceResult]:
 
 
 def verdict_table(reference: Path, link: str) -> str:
-    """Return the reference results as a table in markdown. link: of the folder, from the page that has the table."""
+    """Return the reference results as a Markdown table. link: path of their folder relative to the page."""
     rows = ["| experiment | the paper's claim | here | networks |", "|---|---|---|---|"]
     rows += [
         f"| `{name}` | {result.claim} | [{result.verdict}]({link}/{name}): {result.finding} | {result.networks} |"
@@ -48,22 +44,23 @@ def verdict_table(reference: Path, link: str) -> str:
 
 
 def deviation_table() -> str:
-    """Return the deviations from the paper and its released code as a table in markdown."""
+    """Return the deviations from the paper and its released code as a Markdown table."""
     rows = ["| what | the paper, the released code | here |", "|---|---|---|"]
     rows += [f"| {row.what} | {row.published} | {row.here} |" for row in load_deviations()]
     return "\n".join(rows)
 
 
 def with_tables(page: str, tables: dict[str, str]) -> str:
-    """Return a page of markdown with its tables made anew.
+    """Return a Markdown page with its tables replaced.
 
-    tables: by name; the table of a name stands between the lines ``<!-- name -->`` and ``<!-- end of name -->``.
+    tables: by name; each replaces the text between the lines ``<!-- name -->`` and ``<!-- end of name -->``. Raises
+    ValueError if the page lacks them.
     """
     for name, table in tables.items():
         start, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
         before, _, rest = page.partition(start)
-        _, found, after = rest.partition(end)
-        if not found:
-            raise ValueError(f"the page has no place for the table {name!r}: {start.strip()} … {end.strip()}")
+        _, marker, after = rest.partition(end)
+        if not marker:
+            raise ValueError(f"table {name!r}: the page lacks the lines {start.strip()} and {end.strip()}")
         page = before + start + table + end + after
     return page

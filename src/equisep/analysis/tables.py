@@ -15,13 +15,13 @@ from equisep.config import PROTOCOL, ConfigError, Training, config_hash, from_pl
 from equisep.measures import LayerRecord
 from equisep.store import FINISHED, RunRecord, read_records, read_store, tabulate_robustness
 
-# What a row of a table tells of a run, behind the columns of what varies.
+# Columns of a run, after those of the varied fields.
 RUN_COLUMNS = (
     *("run", "seed", "learning_rate", "view", "epoch", "r", "decay_ratio", "half_life", "relative_residual"),
     *("relative_curvature", "D_first", "D_last", "train_loss", "train_accuracy", "test_accuracy"),
     *("train_images", "test_images", "width_multiplier", "seconds", "ended", "commit", "torch", "processor"),
 )
-# A name of digits alone is no number.
+# Text even if it consists of digits.
 TEXT_COLUMNS = ("run", "commit", "torch", "processor", "ended")
 LAYER_COLUMNS = ("run", "view", "epoch", "layer", "name", "D")
 PERTURBED_COLUMNS = (
@@ -33,16 +33,16 @@ PERTURBED_COLUMNS = (
 
 @dataclass(frozen=True)
 class Tables:
-    """An experiment's runs as found in the store.
+    """The recorded runs of an experiment.
 
-    runs: a row per finished run, view and epoch: what varies, then RUN_COLUMNS; accuracies and loss in evaluation
-    mode, test_accuracy where that epoch was measured on the test set. layers: a row per layer of each of those:
-    LAYER_COLUMNS (training set). perturbed: where the experiment has perturbations, a row per run, kind, strength and
-    layer: PERTURBED_COLUMNS, over draws the geometric mean of D_last, the root mean square change of its logarithm
-    against the unperturbed network, means of the rest, and the standard deviations of log D_last, r and test accuracy.
-    missing: how many runs that were asked for are not there, or not measured. flaws: which are left out since they
-    cannot be read whole, and why. The row of a run that diverged holds NaN; that of one whose D has no logarithm NaN
-    for what the law tells.
+    runs: a row per finished run, view and epoch: the varied fields, then RUN_COLUMNS; accuracies and loss in evaluation
+    mode, test_accuracy where that epoch was measured on the test set. A diverged run has NaN; a run with a D without
+    logarithm has NaN in the columns of the law. layers: a row per layer of each of those, on the training set:
+    LAYER_COLUMNS. perturbed: a row per run, perturbation, strength and layer, aggregated over draws: PERTURBED_COLUMNS
+    with the geometric mean of D_last, the standard deviations of log D_last, r and test accuracy, the root mean square
+    change of log D_last against the unperturbed network, and means of the rest; empty without a robustness evaluation.
+    missing: number of planned runs that are not recorded or not measured. flaws: runs left out because their records
+    are incomplete or damaged, and why.
     """
 
     runs: pd.DataFrame
@@ -54,51 +54,49 @@ class Tables:
     def fuzziness(self, run: str, view: str, epoch: int) -> list[float]:
         """Return D of each layer of a run, the input first."""
         layers = self.layers
-        chosen = (layers["run"] == run) & (layers["view"] == view) & (layers["epoch"] == epoch)
-        return [float(value) for value in layers[chosen].sort_values("layer")["D"]]
+        selected = (layers["run"] == run) & (layers["view"] == view) & (layers["epoch"] == epoch)
+        return [float(value) for value in layers[selected].sort_values("layer")["D"]]
 
     def curves(self, rows: pd.DataFrame) -> list[list[float]]:
-        """Return D per layer of those of the rows of ``runs`` that did not diverge."""
+        """Return D per layer for each of the given rows of ``runs`` that did not diverge."""
         usable = rows[rows["train_loss"].notna()]
-        places = zip(usable["run"], usable["view"], usable["epoch"], strict=True)
-        return [self.fuzziness(*place) for place in places]
+        return [self.fuzziness(*key) for key in zip(usable["run"], usable["view"], usable["epoch"], strict=True)]
 
 
 def save_tables(tables: Mapping[str, pd.DataFrame], folder: Path, name: str) -> list[Path]:
-    """Write FOLDER/NAME.csv, FOLDER/NAME_layers.csv, …: a table by the ending of its name; return their paths."""
+    """Write tables, by the suffix of their name, as FOLDER/NAME.csv, FOLDER/NAME_layers.csv, …; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}{ending}.csv" for ending in tables]
+    paths = [folder / f"{name}{suffix}.csv" for suffix in tables]
     for path, table in zip(paths, tables.values(), strict=True):
         table.to_csv(path, index=False, float_format="%.9g")
     return paths
 
 
 def load_tables(folder: Path, name: str) -> Tables:
-    """Return tables that :func:`save_tables` wrote, whole; raises ConfigError where there are none, or others."""
-    parts = [(folder / f"{name}.csv", RUN_COLUMNS), (folder / f"{name}_layers.csv", LAYER_COLUMNS)]
-    beside = folder / f"{name}_perturbed.csv"
-    parts += [(beside, PERTURBED_COLUMNS)] if beside.exists() else []
-    tables = []
-    for path, columns in parts:
+    """Return tables that :func:`save_tables` wrote; raises ConfigError for missing or unreadable files or columns."""
+    tables: dict[str, pd.DataFrame] = {}
+    for suffix, columns in (("", RUN_COLUMNS), ("_layers", LAYER_COLUMNS), ("_perturbed", PERTURBED_COLUMNS)):
+        path = folder / f"{name}{suffix}.csv"
+        if suffix == "_perturbed" and not path.exists():
+            return Tables(tables[""], tables["_layers"], 0)
         try:
             table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
         except FileNotFoundError:
-            raise ConfigError(f"tables={folder}: no file {path}") from None
+            raise ConfigError(f"tables={folder}: file {path} not found") from None
         except ValueError as error:
             raise ConfigError(f"tables={folder}: {path} cannot be read ({str(error).splitlines()[0]})") from None
         absent = [column for column in columns if column not in table]
         if absent:
             raise ConfigError(f"tables={folder}: {path} lacks the column {absent[0]}")
-        tables.append(table)
-    runs, layers, *perturbed = tables
-    return Tables(runs, layers, 0, perturbed=perturbed[0]) if perturbed else Tables(runs, layers, 0)
+        tables[suffix] = table
+    return Tables(tables[""], tables["_layers"], 0, perturbed=tables["_perturbed"])
 
 
 def at_best_learning_rate(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     """Return the rows of ``runs`` at the learning rate with the lowest final training loss, in each condition.
 
-    The loss is that of the last epoch in evaluation mode, its median over seeds; rates at which fewer seeds
-    diverged come first, of equal losses the smaller rate. conditions: columns whose values make a condition.
+    The loss is the median over seeds at the last epoch, in evaluation mode. Rates at which fewer seeds diverged are
+    preferred; ties are resolved in favour of the smaller rate. conditions: columns that define a condition.
     """
     last = runs[runs["epoch"] == runs.groupby("run")["epoch"].transform("max")]
     groups = [*conditions, "learning_rate"]
@@ -114,11 +112,11 @@ def collect_tables(
     epochs: Callable[[Training], Sequence[int]] = last_epoch,
     source: str | Path | None = None,
 ) -> Tables:
-    """Return the finished runs of an experiment as tables; what is not there is counted, never trained.
+    """Return the finished runs of an experiment as tables; missing runs are counted, never trained.
 
-    epochs: the measured epochs to tabulate. source: where the runs are read from, see :mod:`equisep.store.readers`; by
-    default the store that the points name. Raises ConfigError for a source that is none, where a run keeps no snapshot
-    of one of the epochs, or the source holds one of the runs on two data sets.
+    epochs: the measured epochs to tabulate. source: where to read the runs, see :mod:`equisep.store.readers`; default:
+    the store named by the points. Raises ConfigError for an invalid source, if a run keeps no snapshot of one of the
+    epochs, or if the source has the same run with different data.
     """
     runs: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
@@ -126,39 +124,37 @@ def collect_tables(
     flaws: list[str] = []
     missing = 0
     distinct = {(config_hash(point.config), point.config.measure.view): point for point in points}
-    found, others = _find_records(list(distinct.values()), source)
-    if others:
-        flaws.append(f"Not among them: {others} runs of another protocol version than {PROTOCOL}.")
-    for point, record in zip(distinct.values(), found, strict=True):
+    records, other_protocol = _find_records(list(distinct.values()), source)
+    if other_protocol:
+        flaws.append(f"Left out: {other_protocol} runs of another protocol version than {PROTOCOL}.")
+    for point, record in zip(distinct.values(), records, strict=True):
         if record is not None and record.flaw:
             flaws.append(f"Left out: run {record.run}, {record.flaw}.")
             continue
         if record is None or record.state["state"] not in FINISHED:
             missing += 1
             continue
-        measured = record.measures.get(measure_id(point.config.measure))
-        taken = {(layer.epoch, layer.split): layer for layer in measured.records} if measured else {}
-        wanted = epochs(point.config.training)
+        measurement = record.measures.get(measure_id(point.config.measure))
+        by_epoch = {(layer.epoch, layer.split): layer for layer in measurement.records} if measurement else {}
+        selected = epochs(point.config.training)
         if record.state["state"] != "diverged":
-            # Of the config it was begun with.
-            lost = sorted(set(wanted) - set(from_plain(dict(record.config)).training.kept_epochs()))
-            if lost:
-                raise ConfigError(
-                    f"run {record.run} keeps no snapshot of epoch {lost[0]}: remove it from the store, "
-                    "and it is trained again with it"
-                )
+            # The run keeps the snapshots of the config with which it was started.
+            absent = sorted(set(selected) - set(from_plain(dict(record.config)).training.kept_epochs()))
+            if absent:
+                reason = f"run {record.run} has no snapshot of epoch {absent[0]}"
+                raise ConfigError(f"{reason}: remove it from the store and train it again")
             splits = ("train", "test") if point.config.measure.test_every_snapshot else ("train",)
-            if any((epoch, split) not in taken for epoch in wanted for split in splits):
+            if any((epoch, split) not in by_epoch for epoch in selected for split in splits):
                 missing += 1
                 continue
-        if point.config.robustness is not None and record.state["state"] != "diverged":
-            identity = robustness_id(point.config.robustness, point.config.measure)
-            if identity not in record.robustness:
-                missing += 1
-                continue
-            perturbed.append(_perturbed_rows(replace(record, robustness={identity: record.robustness[identity]})))
-        for epoch in wanted:
-            train, test = taken.get((epoch, "train")), taken.get((epoch, "test"))
+            if point.config.robustness is not None:
+                identity = robustness_id(point.config.robustness, point.config.measure)
+                if identity not in record.robustness:
+                    missing += 1
+                    continue
+                perturbed.append(_perturbed_rows(replace(record, robustness={identity: record.robustness[identity]})))
+        for epoch in selected:
+            train, test = by_epoch.get((epoch, "train")), by_epoch.get((epoch, "test"))
             runs.append(point.varied | _row(point, record, epoch, train, test))
             layers += _layer_rows(record.run, point, train) if train else []
     varied = list(points[0].varied) if points else []
@@ -175,42 +171,37 @@ def _row(
     point: PlannedRun, record: RunRecord, epoch: int, train: LayerRecord | None, test: LayerRecord | None
 ) -> dict[str, Any]:
     law = train.law() if train else None
-    data, state = record.config["data"], record.state
-    figures = (
-        record.run,
-        point.config.seed,
-        point.config.optimizer.learning_rate,
-        point.config.measure.view,
-        epoch,
-        law.pearson_r if law else math.nan,
-        law.decay_ratio if law else math.nan,
-        law.half_life if law else math.nan,
-        law.relative_residual if law else math.nan,
-        law.relative_curvature if law else math.nan,
-        train.fuzziness[0] if train else math.nan,
-        train.fuzziness[-1] if train else math.nan,
-        train.loss if train else math.nan,
-        train.accuracy if train else math.nan,
-        test.accuracy if test else math.nan,
-        data["train_images"],
-        data["test_images"],
-        getattr(point.config.architecture, "width_multiplier", 1.0),
-        state["seconds"],
-        state.get("ended"),
-        *(state["machine"][name] for name in ("commit", "torch", "processor")),
-    )
-    return dict(zip(RUN_COLUMNS, figures, strict=True))
+    state = record.state
+    values: dict[str, Any] = dict.fromkeys(RUN_COLUMNS, math.nan) | {
+        "run": record.run,
+        "seed": point.config.seed,
+        "learning_rate": point.config.optimizer.learning_rate,
+        "view": point.config.measure.view,
+        "epoch": epoch,
+        "width_multiplier": getattr(point.config.architecture, "width_multiplier", 1.0),
+        "seconds": state["seconds"],
+        "ended": state.get("ended"),
+    }
+    values |= {name: record.config["data"][name] for name in ("train_images", "test_images")}
+    values |= {name: state["machine"][name] for name in ("commit", "torch", "processor")}
+    if law:
+        names = ("decay_ratio", "half_life", "relative_residual", "relative_curvature")
+        values |= {"r": law.pearson_r} | {name: getattr(law, name) for name in names}
+    if train:
+        values |= {"D_first": train.fuzziness[0], "D_last": train.fuzziness[-1]}
+        values |= {"train_loss": train.loss, "train_accuracy": train.accuracy}
+    return values | ({"test_accuracy": test.accuracy} if test else {})
 
 
 def _perturbed_rows(record: RunRecord) -> pd.DataFrame:
-    """Return what perturbations did to one run's network, over draws."""
+    """Return the robustness results of one run, aggregated over draws."""
     draws = tabulate_robustness([record])
     clean = float(draws.loc[draws["kind"] == "clean", "D_last"].iloc[0])
     with np.errstate(divide="ignore"):
-        # Of a draw that leaves no spread within the classes it is minus infinity, and so is the mean.
+        # Minus infinity, as is the mean, for a draw with no variation within the classes.
         logarithms = np.log(draws["D_last"])
     draws = draws.assign(logarithm=logarithms, square=(logarithms - math.log(clean)) ** 2 if clean > 0 else math.nan)
-    found = draws.groupby(["run", "kind", "strength", "layer"], dropna=False, sort=False).agg(
+    rows = draws.groupby(["run", "kind", "strength", "layer"], dropna=False, sort=False).agg(
         draws=("draw", "size"),
         D_last=("logarithm", "mean"),
         log_D_spread=("logarithm", "std"),
@@ -221,8 +212,8 @@ def _perturbed_rows(record: RunRecord) -> pd.DataFrame:
         test_accuracy=("test_accuracy", "mean"),
         test_accuracy_spread=("test_accuracy", "std"),
     )
-    found = found.assign(D_last=np.exp(found["D_last"]), change=np.sqrt(found["change"]))
-    return found.reset_index()[list(PERTURBED_COLUMNS)]
+    rows = rows.assign(D_last=np.exp(rows["D_last"]), change=np.sqrt(rows["change"]))
+    return rows.reset_index()[list(PERTURBED_COLUMNS)]
 
 
 def _layer_rows(run: str, point: PlannedRun, record: LayerRecord) -> list[dict[str, Any]]:
@@ -234,27 +225,26 @@ def _layer_rows(run: str, point: PlannedRun, record: LayerRecord) -> list[dict[s
 
 
 def _find_records(points: Sequence[PlannedRun], source: str | Path | None) -> tuple[list[RunRecord | None], int]:
-    """Return each point's record under the present protocol, or None; and how many there are under another one."""
-    others = 0
-    by_place: dict[str | Path, set[str]] = defaultdict(set)
-    for point in points:
-        by_place[source or Path(point.config.results)].add(config_hash(point.config))
-    found: dict[tuple[str | Path, str], RunRecord] = {}
-    for place, sciences in by_place.items():
-        # A store that nothing was trained into yet is no error, a source that somebody named is.
+    """Return each point's record of the current protocol version, or None; and the number of runs of other versions."""
+    keys = [(source or Path(point.config.results), config_hash(point.config)) for point in points]
+    hashes: dict[str | Path, set[str]] = defaultdict(set)
+    for place, science in keys:
+        hashes[place].add(science)
+    other_protocol = 0
+    records: dict[tuple[str | Path, str], RunRecord] = {}
+    for place, sciences in hashes.items():
+        # A store without runs is valid, an explicitly named source that does not exist is an error.
         for record in read_records(place, sciences) if source else read_store(Path(place), sciences):
-            # One without a config may be another experiment's; if it is one of these, the sweep that is told to
-            # train it names it.
+            # A run without a readable config may belong to another experiment.
             if not record.config:
                 continue
             if record.config["protocol"] != PROTOCOL:
-                others += 1
+                other_protocol += 1
                 continue
             key = (place, record.config["science"])
-            if key in found:
+            if key in records:
                 raise ConfigError(
-                    f"runs {found[key].run} and {record.run} differ in their data alone: remove one of them"
+                    f"runs {records[key].run} and {record.run} differ only in their data: remove one of them"
                 )
-            found[key] = record
-    wanted = [(source or Path(point.config.results), config_hash(point.config)) for point in points]
-    return [found.get(key) for key in wanted], others
+            records[key] = record
+    return [records.get(key) for key in keys], other_protocol

@@ -1,6 +1,6 @@
 from .architectures import (
-    Architecture as Architecture, Convolutional as Convolutional, DenseNet as DenseNet, FeedForward as FeedForward,
-    ResNet as ResNet, Vgg as Vgg,
+    FAMILIES as FAMILIES, Architecture as Architecture, Convolutional as Convolutional, DenseNet as DenseNet,
+    FeedForward as FeedForward, ResNet as ResNet, Vgg as Vgg,
 )
 from .compose import (
     compose_config as compose_config, compose_sweep as compose_sweep, conf_folder as conf_folder,

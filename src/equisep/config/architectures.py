@@ -1,4 +1,4 @@
-"""The validate_config configuration of a network: a dataclass per family, with units and ranges."""
+"""Typed configuration of a network: a dataclass per family, with units and ranges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from equisep.config.validation import is_odd, require, require_one_of
+from equisep.config.validation import is_odd, require, require_at_least, require_one_of
 
 
 def _require_blocks(blocks: Sequence[int]) -> None:
     usable = len(blocks) > 0 and min(blocks) >= 1
-    require(usable, "architecture.blocks", blocks, "give at least one block, of at least one convolution")
+    require(usable, "architecture.blocks", blocks, "set at least one block, each of at least one convolution")
 
 
 def _require_multiplier(multiplier: float) -> None:
-    require(1 / 8 <= multiplier <= 1, "architecture.width_multiplier", multiplier, "give a factor in 0.125 … 1")
+    require(1 / 8 <= multiplier <= 1, "architecture.width_multiplier", multiplier, "must be between 0.125 and 1")
 
 
 @dataclass
 class Architecture:
-    """What every family of networks has; the families are its subclasses."""
+    """Base of the network families."""
 
     family: str = MISSING
     """Name of the family: a file in equisep/networks."""
@@ -28,15 +28,15 @@ class Architecture:
 
 @dataclass
 class FeedForward(Architecture):
-    """Linear → BatchNorm → ReLU, some times, then a linear classifier."""
+    """Hidden layers Linear → BatchNorm → ReLU, then a linear classifier."""
 
     ACTIVATIONS: ClassVar[tuple[str, ...]] = ("relu", "identity")
     depth: int | None = MISSING
-    """Number of linear layers, the classifier included (the paper's H), ≥ 2; null where widths is given."""
+    """Number of linear layers including the classifier (the paper's H), ≥ 2; null where widths is set."""
     width: int | None = MISSING
-    """Units of each hidden layer, ≥ 1; null where widths is given."""
+    """Units of each hidden layer, ≥ 1; null where widths is set."""
     widths: list[int] | None = None
-    """Units of each hidden layer, one by one, in place of depth and width."""
+    """Units of each hidden layer, listed one by one; replaces depth and width."""
     batch_norm: bool = True
     """Whether each hidden layer is batch-normalised."""
     activation: str = "relu"
@@ -46,19 +46,15 @@ class FeedForward(Architecture):
         require_one_of("architecture.family", self.family, ("fnn",))
         require_one_of("architecture.activation", self.activation, self.ACTIVATIONS)
         if self.widths is not None:
-            remedy = "it stands in place of depth and width, which architecture=fnn_widths leaves null"
+            remedy = "replaces depth and width; set both to null, as architecture=fnn_widths does"
             require(self.depth is None and self.width is None, "architecture.widths", self.widths, remedy)
             usable = len(self.widths) > 0 and min(self.widths) >= 1
-            require(usable, "architecture.widths", self.widths, "give at least one layer, of at least 1 unit")
+            require(usable, "architecture.widths", self.widths, "set at least one layer, each of at least 1 unit")
             return
-        depth, width = self.depth, self.width
-        require(
-            depth is not None and depth >= 2,
-            "architecture.depth",
-            depth,
-            "a feed-forward network needs at least 2 layers",
-        )
-        require(width is not None and width >= 1, "architecture.width", width, "a layer needs at least 1 unit")
+        deep = self.depth is not None and self.depth >= 2
+        require(deep, "architecture.depth", self.depth, "a feed-forward network needs at least 2 layers")
+        wide = self.width is not None and self.width >= 1
+        require(wide, "architecture.width", self.width, "a layer needs at least 1 unit")
 
     def hidden_widths(self) -> list[int]:
         """Return the units of each hidden layer."""
@@ -71,27 +67,27 @@ class FeedForward(Architecture):
 
 @dataclass
 class Convolutional(Architecture):
-    """What the convolutional families share: kernel size, repeated input channels, classifier, a factor on all widths."""
+    """Settings shared by VGG and AlexNet."""
 
     kernel: int = MISSING
     """Height and width of the convolutions' kernels, odd, ≥ 1."""
     input_repeats: int = MISSING
-    """How often the image's channels are repeated, ≥ 1."""
+    """Number of copies of the image's channels, ≥ 1."""
     width_multiplier: float = MISSING
-    """Factor on the channels and hidden units, 1/8 … 1; below 1 it is not the paper's network."""
+    """Factor on the channels and hidden units, 1/8 … 1; the paper's networks have 1."""
     classifier_width: int = MISSING
     """Units of the two hidden layers of the classifier, ≥ 1."""
 
     def __post_init__(self) -> None:
-        require(is_odd(self.kernel), "architecture.kernel", self.kernel, "give an odd size")
-        require(self.input_repeats >= 1, "architecture.input_repeats", self.input_repeats, "give at least 1")
-        require(self.classifier_width >= 1, "architecture.classifier_width", self.classifier_width, "give at least 1")
+        require(is_odd(self.kernel), "architecture.kernel", self.kernel, "must be odd")
+        require_at_least("architecture.input_repeats", self.input_repeats, 1)
+        require_at_least("architecture.classifier_width", self.classifier_width, 1)
         _require_multiplier(self.width_multiplier)
 
 
 @dataclass
 class Vgg(Convolutional):
-    """VGG with batch normalisation: Conv → BatchNorm → ReLU in five stages, then a classifier of three layers."""
+    """VGG with batch normalisation: Conv → BatchNorm → ReLU in five stages, then a three-layer classifier."""
 
     DEPTHS: ClassVar[tuple[int, ...]] = (11, 13, 16, 19)
     depth: int = MISSING
@@ -105,7 +101,7 @@ class Vgg(Convolutional):
 
 @dataclass
 class AlexNet(Convolutional):
-    """AlexNet as the paper changes it: five convolutions of one kernel size, two hidden linear layers, BatchNorm."""
+    """The paper's AlexNet: five convolutions of one kernel size, two hidden linear layers, BatchNorm."""
 
     def __post_init__(self) -> None:
         require_one_of("architecture.family", self.family, ("alexnet",))
@@ -114,31 +110,31 @@ class AlexNet(Convolutional):
 
 @dataclass
 class ResNet(Architecture):
-    """Residual blocks of one width, without stem and downsampling: its channels are the image's, repeated."""
+    """Residual blocks of one width without stem or downsampling; the channels are the image's, repeated."""
 
     blocks: list[int] = MISSING
     """Convolutions of each block, ≥ 1."""
     kernels: list[int] = MISSING
     """Kernel size of each block, odd."""
     input_repeats: int = MISSING
-    """How often the image's channels are repeated, ≥ 1: 8 makes 8 channels of a grey image."""
+    """Number of copies of the image's channels, ≥ 1: 8 turns a grey image into 8 channels."""
 
     def __post_init__(self) -> None:
         require_one_of("architecture.family", self.family, ("resnet",))
         _require_blocks(self.blocks)
         fits = len(self.kernels) == len(self.blocks) and all(map(is_odd, self.kernels))
-        require(fits, "architecture.kernels", self.kernels, "give an odd size for each of architecture.blocks")
-        require(self.input_repeats >= 1, "architecture.input_repeats", self.input_repeats, "give at least 1")
+        require(fits, "architecture.kernels", self.kernels, "set one odd size per block of architecture.blocks")
+        require_at_least("architecture.input_repeats", self.input_repeats, 1)
 
 
 @dataclass
 class DenseNet(Architecture):
-    """Dense blocks, between them transitions that halve channels and image; our choice, the paper's is not known."""
+    """Dense blocks and transitions that halve channels and image; our choice, as the paper's is unknown."""
 
     blocks: list[int] = MISSING
     """Convolutions of each dense block, ≥ 1."""
     growth: int = MISSING
-    """Channels that each convolution adds, ≥ 1; the stem has twice as many."""
+    """Channels added by each convolution, ≥ 1; the stem has twice as many."""
     kernel: int = MISSING
     """Height and width of the convolutions' kernels, odd, ≥ 1."""
     width_multiplier: float = MISSING
@@ -147,8 +143,8 @@ class DenseNet(Architecture):
     def __post_init__(self) -> None:
         require_one_of("architecture.family", self.family, ("densenet",))
         _require_blocks(self.blocks)
-        require(self.growth >= 1, "architecture.growth", self.growth, "give at least 1")
-        require(is_odd(self.kernel), "architecture.kernel", self.kernel, "give an odd size")
+        require_at_least("architecture.growth", self.growth, 1)
+        require(is_odd(self.kernel), "architecture.kernel", self.kernel, "must be odd")
         _require_multiplier(self.width_multiplier)
 
 

@@ -1,4 +1,4 @@
-"""Overrides in, validate_config configs out: composition by Hydra, validation, and errors in one line."""
+"""From overrides to typed configs: composition by Hydra, validation, and one-line error messages."""
 
 import copy
 import difflib
@@ -23,13 +23,13 @@ from equisep.config.validation import ConfigError
 
 
 def conf_folder() -> Path:
-    """Return the folder of the configuration: in the installed package, or beside src in a checkout."""
+    """Return the conf folder: inside the installed package, or next to src in a checkout."""
     installed = Path(__file__).parents[1] / "conf"
     return installed if installed.is_dir() else Path(__file__).parents[3] / "conf"
 
 
 def register() -> None:
-    """Make the schema known to Hydra; the files in conf/ name its nodes in their defaults."""
+    """Register the schema with Hydra; the files in conf/ refer to its nodes in their defaults."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for family, node in FAMILIES.items():
@@ -48,10 +48,10 @@ def compose_config(overrides: Sequence[str]) -> Config:
 
 
 def compose_sweep(jobs: Sequence[Sequence[str]], config_name: str = "config") -> list[Config | ConfigError]:
-    """Return for each job of a sweep, given by its overrides, its config, or why it is not valid.
+    """Return for each job of a sweep, described by its overrides, its config or the error that makes it invalid.
 
-    Within ``hydra.main`` the search path of the command line holds, elsewhere that of conf/. Raises HydraException or
-    ConfigError where an override cannot be applied at all, to an unknown key say: nothing of such a sweep is to be run.
+    Within ``hydra.main`` the command line's search path applies, elsewhere conf/. Raises HydraException or ConfigError
+    where an override cannot be applied at all (such as an unknown key): no job of such a sweep should run.
     """
     with _initialized():
         composer = _Composer(config_name)
@@ -59,17 +59,17 @@ def compose_sweep(jobs: Sequence[Sequence[str]], config_name: str = "config") ->
 
 
 def sweep_grid(experiment: str) -> dict[str, str]:
-    """Return the overrides that an experiment's file sweeps over, in order: a key to its comma-separated values."""
+    """Return the keys that an experiment's file sweeps over, in order, each with its comma-separated values."""
     with _initialized():
         whole = compose("config", [f"experiment={experiment}"], return_hydra_config=True)
     return {str(key): str(values) for key, values in (whole.hydra.sweeper.params or {}).items()}
 
 
 def validate_config(composed: DictConfig) -> Config:
-    """Return the composed Hydra config as the validate_config, checked Config.
+    """Return the composed Hydra config as a typed, validated Config.
 
-    Raises ConfigError in one line for a key the schema does not know (also one added with ``+``), a
-    value out of range, a missing value, or a learning rate the table of the optimizer does not hold.
+    Raises ConfigError, in one line, for a key that is not in the schema (also one added with ``+``), a value out of
+    range, a missing value, or a depth without an entry in the optimizer's table of learning rates.
     """
     _refuse_unknown_keys(composed, "")
     try:
@@ -95,21 +95,21 @@ def _initialized() -> Iterator[None]:
 
 
 class _Composer:
-    """Composes the jobs of one sweep; what several of them share is composed once.
+    """Composes the jobs of one sweep; what several jobs share is composed once.
 
-    Composing a choice of groups takes Hydra some 50 ms, setting a field in a copy of the result 5: groups are composed
-    once, and jobs that differ in their seed alone share one config, unless something of it depends on the seed.
+    Hydra needs about 50 ms to compose a choice of groups, and 5 ms to set a field in a copy of the result. Groups are
+    therefore composed once, and jobs that differ only in their seed share one config unless a field depends on it.
     """
 
     def __init__(self, config_name: str) -> None:
         self.config_name = config_name
-        self.loader = GlobalHydra.instance().config_loader()
         self.composed: dict[tuple[str, ...], DictConfig] = {}
         self.shared: dict[tuple[str, ...], Config | ConfigError | None] = {}
-        self.is_group = lru_cache(maxsize=None)(lambda key: bool(self.loader.get_group_options(key)))
+        loader = GlobalHydra.instance().config_loader()
+        self.is_group = lru_cache(maxsize=None)(lambda key: bool(loader.get_group_options(key)))
 
     def compose(self, overrides: Sequence[str]) -> Config | ConfigError:
-        """Return a job's config, or why it is not valid."""
+        """Return a job's config, or the error that makes it invalid."""
         seeds = [override for override in overrides if re.fullmatch(r"seed=\d+", override)]
         if len(seeds) != 1:
             return self._validated(overrides)
@@ -120,13 +120,13 @@ class _Composer:
         if shared is None:
             return self._validated(overrides)
         try:
-            # A seed out of range is refused here.
+            # A seed out of range raises here.
             return shared if isinstance(shared, ConfigError) else replace(shared, seed=int(seeds[0].split("=")[1]))
         except ConfigError as error:
             return error
 
     def _without_seed(self, overrides: tuple[str, ...]) -> Config | ConfigError | None:
-        """Return what jobs with these overrides share whatever their seed; None where a field refers to the seed."""
+        """Return the result shared by all seeds with these overrides; None where a field refers to the seed."""
         one, other = (self._validated([*overrides, f"seed={seed}"]) for seed in (0, 1))
         if isinstance(one, ConfigError) or isinstance(other, ConfigError):
             return one if isinstance(one, ConfigError) and str(one) == str(other) else None
@@ -134,7 +134,9 @@ class _Composer:
 
     def _validated(self, overrides: Sequence[str]) -> Config | ConfigError:
         parsed = [_parse(override) for override in overrides]
-        set_fields = [override for override in parsed if self._sets_a_field(override)]
+        # Those that only change the value of a field: no choice of a group, no addition or removal.
+        changes = [change for change in parsed if change.type == OverrideType.CHANGE and change.package is None]
+        set_fields = [change for change in changes if not self.is_group(change.key_or_group)]
         groups = tuple(str(override.input_line) for override in parsed if override not in set_fields)
         if groups not in self.composed:
             self.composed[groups] = compose(self.config_name, list(groups))
@@ -146,32 +148,26 @@ class _Composer:
         except ConfigError as error:
             return error
 
-    def _sets_a_field(self, override: Override) -> bool:
-        """Whether an override changes the value of a field: it chooses no group, adds and removes nothing."""
-        return (
-            override.type == OverrideType.CHANGE
-            and override.package is None
-            and not self.is_group(override.key_or_group)
-        )
-
 
 def _set_field(composed: DictConfig, override: Override) -> None:
-    """Set the field that an override names; raises ConfigError where there is no such field, or its type is another."""
+    """Set the field that an override names; raises ConfigError for an unknown field or a value of another type."""
     *path, key = override.key_or_group.split(".")
     try:
         OmegaConf.update(composed, override.key_or_group, override.value(), merge=True)
-    except (ConfigKeyError, ConfigAttributeError) as error:
-        parent = OmegaConf.select(composed, ".".join(path)) if path else composed
-        if not isinstance(parent, DictConfig) or key in parent:
-            raise ConfigError(f"{override.input_line}: {str(error).splitlines()[0]}") from None
-        raise _unknown_key("".join(f"{part}." for part in path), key, list(map(str, parent))) from None
     except OmegaConfBaseException as error:
+        parent = OmegaConf.select(composed, ".".join(path)) if path else composed
+        if (
+            isinstance(error, ConfigKeyError | ConfigAttributeError)
+            and isinstance(parent, DictConfig)
+            and key not in parent
+        ):
+            raise _unknown_key("".join(f"{part}." for part in path), key, list(map(str, parent))) from None
         raise ConfigError(f"{override.input_line}: {str(error).splitlines()[0]}") from None
 
 
-def _unknown_key(path: str, key: str, known: Sequence[str]) -> ConfigError:
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {path}{close[0]}?" if close else "known keys: " + ", ".join(known)
+def _unknown_key(path: str, key: str, keys: Sequence[str]) -> ConfigError:
+    close = difflib.get_close_matches(key, keys, n=1)
+    hint = f"did you mean {path}{close[0]}?" if close else f"choose one of {', '.join(keys)}"
     return ConfigError(f"{path}{key}: no such key; {hint}")
 
 
@@ -184,26 +180,24 @@ def _refuse_unknown_keys(node: DictConfig, path: str) -> None:
     node_type = OmegaConf.get_type(node)
     if node_type is None or not is_dataclass(node_type):
         return
-    known = [f.name for f in fields(node_type)]
+    keys = [f.name for f in fields(node_type)]
     for key in map(str, node):
-        name = f"{path}{key}"
-        if key not in known:
-            raise _unknown_key(path, key, known)
+        if key not in keys:
+            raise _unknown_key(path, key, keys)
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_missing() and not child._is_none():
-            _refuse_unknown_keys(child, f"{name}.")
+            _refuse_unknown_keys(child, f"{path}{key}.")
 
 
 def _look_up_learning_rate(config: Config) -> float:
     depth, rates = getattr(config.architecture, "depth", None), config.optimizer.learning_rates
     if depth is None:
         family = config.architecture.family
-        raise ConfigError(f"optimizer.learning_rate: none is known for architecture.family={family}; set one")
+        raise ConfigError(f"optimizer.learning_rate=null: no default for architecture.family={family}; set a value")
     if depth not in rates:
-        table = ", ".join(f"{known}: {rate:g}" for known, rate in rates.items())
-        raise ConfigError(
-            f"architecture.depth={depth}: no rate in optimizer.learning_rates ({table}); set optimizer.learning_rate=…"
-        )
+        table = ", ".join(f"{key}: {rate:g}" for key, rate in rates.items())
+        problem = f"no rate in optimizer.learning_rates ({table}); set optimizer.learning_rate=…"
+        raise ConfigError(f"architecture.depth={depth}: {problem}")
     return rates[depth]
 
 
@@ -218,5 +212,5 @@ def format_config_error(error: Exception) -> str:
     return "; ".join(dict.fromkeys(parts)).replace(":;", ":")
 
 
-# Lines of Hydra's and OmegaConf's messages that help their developers only, or would mislead.
+# Lines of Hydra's and OmegaConf's messages that only help their developers, or mislead.
 _DETAILS = ("full_key", "object_type", "reference_type", "To append", "Config search path", "provider=", "See https")

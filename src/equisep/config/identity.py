@@ -1,44 +1,44 @@
-"""What of a configuration makes the identity of a run or of an evaluation, and the ids made of it."""
+"""The parts of a configuration that identify a run or an evaluation, and the ids computed from them."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from equisep.config.architectures import FAMILIES, Architecture
-from equisep.config.schema import Compute, Config, Dataset, Measure, Optimizer, Robustness, Tracking, Training
+from equisep.config.schema import Config, Measure, Robustness
 
-# Raised whenever a change makes equal configurations give other results.
+# To be raised with every change that makes equal configurations give other results.
 PROTOCOL = 1
-# Fields inside the science groups that do not change what a trained network is: where the data come
-# from, the table a learning rate was looked up in, and which epochs' weights are kept.
-NOT_SCIENCE = ("dataset.root", "dataset.source", "optimizer.learning_rates", "training.snapshots")
-# Science fields that came after the first runs: at the value that those runs had they are left out of the identity.
-ADDED_SCIENCE = {"dataset.label_seed": None}
-# Fields of measure that choose what is measured or how fast, not how.
+# Fields of the identity's groups that do not change the trained network: where the data come from, the table a
+# learning rate was looked up in, and the epochs whose weights are kept.
+NOT_IN_IDENTITY = ("dataset.root", "dataset.source", "optimizer.learning_rates", "training.snapshots")
+# Fields added after the first runs: left out of the identity at the value that those runs had.
+ADDED_LATER = {"dataset.label_seed": None}
+# Fields of measure that select snapshots or set a memory limit, and do not change D.
 NOT_MEASURE = ("epochs", "test_epochs", "test_every_snapshot", "memory_limit")
 
 
 def run_id(config: Config, data_digest: str) -> str:
-    """Return the name of the run a config describes: 16 hex digits over science, training tensors and protocol."""
+    """Return the id of a run: 16 hex digits of the hash of config identity, training tensors and protocol."""
     return _hash({"science": config_hash(config), "data": data_digest, "protocol": PROTOCOL})
 
 
 def config_hash(config: Config) -> str:
-    """Return a name of the science of a config alone, which needs no data to be known."""
-    return _hash(identity_of_science(config))
+    """Return the hash of a config's identity alone, 16 hex digits; it needs no data."""
+    return _hash(identity_of_run(config))
 
 
 def measure_id(measure: Measure) -> str:
-    """Return the name of a measure beneath a run: 8 hex digits over its config."""
+    """Return the id of a measurement within its run: 8 hex digits of the hash of its identity."""
     return _hash(identity_of_measure(measure))[:8]
 
 
 def robustness_id(robustness: Robustness, measure: Measure) -> str:
-    """Return the name of a run's perturbations beneath it: 8 hex digits over their config and how D is taken."""
+    """Return the id of a robustness evaluation within its run: 8 hex digits of the hash of its identity."""
     return _hash(identity_of_robustness(robustness, measure))[:8]
 
 
@@ -46,60 +46,49 @@ def _hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def identity_of_science(config: Config) -> dict[str, Any]:
-    """Return the part of the config that makes a run's identity, as plain containers."""
+def identity_of_run(config: Config) -> dict[str, Any]:
+    """Return the part of the config that identifies a run, as plain containers."""
     plain = to_plain(config)
-    science = {name: plain[name] for name in ("architecture", "dataset", "optimizer", "training", "seed")}
-    for name in NOT_SCIENCE:
+    identity = {name: plain[name] for name in ("architecture", "dataset", "optimizer", "training", "seed")}
+    for name in NOT_IN_IDENTITY:
         group, key = name.split(".")
-        del science[group][key]
-    for name, before in ADDED_SCIENCE.items():
+        del identity[group][key]
+    for name, original in ADDED_LATER.items():
         group, key = name.split(".")
-        if science[group][key] == before:
-            del science[group][key]
-    return science
+        if identity[group][key] == original:
+            del identity[group][key]
+    return identity
 
 
 def identity_of_measure(config: Measure) -> dict[str, Any]:
-    """Return the part of a measure's config that makes its identity, as plain containers."""
-    plain = to_plain(config)
-    for name in NOT_MEASURE:
-        del plain[name]
-    return plain
+    """Return the part of a measure's config that identifies a measurement, as plain containers."""
+    return {name: value for name, value in to_plain(config).items() if name not in NOT_MEASURE}
 
 
 def identity_of_robustness(config: Robustness, measure: Measure) -> dict[str, Any]:
-    """Return the identity of a measure of robustness: its config, and how D is taken."""
+    """Return the identity of a robustness evaluation: its config and that of the measure of D."""
     return to_plain(config) | {"measure": identity_of_measure(measure)}
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """Return a validate_config config as plain dicts and lists."""
+    """Return a typed config as plain dicts and lists."""
     return asdict(config)
 
 
 def from_plain(plain: dict[str, Any]) -> Config:
-    """Return the config that a run's config.yaml holds; keys that are no config are left out."""
-    kinds: dict[str, type] = {
-        "dataset": Dataset,
-        "optimizer": Optimizer,
-        "training": Training,
-        "measure": Measure,
-        "compute": Compute,
-        "tracking": Tracking,
-    }
-    groups: dict[str, Any] = {name: _from_plain(kind, plain[name]) for name, kind in kinds.items()}
-    groups["architecture"] = architecture_from_plain(plain["architecture"])
-    perturbations = plain.get("robustness")
-    groups["robustness"] = _from_plain(Robustness, perturbations) if perturbations else None
+    """Return the config stored in a run's config.yaml; keys that Config does not have are ignored."""
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(Config) if is_dataclass(field.type)}
+    kinds["architecture"] = FAMILIES[plain["architecture"]["family"]]
+    groups = {name: _from_plain(kind, plain[name]) for name, kind in kinds.items()}
+    groups["robustness"] = _from_plain(Robustness, plain["robustness"]) if plain.get("robustness") else None
     return Config(**groups, **{name: plain[name] for name in ("seed", "experiment", "results")})
 
 
 def architecture_from_plain(plain: dict[str, Any]) -> Architecture:
-    """Return the architecture of its family that plain containers hold."""
+    """Return the architecture, of its family's class, that plain containers describe."""
     architecture: Architecture = _from_plain(FAMILIES[plain["family"]], plain)
     return architecture
 
 
-def _from_plain(kind: type, plain: dict[str, Any]) -> Any:
+def _from_plain(kind: Any, plain: dict[str, Any]) -> Any:
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), plain))

@@ -1,8 +1,8 @@
-"""The validate_config configuration of a run: every choice with its unit and range; the values stand in conf/.
+"""Typed configuration of a run: every field with its unit and range; the values are in conf/.
 
-Three kinds of groups: architecture, dataset, optimizer, training and seed make a run's identity; measure and robustness
-that of an evaluation beneath the run; compute, tracking and paths are execution settings and nobody's identity
-(see equisep.config.identity).
+There are three kinds of groups. architecture, dataset, optimizer, training and seed make up the identity of a run;
+measure and robustness that of an evaluation of the run; compute, tracking and paths are execution settings and part of
+no identity (see equisep.config.identity).
 """
 
 import math
@@ -12,267 +12,266 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from equisep.config.architectures import Architecture
-from equisep.config.validation import is_positive, require, require_one_of
+from equisep.config.validation import is_positive, require, require_at_least, require_one_of
 
-# Kinds of perturbation: the fields of robustness that hold strengths.
+# Kinds of perturbation: the fields of Robustness that list strengths.
 ROBUSTNESS_KINDS = ("weights", "one_layer", "input_noise", "corruptions", "fgsm", "pgd")
 
 
 @dataclass
 class Dataset:
-    """Images, drawn and normalised once, held in memory."""
+    """Images: the training subset drawn and normalised once, kept in memory."""
 
     SOURCES: ClassVar[tuple[str, ...]] = ("auto", "folder")
     name: str = MISSING
-    """fashion_mnist, mnist or cifar10; with source=folder any name of a folder under root."""
+    """fashion_mnist, mnist or cifar10; with source=folder the name of any folder under root."""
     size: int = MISSING
     """Height and width after resizing, pixels, ≥ 1."""
     mean: list[float] = MISSING
-    """Per channel, subtracted from intensities in 0 … 1; its length says grey (1) or colour (3)."""
+    """Subtracted from intensities in 0 … 1, per channel; one value for grey images, three for colour."""
     std: list[float] = MISSING
-    """Per channel, divided by, > 0."""
+    """Divisor of the centred intensities, per channel, > 0."""
     channel: int | None = None
-    """The one channel kept (0 red, 1 green, 2 blue); null keeps all."""
+    """The only channel to keep (0 red, 1 green, 2 blue); null keeps all."""
     per_class: int | None = MISSING
-    """Training images of each class, ≥ 1; null where sizes is given."""
+    """Training images per class, ≥ 1; null where sizes is set."""
     sizes: list[int] | None = None
-    """Training images of each class, class by class, in place of per_class."""
+    """Training images of each class in label order; replaces per_class."""
     subset_seed: int = MISSING
-    """Seed of the draw of the training subset."""
+    """Seed for drawing the training subset."""
     label_seed: int | None = None
-    """Seed of a random permutation of the training labels, which keeps the sizes of the classes; null: true labels."""
+    """Seed of a random permutation of the training labels, which keeps class sizes; null: true labels."""
     source: str = MISSING
-    """auto: files under root, else a download; folder: ROOT/NAME/{train,test}/CLASS/*.png and the like."""
+    """auto: files under root, else a download; folder: ROOT/NAME/{train,test}/CLASS/*.png or another image format."""
     root: str = MISSING
-    """Folder that holds the data sets."""
+    """Folder with the data sets."""
 
     def __post_init__(self) -> None:
         require_one_of("dataset.source", self.source, self.SOURCES)
-        require(self.size >= 1, "dataset.size", self.size, "give a size in pixels, at least 1")
-        require(len(self.mean) in (1, 3), "dataset.mean", self.mean, "give one value (grey) or three (colour)")
-        require(all(map(math.isfinite, self.mean)), "dataset.mean", self.mean, "give finite values")
+        require_at_least("dataset.size", self.size, 1)
+        require(len(self.mean) in (1, 3), "dataset.mean", self.mean, "must be one value (grey) or three (colour)")
+        require(all(map(math.isfinite, self.mean)), "dataset.mean", self.mean, "must be finite")
         fits = len(self.std) == len(self.mean) and all(map(is_positive, self.std))
-        require(fits, "dataset.std", self.std, "give as many positive values as dataset.mean has")
+        require(fits, "dataset.std", self.std, "must be positive, with as many values as dataset.mean")
         seeded = self.label_seed is None or 0 <= self.label_seed < 2**32
-        require(seeded, "dataset.label_seed", self.label_seed, "give 0 … 4294967295, or null for the true labels")
+        require(seeded, "dataset.label_seed", self.label_seed, "must be 0 … 4294967295, or null for the true labels")
         in_range = self.channel is None or 0 <= self.channel < len(self.mean)
         require(in_range, "dataset.channel", self.channel, f"choose 0 … {len(self.mean) - 1}, or null for all")
         if self.sizes is not None:
-            remedy = "it stands in place of dataset.per_class: set one of the two to null"
+            remedy = "replaces dataset.per_class; set one of the two to null"
             require(self.per_class is None, "dataset.sizes", self.sizes, remedy)
             usable = len(self.sizes) > 1 and min(self.sizes) >= 1
-            require(usable, "dataset.sizes", self.sizes, "give at least 1 image for each of two or more classes")
+            require(usable, "dataset.sizes", self.sizes, "must be at least 1 image for each of two or more classes")
             return
         drawn = self.per_class is not None and self.per_class >= 1
-        require(drawn, "dataset.per_class", self.per_class, "draw at least 1 image per class, or give dataset.sizes")
+        require(drawn, "dataset.per_class", self.per_class, "must be at least 1; or set dataset.sizes")
 
 
 @dataclass
 class Optimizer:
-    """torch.optim's update rule and its settings."""
+    """Update rule of torch.optim and its settings."""
 
     KINDS: ClassVar[tuple[str, ...]] = ("sgd", "adam")
     kind: str = MISSING
     """sgd or adam."""
     learning_rate: float | None = None
-    """Step size at epoch 0, > 0; null looks architecture.depth up in learning_rates."""
+    """Learning rate at epoch 0, > 0; null looks up architecture.depth in learning_rates."""
     learning_rates: dict[int, float] = field(default_factory=dict)
-    """Depth to step size, for learning_rate=null. Not identity: the rate that was found is."""
+    """Learning rate by depth, for learning_rate=null. Not part of the identity; the rate looked up is."""
     momentum: float = MISSING
-    """Of sgd, ≥ 0 and below 1; 0 for none."""
+    """Momentum of sgd, ≥ 0 and below 1; 0 for none."""
     weight_decay: float = MISSING
-    """L2 coefficient added to the gradient of every parameter, ≥ 0 (in Adam too: not AdamW)."""
+    """Coefficient of the L2 term in the gradient of every parameter, ≥ 0 (also for Adam: not AdamW)."""
 
     def __post_init__(self) -> None:
         require_one_of("optimizer.kind", self.kind, self.KINDS)
         rate = self.learning_rate
-        require(rate is None or is_positive(rate), "optimizer.learning_rate", rate, "give a positive, finite step size")
+        require(rate is None or is_positive(rate), "optimizer.learning_rate", rate, "must be positive and finite")
         usable = all(map(is_positive, self.learning_rates.values()))
-        require(usable, "optimizer.learning_rates", self.learning_rates, "give positive, finite step sizes")
-        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "give a value in 0 … 1, 1 excluded")
+        require(usable, "optimizer.learning_rates", self.learning_rates, "must be positive and finite")
+        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "must be at least 0 and below 1")
         unused = self.kind == "adam" and self.momentum != 0
-        require(not unused, "optimizer.momentum", self.momentum, "adam has no momentum: leave it 0")
-        require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, "give 0 or more")
+        require(not unused, "optimizer.momentum", self.momentum, "adam has no momentum; set 0")
+        require(
+            0 <= self.weight_decay < math.inf,
+            "optimizer.weight_decay",
+            self.weight_decay,
+            "must be finite and at least 0",
+        )
 
 
 @dataclass
 class Phase:
-    """A stretch of the training in which some layers learn and the others are held."""
+    """A phase of training in which some layers are trained and the others are frozen."""
 
     start: int = MISSING
-    """Epoch at whose start the phase begins; it lasts until the next one's, or to the end."""
+    """First epoch of the phase, from 0; it lasts until the next phase or the end of training."""
     first: int = MISSING
-    """First layer that learns, counted from 1: layers with weights, in order, the classifier the last."""
+    """First trained layer, from 1: layers with weights, in order, ending with the classifier."""
     last: int = MISSING
-    """Last layer that learns, ≥ first."""
+    """Last trained layer, ≥ first."""
 
     def __post_init__(self) -> None:
-        require(self.start >= 0, "training.phases: start", self.start, "give an epoch of 0 or more")
+        require_at_least("training.phases: start", self.start, 0)
         in_order = 1 <= self.first <= self.last
-        require(in_order, "training.phases: first, last", f"{self.first}, {self.last}", "give 1 ≤ first ≤ last")
+        require(in_order, "training.phases: first, last", f"{self.first}, {self.last}", "needs 1 ≤ first ≤ last")
 
 
 @dataclass
 class Training:
-    """Length and schedule of the training."""
+    """Length and schedule of training."""
 
     epochs: int = MISSING
-    """Passes over the training set, ≥ 0 (0 leaves the initial network)."""
+    """Passes over the training set, ≥ 0 (0 keeps the initial network)."""
     batch_size: int = MISSING
-    """Images a step, ≥ 2; the last, partial batch of an epoch is kept."""
+    """Images per step, ≥ 2; the last, partial batch of an epoch is kept."""
     milestones: list[int] = MISSING
     """Epochs at whose start the learning rate is multiplied by decay, ascending."""
     decay: float = MISSING
     """Factor on the learning rate at each milestone, > 0."""
     phases: list[Phase] = field(default_factory=list)
-    """Which layers learn when, by ascending start, from 0 on; empty: all of them throughout."""
+    """Trained layers by phase, in ascending order of start, the first at 0; empty: all layers throughout."""
     frozen_decay: bool = False
-    """Whether weight decay moves held layers, as in the released code: they get zero gradients, not none."""
+    """Whether weight decay acts on frozen layers, as in the released code: zero gradients instead of none."""
     snapshots: list[int] = MISSING
-    """Epochs whose weights are kept (0: before training); those past the end are left out, the last is always kept."""
+    """Epochs whose weights are kept (0: before training); the last epoch is always kept, later ones are ignored."""
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 0, "training.epochs", self.epochs, "give 0 or more")
-        require(self.batch_size >= 2, "training.batch_size", self.batch_size, "batch normalisation needs at least 2")
+        require_at_least("training.epochs", self.epochs, 0)
+        require_at_least("training.batch_size", self.batch_size, 2)
         ascending = sorted(set(self.milestones)) == list(self.milestones) and all(m > 0 for m in self.milestones)
-        require(ascending, "training.milestones", self.milestones, "give positive epochs in ascending order")
-        require(is_positive(self.decay), "training.decay", self.decay, "give a positive factor")
+        require(ascending, "training.milestones", self.milestones, "must be positive epochs in ascending order")
+        require(is_positive(self.decay), "training.decay", self.decay, "must be positive and finite")
         starts = [phase.start for phase in self.phases]
         ordered = not starts or (starts[0] == 0 and sorted(set(starts)) == starts)
-        require(ordered, "training.phases", f"starts {starts}", "give ascending starts, the first at epoch 0")
-        require(
-            not starts or starts[-1] < max(self.epochs, 1),
-            "training.phases",
-            f"starts {starts}",
-            f"the last lies behind training.epochs={self.epochs}",
-        )
-        needless = self.frozen_decay and not self.phases
-        require(not needless, "training.frozen_decay", True, "nothing is held without training.phases")
-        require(all(s >= 0 for s in self.snapshots), "training.snapshots", self.snapshots, "give epochs of 0 or more")
+        require(ordered, "training.phases", f"starts {starts}", "must be ascending, the first at epoch 0")
+        reached = not starts or starts[-1] < max(self.epochs, 1)
+        require(reached, "training.phases", f"starts {starts}", f"must be below training.epochs={self.epochs}")
+        unused = self.frozen_decay and not self.phases
+        require(not unused, "training.frozen_decay", True, "no layers are frozen; set training.phases")
+        require(all(s >= 0 for s in self.snapshots), "training.snapshots", self.snapshots, "must be at least 0")
 
     def kept_epochs(self) -> tuple[int, ...]:
-        """Return the epochs whose weights a run keeps, ascending, the last one included."""
+        """Return the epochs whose weights a run keeps, ascending, including the last."""
         return tuple(sorted({e for e in self.snapshots if e <= self.epochs} | {self.epochs}))
 
 
 @dataclass
 class Measure:
-    """How the separation fuzziness of each layer is taken from a snapshot."""
+    """How the separation fuzziness D of each layer is computed from a snapshot."""
 
     BATCH_NORMS: ClassVar[tuple[str, ...]] = ("batch", "running")
     WEIGHTINGS: ClassVar[tuple[str, ...]] = ("class_size", "equal")
     VIEWS: ClassVar[tuple[str, ...]] = ("layer", "block")
     view: str = MISSING
-    """Points of the law: layer (after each layer), or block (after each block, for networks that have blocks)."""
+    """Points of the law: layer (after each layer) or block (after each block, for networks with blocks)."""
     components: int | None = None
-    """Principal components of the training features that features are projected on where they have more; null: all."""
+    """Principal components of the training features to project wider features on; null: no projection."""
     batch_norm: str = MISSING
-    """Statistics that batch normalisation uses: batch (of the measured batch) or running (as in evaluation)."""
+    """Statistics of batch normalisation: batch (of the measured batch) or running (as in evaluation)."""
     batch_size: int = MISSING
-    """Images a forward pass, in stored order, ≥ 2."""
+    """Images per forward pass, in stored order, ≥ 2."""
     weighting: str = MISSING
     """Weight of a class: class_size (n_k/n, the definition) or equal (1/K)."""
     epochs: list[int] | None = None
-    """Snapshots measured on the training set; null measures every one the run kept. Not identity."""
+    """Snapshots measured on the training set; null: every snapshot kept. Not part of the identity."""
     test_epochs: list[int] | None = None
-    """Snapshots measured on the test set too; null measures the last one. Not identity."""
+    """Snapshots also measured on the test set; null: the last. Not part of the identity."""
     test_every_snapshot: bool = False
-    """Whether every snapshot is measured on the test set, in place of test_epochs. Not identity."""
+    """Whether every snapshot is measured on the test set; replaces test_epochs. Not part of the identity."""
     memory_limit: float = MISSING
-    """GB; features of all layers up to this size are held for one pass, else two passes are made. Not identity."""
+    """GB; features of all layers up to this size are kept in one pass, else two are made. Not part of the identity."""
 
     def __post_init__(self) -> None:
         require_one_of("measure.batch_norm", self.batch_norm, self.BATCH_NORMS)
         require_one_of("measure.weighting", self.weighting, self.WEIGHTINGS)
         require_one_of("measure.view", self.view, self.VIEWS)
-        told_twice = self.test_every_snapshot and self.test_epochs is not None
-        require(not told_twice, "measure.test_epochs", self.test_epochs, "measure.test_every_snapshot takes them all")
+        redundant = self.test_every_snapshot and self.test_epochs is not None
+        remedy = "measure.test_every_snapshot includes all; set one of the two"
+        require(not redundant, "measure.test_epochs", self.test_epochs, remedy)
         projected = self.components is None or self.components >= 1
-        require(projected, "measure.components", self.components, "give at least 1, or null for no projection")
-        require(self.batch_size >= 2, "measure.batch_size", self.batch_size, "batch normalisation needs at least 2")
-        require(self.memory_limit >= 0, "measure.memory_limit", self.memory_limit, "give GB, 0 or more")
+        require(projected, "measure.components", self.components, "must be at least 1, or null for no projection")
+        require_at_least("measure.batch_size", self.batch_size, 2)
+        require_at_least("measure.memory_limit", self.memory_limit, 0)
 
 
 @dataclass
 class Robustness:
-    """Perturbations of the trained network; a kind without strengths is left out."""
+    """Perturbations of the trained network; a kind without strengths is skipped."""
 
     weights: list[float] = MISSING
-    """Strengths of Gaussian noise on the weights of all layers, each relative to the layer's norm, > 0."""
+    """Gaussian noise on the weights of all layers: strengths relative to each layer's norm, > 0."""
     one_layer: list[float] = MISSING
-    """The same on one layer at a time: every layer with weights in turn, of which D of the last layer is taken."""
+    """The same on one layer with weights at a time; D is measured at the last layer."""
     input_noise: list[float] = MISSING
-    """Standard deviations of Gaussian noise on the images, intensities of 0 … 1."""
+    """Gaussian noise on the images: standard deviations, in intensities of 0 … 1."""
     corruptions: list[float] = MISSING
-    """Severities 0 … 1 of corruptions of the images: shot and impulse noise, blur, contrast, brightness, in turn."""
+    """Corrupted images (shot noise, impulse noise, blur, contrast and brightness in turn): severities, > 0 … 1."""
     fgsm: list[float] = MISSING
-    """Radii of adversarial images by one step, largest change of a pixel, intensities of 0 … 1."""
+    """Adversarial images by one step (FGSM): radii in the maximum norm, in intensities, > 0 … 1."""
     pgd: list[float] = MISSING
-    """Radii of adversarial images by attack_steps steps from a random start."""
+    """Adversarial images by attack_steps steps from a random start (PGD): radii as for fgsm."""
     draws: int = MISSING
-    """Draws of each kind and strength, ≥ 1; FGSM has none to draw."""
+    """Draws per kind and strength, ≥ 1; FGSM is deterministic and has one."""
     attack_steps: int = MISSING
     """Steps of PGD, ≥ 1."""
     attacked_training_draws: int = MISSING
-    """Draws of PGD on the training images, of which D is taken, ≥ 1."""
+    """PGD draws on the training images, for D, ≥ 1; at most ``draws`` are used."""
     test_images: int = MISSING
-    """Test images, the first so many, ≥ 1; all where there are fewer."""
+    """Number of test images, the first in stored order, ≥ 1; all where there are fewer."""
     seed: int = MISSING
-    """Of the draws, the same for every network; 0 … 2³²−1."""
+    """Seed of the draws, the same for every network; 0 … 2³²−1."""
 
     def __post_init__(self) -> None:
         for name in ROBUSTNESS_KINDS:
             strengths = getattr(self, name)
             usable = all(map(is_positive, strengths)) and len(set(strengths)) == len(strengths)
-            require(
-                usable, f"robustness.{name}", strengths, "give positive, finite strengths, each once, or [] for none"
-            )
-        for name in ("corruptions", "fgsm", "pgd"):
-            bounded = max(getattr(self, name), default=0.0) <= 1
-            require(bounded, f"robustness.{name}", getattr(self, name), "give strengths above 0, up to 1")
-        require(
-            any(getattr(self, name) for name in ROBUSTNESS_KINDS), "robustness", "no strengths", "give one, or null"
-        )
+            remedy = "must be positive, finite and distinct; set [] to skip this kind"
+            require(usable, f"robustness.{name}", strengths, remedy)
+            bounded = name not in ("corruptions", "fgsm", "pgd") or max(strengths, default=0.0) <= 1
+            require(bounded, f"robustness.{name}", strengths, "must be at most 1")
+        perturbed = any(getattr(self, name) for name in ROBUSTNESS_KINDS)
+        require(perturbed, "robustness", "no strengths", "set at least one, or robustness=null")
         for name in ("draws", "attack_steps", "attacked_training_draws", "test_images"):
-            require(getattr(self, name) >= 1, f"robustness.{name}", getattr(self, name), "give at least 1")
-        require(0 <= self.seed < 2**32, "robustness.seed", self.seed, "give 0 … 4294967295")
+            require_at_least(f"robustness.{name}", getattr(self, name), 1)
+        require(0 <= self.seed < 2**32, "robustness.seed", self.seed, "must be 0 … 4294967295")
 
 
 @dataclass
 class Compute:
-    """Means: they change how fast a run is, not what it is."""
+    """Execution settings: how a run is computed, not what it computes."""
 
     COMPILES: ClassVar[tuple[str, ...]] = ("auto", "always", "never")
     DTYPES: ClassVar[tuple[str, ...]] = ("float32", "float64")
     device: str = MISSING
     """auto (a GPU where there is one), cpu, cuda, cuda:1, …"""
     threads: int = MISSING
-    """CPU threads of a population, ≥ 1."""
+    """CPU threads per population, ≥ 1."""
     compile: str = MISSING
-    """Kernels of feed-forward networks: auto (compiled where that pays), always or never."""
+    """Compilation of the feed-forward kernels: auto (where it saves time), always or never."""
     dtype: str = MISSING
-    """Of weights and activations: float32 or float64."""
+    """Precision of weights and activations: float32 or float64."""
     checkpoint_every: int = MISSING
     """Epochs between checkpoints, ≥ 1."""
     tf32: bool = False
-    """Matrix products and convolutions of a GPU in TF32: faster, with ten bits of mantissa in place of 23."""
+    """GPU matrix products and convolutions in TF32: faster, with 10 bits of mantissa instead of 23."""
     deterministic: bool = True
-    """On a GPU only algorithms that repeat bit for bit, some of them slower; a CPU repeats anyway."""
+    """On a GPU only bit-for-bit deterministic algorithms, some of them slower; CPUs are deterministic anyway."""
 
     def __post_init__(self) -> None:
         require_one_of("compute.compile", self.compile, self.COMPILES)
         require_one_of("compute.dtype", self.dtype, self.DTYPES)
-        require(self.threads >= 1, "compute.threads", self.threads, "give at least 1")
-        require(self.checkpoint_every >= 1, "compute.checkpoint_every", self.checkpoint_every, "give at least 1")
+        require_at_least("compute.threads", self.threads, 1)
+        require_at_least("compute.checkpoint_every", self.checkpoint_every, 1)
 
 
 @dataclass
 class Tracking:
-    """The mirror of each run in wandb."""
+    """Mirror of each run in wandb."""
 
     MODES: ClassVar[tuple[str, ...]] = ("offline", "online", "off")
     mode: str = MISSING
-    """offline (files under results/wandb, to sync later), online (needs `wandb login`) or off."""
+    """offline (files under RESULTS/wandb, to sync later), online (needs `wandb login`) or off."""
     project: str = MISSING
     """wandb project."""
     entity: str | None = None
@@ -284,31 +283,31 @@ class Tracking:
 
 @dataclass
 class Config:
-    """One run and what is done with it."""
+    """One run, its evaluations and its execution settings."""
 
     architecture: Architecture = MISSING
-    """The network."""
+    """Network."""
     dataset: Dataset = MISSING
-    """What it learns."""
+    """Training and test images."""
     optimizer: Optimizer = MISSING
-    """How weights are updated."""
+    """Update rule."""
     training: Training = MISSING
-    """How long, at which rates."""
+    """Length and schedule of training."""
     measure: Measure = MISSING
-    """How D is taken. A measure's identity."""
+    """How D is computed. Identity of a measurement."""
     robustness: Robustness | None = None
-    """Perturbations under which the trained network is measured as well; null: none. An identity of its own."""
+    """Perturbations of the trained network; null: none. Identity of a robustness evaluation, with measure."""
     compute: Compute = MISSING
-    """Means. Not identity."""
+    """Execution settings. Not part of any identity."""
     tracking: Tracking = MISSING
-    """The mirror in wandb. Not identity."""
+    """Mirror in wandb. Not part of any identity."""
     seed: int = MISSING
-    """Moves initialisation and data order; 0 … 2³²−1."""
+    """Seed of initialisation and data order; 0 … 2³²−1."""
     experiment: str | None = None
-    """Name of the experiment that asked for the run; its group in wandb. Not identity."""
+    """Experiment that the run belongs to; its group in wandb. Not part of any identity."""
     results: str = MISSING
-    """Folder of everything made: runs, figures, tables, wandb. Not identity."""
+    """Output folder: runs, figures, tables, wandb. Not part of any identity."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**32, "seed", self.seed, "give 0 … 4294967295")
-        require(self.results != "", "results", "''", "name a folder")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must be 0 … 4294967295")
+        require(self.results != "", "results", "''", "must name a folder")

@@ -1,10 +1,10 @@
-"""The errors that are told the user in one line, and the checks of single fields that raise them."""
+"""Errors shown to the user in one line, and the checks of single fields that raise them."""
 
 import math
 
 
 class EquisepError(Exception):
-    """What keeps a command from being carried out and the user can mend; the message is one line with a remedy."""
+    """An error that the user can fix; the message is one line with a remedy."""
 
 
 class ConfigError(EquisepError, ValueError):
@@ -12,7 +12,7 @@ class ConfigError(EquisepError, ValueError):
 
 
 class SweepFailed(Exception):
-    """Some jobs of a sweep failed, which is reported already. exit_code: of the command."""
+    """Some jobs of a sweep failed and were already reported. exit_code: of the command."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("some jobs of the sweep failed")
@@ -20,16 +20,21 @@ class SweepFailed(Exception):
 
 
 def require(valid: bool, name: str, value: object, remedy: str) -> None:
-    """Raise ConfigError for a field's value that is not valid."""
+    """Raise ConfigError ``name=value: remedy`` unless the value is valid."""
     if not valid:
         raise ConfigError(f"{name}={value}: {remedy}")
 
 
 def require_integer(name: str, value: object, least: int) -> None:
-    """Raise ConfigError for a field's value that is not an integer of at least so much."""
+    """Raise ConfigError for a value that is not an integer of at least ``least``."""
     integer = isinstance(value, int) and not isinstance(value, bool)
     require(integer, name, value, "must be an integer")
-    require(int(str(value)) >= least, name, value, f"must be at least {least}")
+    require_at_least(name, int(str(value)), least)
+
+
+def require_at_least(name: str, value: float, least: int) -> None:
+    """Raise ConfigError for a number below ``least``."""
+    require(value >= least, name, value, f"must be at least {least}")
 
 
 def is_positive(value: float) -> bool:
@@ -43,5 +48,5 @@ def is_odd(value: int) -> bool:
 
 
 def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise ConfigError for a value that is none of those allowed."""
+    """Raise ConfigError for a value that is not among those allowed."""
     require(value in allowed, name, value, "choose one of " + ", ".join(allowed))

@@ -1,7 +1,7 @@
-"""Where the images come from: files under the data root, downloads, Debian's package, image folders.
+"""Sources of images: image folders, or a known data set.
 
-A data set is looked for in this order: files under the data root, torchvision's download, and for
-Fashion-MNIST Debian's package ``dataset-fashion-mnist``, unpacked without root rights.
+A known data set is searched for in this order: files under the data root, torchvision's download and, for
+Fashion-MNIST, Debian's package ``dataset-fashion-mnist``, unpacked without root privileges.
 """
 
 import gzip
@@ -18,15 +18,19 @@ from typing import Any
 from equisep.config import ConfigError, Dataset, EquisepError
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
+COMMAND_TIMEOUT_S = 300
 TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10"}
 
 
 class DataUnavailable(EquisepError):
-    """A data set that could not be had from any source; the message says where to put it."""
+    """A data set that no source provides or whose files are damaged; the message names the remedy."""
 
 
 def load_image_folders(config: Dataset) -> tuple[Any, Any, str]:
-    """Return training and test images of the user's own folders, and where they are; raises as load_known."""
+    """Return training and test images of the user's own folders and a line on their origin.
+
+    Raises DataUnavailable for a missing or empty folder, ConfigError for classes that are not in both splits.
+    """
     from torchvision import datasets
 
     mode = "L" if len(config.mean) == 1 else "RGB"
@@ -35,35 +39,35 @@ def load_image_folders(config: Dataset) -> tuple[Any, Any, str]:
     for part in ("train", "test"):
         folder = root / part
         if not folder.is_dir():
-            raise DataUnavailable(f"dataset.source=folder: no folder {folder}; it wants one folder of images per class")
+            raise DataUnavailable(f"dataset.source=folder: no folder {folder}; create it with one folder per class")
         try:
             splits.append(datasets.ImageFolder(str(folder), loader=lambda path: _read_image(path, mode)))
         except FileNotFoundError as error:
             raise DataUnavailable(f"dataset.source=folder: {str(error).splitlines()[0]}") from None
     train, test = splits
     if train.classes != test.classes:
-        differing = sorted(set(train.classes) ^ set(test.classes))
-        raise ConfigError(f"dataset.source=folder: {root}/train and {root}/test differ in the classes {differing}")
+        unmatched = sorted(set(train.classes) ^ set(test.classes))
+        raise ConfigError(f"dataset.source=folder: classes {unmatched} are not in both {root}/train and {root}/test")
     return train, test, f"folder {root}"
 
 
 def _read_image(path: str, mode: str) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.convert(mode)
-    except (UnidentifiedImageError, OSError) as error:
+    except OSError as error:
         raise DataUnavailable(f"{path} cannot be read as an image ({error}): remove or replace it") from None
 
 
-def load_known(config: Dataset) -> tuple[Any, Any, str]:
-    """Return the training and test images of a data set of torchvision's, and which source had them.
+def load_torchvision(config: Dataset) -> tuple[Any, Any, str]:
+    """Return training and test images of one of torchvision's data sets and a line on their origin.
 
-    Raises DataUnavailable where none has, ConfigError where the config does not fit the images.
+    Raises DataUnavailable where no source provides it.
     """
     root = Path(config.root)
-    attempts = [(_read_present, "files under {root}"), (_download, "torchvision's download to {root}")]
+    attempts = [(_read_files, "files under {root}"), (_download, "torchvision's download to {root}")]
     if config.name == "fashion_mnist":
         attempts.append((_unpack_debian_package, f"Debian's package {DEBIAN_PACKAGE}, unpacked to {{root}}"))
     failures = []
@@ -74,22 +78,23 @@ def load_known(config: Dataset) -> tuple[Any, Any, str]:
             failures.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
         else:
             return train, test, f"{config.name}: {source.format(root=root)}"
+    reasons = "; ".join(failures)
     raise DataUnavailable(
-        f"{config.name} is not to be had ({'; '.join(failures)}): put its files under {root} or set EQUISEP_DATA"
+        f"{config.name} could not be found or downloaded ({reasons}): put its files under {root} or set EQUISEP_DATA"
     )
 
 
-def _read_present(name: str, root: Path) -> tuple[Any, Any]:
+def _read_files(name: str, root: Path) -> tuple[Any, Any]:
     kind = _torchvision_class(name)
-    present = root / kind.__name__ / "raw"
-    if not hasattr(kind, "resources") or not present.is_dir():
+    folder = root / kind.__name__ / "raw"
+    if not hasattr(kind, "resources") or not folder.is_dir():
         return kind(str(root), train=True), kind(str(root), train=False)
-    # The original .gz files serve as they are, also from a root that cannot be written to.
+    # The original .gz files are unpacked elsewhere, so that a read-only root works too.
     with tempfile.TemporaryDirectory() as unpacked:
         raw = Path(unpacked) / kind.__name__ / "raw"
         raw.mkdir(parents=True)
         for address, _ in kind.resources:
-            packed = present / Path(address).name
+            packed = folder / Path(address).name
             plain = packed.with_suffix("")
             if plain.is_file():
                 _refuse_truncated(plain)
@@ -106,15 +111,13 @@ def _torchvision_class(name: str) -> Any:
 
 
 def _refuse_truncated(plain: Path) -> None:
-    """Raise DataUnavailable for an IDX file whose size is not what its header says."""
+    """Raise DataUnavailable for an IDX file whose size does not match its header."""
     with plain.open("rb") as file:
         magic = file.read(4)
         sizes = [int.from_bytes(file.read(4), "big") for _ in range(magic[3] if len(magic) == 4 else 0)]
     expected = 4 + 4 * len(sizes) + math.prod(sizes)
     if not sizes or plain.stat().st_size != expected:
-        raise DataUnavailable(
-            f"{plain} is damaged (it should hold {expected} bytes): remove it, and it will be fetched"
-        )
+        raise DataUnavailable(f"{plain} is damaged (expected {expected} bytes): remove it; it will be fetched again")
 
 
 def _unpack(packed: Path, plain: Path) -> None:
@@ -122,49 +125,49 @@ def _unpack(packed: Path, plain: Path) -> None:
         with gzip.open(packed) as source, plain.open("wb") as target:
             shutil.copyfileobj(source, target)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataUnavailable(f"{packed} is damaged ({error}): remove it, and it will be fetched again") from None
+        raise DataUnavailable(f"{packed} is damaged ({error}): remove it; it will be fetched again") from None
 
 
 def _download(name: str, root: Path) -> tuple[Any, Any]:
-    with _beside(root) as folder:
+    with _folder_within(root) as folder:
         _torchvision_class(name)(str(folder), train=True, download=True)
         _move_files(folder, root)
-    return _read_present(name, root)
+    return _read_files(name, root)
 
 
 def _unpack_debian_package(name: str, root: Path) -> tuple[Any, Any]:
-    """Fetch the package with apt, as any user may, and move its four .gz files under the root."""
-    with _beside(root) as work:
+    """Fetch the package with apt, which needs no privileges, and move its four .gz files under the root."""
+    with _folder_within(root) as work:
         try:
-            _quietly(["apt-get", "download", DEBIAN_PACKAGE], work)
+            _execute(["apt-get", "download", DEBIAN_PACKAGE], work)
         except subprocess.CalledProcessError:
-            # No package lists on this machine, or old ones: fetch them into a folder of our own.
+            # Package lists are missing or outdated: fetch them into a temporary folder.
             lists = ["-o", f"Dir::State={work}/state", "-o", f"Dir::Cache={work}/cache"]
             (work / "state/lists/partial").mkdir(parents=True)
             (work / "cache/archives/partial").mkdir(parents=True)
-            _quietly(["apt-get", *lists, "update"], work)
-            _quietly(["apt-get", *lists, "download", DEBIAN_PACKAGE], work)
+            _execute(["apt-get", *lists, "update"], work)
+            _execute(["apt-get", *lists, "download", DEBIAN_PACKAGE], work)
         (package,) = work.glob(f"{DEBIAN_PACKAGE}*.deb")
-        _quietly(["dpkg-deb", "-x", str(package), str(work / "unpacked")], work)
+        _execute(["dpkg-deb", "-x", str(package), str(work / "unpacked")], work)
         _move_files(work / "unpacked/usr/share/datasets/fashion-mnist", root / "FashionMNIST/raw")
-    return _read_present(name, root)
+    return _read_files(name, root)
 
 
 @contextmanager
-def _beside(root: Path) -> Iterator[Path]:
-    """Make a temporary folder under the root: what is fetched there can be moved to its place in one step."""
+def _folder_within(root: Path) -> Iterator[Path]:
+    """Create a temporary folder under the root, from which files can be moved into place atomically."""
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
         yield Path(folder).resolve()
 
 
 def _move_files(folder: Path, target: Path) -> None:
-    """Move every file below a folder below another, whole: other processes may read, or fetch, at the same time."""
+    """Move each file of a folder tree atomically: other processes may read or fetch at the same time."""
     for file in [path for path in folder.rglob("*") if path.is_file()]:
-        place = target / file.relative_to(folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(place)
+        destination = target / file.relative_to(folder)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(destination)
 
 
-def _quietly(command: list[str], folder: Path) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+def _execute(command: list[str], folder: Path) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=COMMAND_TIMEOUT_S)

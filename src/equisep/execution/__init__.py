@@ -1,6 +1,6 @@
-"""What trains, measures and mirrors runs: here, in worker processes, on SLURM."""
+"""Training, measuring and mirroring runs: in this process, in worker processes, on SLURM."""
 
 import lazy_loader
 
-# The names of __init__.pyi, each loaded when it is first asked for.
+# The names of __init__.pyi, each loaded on first use.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

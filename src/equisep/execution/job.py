@@ -1,4 +1,4 @@
-"""One config's run on its data and device: what of it is missing, what keeps it from being run."""
+"""A config's run on its data and device: what is still missing, and what makes it impossible."""
 
 import json
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from equisep.config import (
     identity_of_measure,
     identity_of_robustness,
     measure_id,
+    require,
     robustness_id,
     run_id,
     to_plain,
@@ -41,9 +42,9 @@ from equisep.store import ROBUSTNESS, DamagedRun, Outcome, Run, is_complete, mis
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A run, the config that asks for it, and the data and device it is trained and measured on.
+    """A run, the config that requests it, and the data and device for training and measuring.
 
-    Two jobs are never equal: several may ask for one run, under different measures.
+    Jobs compare by identity: several may request one run, with different measures.
     """
 
     config: Config
@@ -58,7 +59,7 @@ class Job:
 
     @property
     def outline(self) -> Network:
-        """The network without its values: names and shapes; one object for all jobs of an architecture."""
+        """The network without its values: names and shapes; one object shared by all jobs of an architecture."""
         return self._outlined[0]
 
     @cached_property
@@ -67,7 +68,7 @@ class Job:
 
     @cached_property
     def operations(self) -> float:
-        """Floating-point operations of the whole training: forward, and twice that backward, of every image."""
+        """Floating-point operations of the whole training: the forward pass of every image, and twice that backward."""
         return 3.0 * self._outlined[1] * len(self.data.train.labels) * self.config.training.epochs
 
     @property
@@ -76,7 +77,7 @@ class Job:
 
     @cached_property
     def memory(self) -> int:
-        """Bytes that a member of a population takes on its device while it trains."""
+        """Bytes that a member of a population needs on its device during training."""
         values = training_values(self.outline, self._shape[0], self.config.training.batch_size)
         return values * self.dtype.itemsize
 
@@ -87,17 +88,19 @@ class Job:
 
     @property
     def shared_title(self) -> str:
-        """What the members of a population have in common, for the user."""
+        """The title that the members of a population have in common, for the user."""
         return run_title(to_plain(self.config)).rsplit(",", 2)[0]
 
     @property
     def points(self) -> tuple[str, ...]:
-        """The modules whose outputs are the points of the law behind the input, as the measure's view has them."""
+        """The modules whose outputs are the points of the law after the input, under the measure's view."""
         return self.outline.blocks if self.config.measure.view == "block" else self.outline.layers
 
     def create_run(self) -> None:
-        """Make the run's folder, with its config, where there is none."""
-        self.run.create(self.config, _data_facts(self.data))
+        """Create the run's folder with its config, if there is none."""
+        train, test = self.data.train, self.data.test
+        facts: dict[str, str | int] = {"digest": train.digest, "test_digest": test.digest, "source": self.data.source}
+        self.run.create(self.config, facts | {"train_images": len(train.labels), "test_images": len(test.labels)})
 
     def split(self, name: str) -> Split:
         """Return the train or test split, on the device."""
@@ -110,23 +113,23 @@ class Job:
         return torch.float64 if self.config.compute.dtype == "float64" else torch.float32
 
     def missing(self) -> list[tuple[int, str]]:
-        """Return the evaluations that the config asks for and which are not recorded yet; see store.status."""
+        """Return the requested evaluations that are not recorded yet; see :func:`missing_evaluations`."""
         return missing_evaluations(self.run, self.config)
 
     @property
     def complete(self) -> bool:
-        """Whether the run is trained and evaluated as the config asks."""
+        """Whether the run is trained and evaluated as the config requests."""
         return is_complete(self.run, self.config)
 
     def outcome(self, trained_epochs: int = 0) -> Outcome:
-        """Return what has become of the run, which has ended; see store.status."""
+        """Return the outcome of the run, which has ended."""
         return outcome_of(self.run, self.config, trained_epochs)
 
 
 def evaluate_missing(job: Job, mirror: Mirror | None) -> None:
-    """Take, record and mirror the evaluations that a job asks for and which are not recorded yet.
+    """Compute, record and mirror the requested evaluations of a job that are not recorded yet.
 
-    Raises NotFinite where the features of a snapshot are not finite.
+    Raises NotFinite if the features of a snapshot are not finite.
     """
     missing = job.missing()
     if not missing:
@@ -175,11 +178,11 @@ def _measure_snapshot(job: Job, network: nn.Module, epoch: int, name: str) -> La
 def _evaluate_robustness(job: Job, network: nn.Module, mirror: Mirror | None) -> None:
     robustness, measure, dataset = job.config.robustness, job.config.measure, job.config.dataset
     assert robustness is not None
-    kept = slice(None) if dataset.channel is None else slice(dataset.channel, dataset.channel + 1)
-    mean, std = (torch.tensor(values, dtype=job.dtype)[kept].to(job.device) for values in (dataset.mean, dataset.std))
+    channels = slice(None) if dataset.channel is None else slice(dataset.channel, dataset.channel + 1)
+    scale = [torch.tensor(values, dtype=job.dtype)[channels].to(job.device) for values in (dataset.mean, dataset.std)]
     train, test = job.split("train"), job.split("test")
-    few = Split(test.inputs[: robustness.test_images], test.labels[: robustness.test_images])
-    images = Images(train, mean, std), Images(few, mean, std)
+    subset = Split(test.inputs[: robustness.test_images], test.labels[: robustness.test_images])
+    images = Images(train, *scale), Images(subset, *scale)
     results = measure_robustness(network, job.points, *images, robustness, measure)
     identity = robustness_id(robustness, measure)
     evaluation = RobustnessResults(identity_of_robustness(robustness, measure), results)
@@ -189,141 +192,119 @@ def _evaluate_robustness(job: Job, network: nn.Module, mirror: Mirror | None) ->
 
 
 def split_into_populations(jobs: Sequence[Job]) -> tuple[list[list[Job]], list[Job]]:
-    """Return the interrupted populations that the jobs belong to, whole and as they were, and the other jobs.
+    """Return the interrupted populations that the jobs belong to, complete and in their order, and the other jobs.
 
-    A member that nobody asked for is taken from the store, with the paths and execution settings of the one asked for.
+    A member without a job is loaded from the store, with the paths and execution settings of a member with one.
     """
     by_path = {job.run.path: job for job in jobs}
-    begun: dict[tuple[Path, ...], list[Job]] = {}
+    interrupted: dict[tuple[Path, ...], list[Job]] = {}
     fresh = []
     for job in by_path.values():
         paths = tuple(job.run.path.with_name(member) for member in job.run.population())
         if not paths:
             fresh.append(job)
-        elif paths not in begun:
-            begun[paths] = [by_path.get(path) or _from_store(path.name, job) for path in paths]
-    return list(begun.values()), fresh
+        elif paths not in interrupted:
+            interrupted[paths] = [by_path.get(path) or _from_store(path.name, job) for path in paths]
+    return list(interrupted.values()), fresh
 
 
-def _from_store(identity: str, asked: Job) -> Job:
-    results = Path(asked.config.results)
-    stored = from_plain(Run(results, identity).config())
-    dataset = replace(stored.dataset, root=asked.config.dataset.root, source=asked.config.dataset.source)
-    compute, tracking = asked.config.compute, asked.config.tracking
-    config = replace(stored, dataset=dataset, compute=compute, tracking=tracking, results=asked.config.results)
-    return prepare(config, asked.device)
+def _from_store(identity: str, partner: Job) -> Job:
+    config = partner.config
+    stored = from_plain(Run(Path(config.results), identity).config())
+    dataset = replace(stored.dataset, root=config.dataset.root, source=config.dataset.source)
+    stored = replace(stored, dataset=dataset, compute=config.compute, tracking=config.tracking, results=config.results)
+    return prepare(stored, partner.device)
 
 
 def prepare(config: Config, device: torch.device | None = None) -> Job:
-    """Return the job of a config; raises for whatever cannot be run.
+    """Return the job of a config; raises ConfigError, DataUnavailable or DamagedRun if it cannot be run.
 
-    device: the config's, where it is known, or of another machine, which this one cannot try.
+    device: None for the config's on this machine; given where it is already known, or on another machine.
     """
     device = device or choose_device(config.compute.device)
     results = Path(config.results)
     try:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"results={results}: {error.strerror}; name a folder that can be written to") from None
-    data = _load_cached(_as_key(config.dataset))
+        raise ConfigError(f"results={results}: {error.strerror}; set a folder that can be written to") from None
+    data = _load_data(_as_key(config.dataset))
+    if isinstance(data, DataUnavailable):
+        raise data
     job = Job(config, Run(results, run_id(config, data.train.digest)), data, device)
     state = job.run.state()["state"]
     if state != "new":
-        begun = job.run.config()
-        if begun["data"]["test_digest"] != data.test.digest:
-            raise ConfigError(f"run {job.run.id} was measured on another test set: name another results folder")
-        # A run goes on with the snapshots it was begun with.
-        training = replace(config.training, snapshots=begun["training"]["snapshots"])
+        stored = job.run.config()
+        if stored["data"]["test_digest"] != data.test.digest:
+            raise ConfigError(f"run {job.run.id} was measured on another test set; set another results folder")
+        # A run keeps the snapshots that it was started with.
+        training = replace(config.training, snapshots=stored["training"]["snapshots"])
         job = replace(job, config=replace(config, training=training))
-    _refuse_what_the_network_cannot(job)
-    _refuse_lone_images(job)
-    if config.robustness is not None and config.measure.components is not None:
-        raise ConfigError(
-            f"measure.components={config.measure.components}: robustness is of whole features, give null here or there"
-        )
-    _refuse_epochs_not_kept(job.run, job.config, state)
+    _check_network(job)
+    _check_batches(job)
+    if config.robustness is not None:
+        whole = config.measure.components is None
+        remedy = "robustness needs unprojected features; set measure.components=null or robustness=null"
+        require(whole, "measure.components", config.measure.components, remedy)
+    _check_epochs(job.run, job.config, state)
     return job
 
 
-def _data_facts(data: Data) -> dict[str, str | int]:
-    return {
-        "digest": data.train.digest,
-        "test_digest": data.test.digest,
-        "source": data.source,
-        "train_images": len(data.train.labels),
-        "test_images": len(data.test.labels),
-    }
-
-
-def _refuse_what_the_network_cannot(job: Job) -> None:
-    """Raise ConfigError for images too small, a view or layers that the network does not have."""
-    family = job.config.architecture.family
-    if not job.points:
-        raise ConfigError(f"measure.view=block: architecture.family={family} has no blocks, take measure.view=layer")
+def _check_network(job: Job) -> None:
+    """Raise ConfigError for images that are too small, and for a view or layers that the network does not have."""
+    family, phases = job.config.architecture.family, job.config.training.phases
+    remedy = f"architecture.family={family} has no blocks; set measure.view=layer"
+    require(bool(job.points), "measure.view", "block", remedy)
     layers = max(job.outline.parameter_layers())
-    beyond = [phase.last for phase in job.config.training.phases if phase.last > layers]
-    if beyond:
-        raise ConfigError(
-            f"training.phases: layer {beyond[0]} of a network with {layers} layers with weights; give 1 … {layers}"
-        )
-    learning = {layer for phase in job.config.training.phases for layer in range(phase.first, phase.last + 1)}
-    idle = [layer for layer in range(1, layers + 1) if learning and layer not in learning]
-    if idle:
-        raise ConfigError(f"training.phases: layer {idle[0]} of {layers} learns in no phase; name it in one")
+    last = max((phase.last for phase in phases), default=1)
+    remedy = f"must be at most {layers}, the network's number of layers with weights"
+    require(last <= layers, "training.phases: last", last, remedy)
+    trained = {layer for phase in phases for layer in range(phase.first, phase.last + 1)}
+    untrained = [layer for layer in range(1, layers + 1) if trained and layer not in trained]
+    if untrained:
+        raise ConfigError(f"training.phases: layer {untrained[0]} of {layers} is not trained; add it to a phase")
 
 
-def _refuse_lone_images(job: Job) -> None:
-    """Raise ConfigError where a last batch of one image would meet batch normalisation over the batch alone."""
+def _check_batches(job: Job) -> None:
+    """Raise ConfigError if batch normalisation over the batch alone would get a last batch of one image."""
     if not any(isinstance(module, nn.BatchNorm1d) for module in job.outline.modules()):
         return
     train, test = len(job.data.train.labels), len(job.data.test.labels)
-    measured_in_batches = job.config.measure.batch_norm == "batch"
     batches = [("training", job.config.training.batch_size, train)]
-    batches += [("measure", job.config.measure.batch_size, images) for images in (train, test) if measured_in_batches]
+    if job.config.measure.batch_norm == "batch":
+        batches += [("measure", job.config.measure.batch_size, images) for images in (train, test)]
     for group, size, images in batches:
-        if images % size == 1:
-            raise ConfigError(
-                f"{group}.batch_size={size}: of {images} images the last batch would hold one, "
-                "which batch normalisation cannot take; choose another size"
-            )
+        reason = f"the last batch of {images} images would contain one image, too few for batch normalisation"
+        require(images % size != 1, f"{group}.batch_size", size, f"{reason}; choose another size")
 
 
-def _refuse_epochs_not_kept(run: Run, config: Config, state: str) -> None:
-    """Raise ConfigError where a measure asks for epochs whose weights the run does not or will not keep."""
+def _check_epochs(run: Run, config: Config, state: str) -> None:
+    """Raise ConfigError if a measure requests epochs whose weights the run does not store or will not store."""
     if state == "diverged":
         return
-    kept = run.snapshot_epochs() if state == "done" else config.training.kept_epochs()
-    if state == "done" and config.training.epochs not in kept:
-        raise DamagedRun(f"run {run.id} has lost its last snapshot: remove {run.path}, and it is trained again")
+    stored = run.snapshot_epochs() if state == "done" else config.training.kept_epochs()
+    if state == "done" and config.training.epochs not in stored:
+        raise DamagedRun(f"run {run.id} has lost its last snapshot: remove {run.path} to train it again")
+    source = "training.snapshots" if state == "new" else f"run {run.id}"
     for name, epochs in (("epochs", config.measure.epochs), ("test_epochs", config.measure.test_epochs)):
-        absent = sorted(set(epochs or ()) - set(kept))
-        if absent:
-            whose = "training.snapshots keeps" if state == "new" else f"run {run.id} keeps"
-            raise ConfigError(f"measure.{name}={epochs}: {whose} the epochs {sorted(kept)}, not {absent[0]}")
+        remedy = f"choose from the epochs {sorted(stored)} of {source}"
+        require(set(epochs or ()) <= set(stored), f"measure.{name}", epochs, remedy)
 
 
 def _as_key(part: Any) -> str:
-    """Return a part of a config as text, which caches can look up."""
+    """Return a part of a config as text, usable as the key of a cache."""
     return json.dumps(to_plain(part), sort_keys=True)
 
 
 @lru_cache(maxsize=256)
 def _outline(architecture: str, input_shape: tuple[int, ...], classes: int) -> tuple[Network, int]:
-    """Return a network without its values, and the operations that one image takes forward."""
+    """Return a network without its values, and the floating-point operations of one image's forward pass."""
     outline = outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes)
     return outline, forward_operations(outline, input_shape)
 
 
-def _load_cached(dataset: str) -> Data:
-    loaded = _try_to_load(dataset)
-    if isinstance(loaded, DataUnavailable):
-        raise loaded
-    return loaded
-
-
 @lru_cache(maxsize=4)
-def _try_to_load(dataset: str) -> Data | DataUnavailable:
-    # A sweep's jobs share their data: what cannot be had is not looked for again for each of them.
+def _load_data(dataset: str) -> Data | DataUnavailable:
+    """Return a data set, or why it is unavailable; both are cached, since a sweep's jobs share their data."""
     try:
         return load_data(Dataset(**json.loads(dataset)))
     except DataUnavailable as error:

@@ -1,4 +1,4 @@
-"""A sweep's jobs as populations: what is done is dropped, what shares a shape trains together."""
+"""The populations of a sweep: unfinished jobs of equal shape train together."""
 
 import itertools
 import json
@@ -11,48 +11,47 @@ import torch
 from equisep.config import Config, to_plain
 from equisep.execution.job import Job, split_into_populations
 
-# Floating-point operations from which starting worker processes, 6 s each, pays: some 20 s of training.
-WORK_FOR_WORKERS = 9e11
-# Of a GPU's free memory, what populations are cut to; the rest is for the data and what kernels need.
+# Floating-point operations, about 20 s of training, from which worker processes pay; each takes 6 s to start.
+MIN_OPERATIONS_FOR_WORKERS = 9e11
+# Share of a GPU's free memory that a population may use; the rest is for the data and the kernels' buffers.
 MEMORY_SHARE = 0.7
 
 
 def plan(jobs: Sequence[Job], *, max_members: int, processes: int, gpu_memory: float | None = None) -> list[list[Job]]:
     """Return the unfinished jobs as populations, the longest first.
 
-    Interrupted populations stay what they were. The others are grouped by what a population must share
-    and cut evenly into pieces of at most max_members, into more where processes would be idle; networks
-    that do not train faster together train alone. The members of a population are followed by other jobs
-    for the same runs, which ask for another measure.
+    Interrupted populations stay as they were. The other jobs are grouped by what a population must share and split
+    evenly into pieces of at most max_members, or into more pieces if processes would be idle. Networks that do not
+    train faster together train alone. Each population's members are followed by further jobs for the same runs, with
+    another measure. gpu_memory: see :func:`members_that_fit`.
     """
-    to_do = [job for job in jobs if not job.complete]
-    unfinished = list({job.run.path: job for job in reversed(to_do)}.values())[::-1]
-    first = set(unfinished)
+    incomplete = [job for job in jobs if not job.complete]
+    unfinished = list({job.run.path: job for job in reversed(incomplete)}.values())[::-1]
     populations, fresh = split_into_populations(unfinished)
     groups: dict[str, list[Job]] = {}
     for job in fresh:
         groups.setdefault(population_key(job.config), []).append(job)
     work = sum(operations_of([job]) for job in unfinished)
-    idle = len(populations) + len(groups) < processes and work > WORK_FOR_WORKERS
+    idle = len(populations) + len(groups) < processes and work > MIN_OPERATIONS_FOR_WORKERS
     for group in groups.values():
-        # Members with equal optimizers stand side by side, so that one update serves them all.
+        # Members with equal optimizers are adjacent, so that one update serves them all.
         group.sort(key=lambda job: json.dumps(to_plain(job.config.optimizer), sort_keys=True))
         members = min(max_members, members_that_fit(group[0], gpu_memory)) if group[0].gains_from_batching else 1
         pieces = max(-(-len(group) // members), min(len(group), processes) if idle else 1)
         bounds = [round(piece * len(group) / pieces) for piece in range(pieces + 1)]
         populations += [group[start:end] for start, end in itertools.pairwise(bounds)]
     populations.sort(key=operations_of, reverse=True)
-    others = [job for job in to_do if job not in first]
+    others = set(incomplete) - set(unfinished)
     for population in populations:
         paths = {job.run.path for job in population}
-        population += [job for job in others if job.run.path in paths]
+        population += [job for job in incomplete if job in others and job.run.path in paths]
     return populations
 
 
 def members_that_fit(job: Job, gpu_memory: float | None = None) -> int:
-    """Return how many networks like a job's fit into the memory of its GPU, at least one; a CPU takes any.
+    """Return how many networks like a job's fit into the memory of its GPU, at least one; any number on a CPU.
 
-    gpu_memory: bytes; None: what is free on this machine's, where the job is on it.
+    gpu_memory: bytes; None for the free memory of this machine's GPU, if the job uses it.
     """
     if job.config.compute.device == "cpu":
         return sys.maxsize

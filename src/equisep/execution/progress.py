@@ -1,28 +1,33 @@
-"""The progress of training on a console: a bar for a population, live rows for a sweep, lines without a terminal."""
+"""Progress on a console: a bar for one population, a table for a sweep, plain lines without a terminal."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
 
 
+def print_line(console: Console, line: str, style: str | None = None) -> None:
+    """Print a line as it is, without markup, highlighting or wrapping."""
+    console.print(line, style=style, highlight=False, soft_wrap=True, markup=False)
+
+
 class Observer:
-    """Is told how training goes, and says when to stop; this one is silent and never stops."""
+    """Receives the progress of training and may request a stop; this base class does neither."""
 
     def say(self, line: str) -> None:
-        """Take a line for the user."""
+        """Receive a line for the user."""
 
     def begin(self, members: int, epochs: int, done: int) -> None:
-        """Take note that a population of so many members starts, with ``done`` of its epochs behind it."""
+        """Receive the start of a population: its members, its epochs, and how many of them are already done."""
 
     def advance(self, epoch: int, loss: float, accuracy: float) -> None:
-        """Take note that all members finished an epoch. loss, accuracy: their means."""
+        """Receive the end of an epoch. loss, accuracy: means over members."""
 
     def wants_stop(self) -> bool:
-        """Return whether training is to stop after the present epoch, with a checkpoint."""
+        """Return whether training should stop after the current epoch, with a checkpoint."""
         return False
 
 
@@ -38,17 +43,13 @@ class ConsoleObserver(Observer):
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the bar, and turn the first Ctrl-C into a stop at the end of the epoch."""
-        with stopping_on_interrupt(self._request_stop):
-            if self.console.is_terminal:
-                with self.progress:
-                    yield
-            else:
-                yield
+        """Show the bar; the first Ctrl-C stops training at the end of the epoch."""
+        with stopping_on_interrupt(self._request_stop), _live(self.progress):
+            yield
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print_line(self.console, line)
 
     def begin(self, members: int, epochs: int, done: int) -> None:
         """Start the bar."""
@@ -56,7 +57,7 @@ class ConsoleObserver(Observer):
         self.progress.reset(self.bar, total=epochs, completed=done)
 
     def advance(self, epoch: int, loss: float, accuracy: float) -> None:
-        """Move the bar, or print a line every tenth of the way."""
+        """Move the bar, or print a line after every tenth of the epochs."""
         summary = f"loss {loss:.4f}  accuracy {accuracy:.3f}"
         self.progress.update(self.bar, completed=epoch, description=summary)
         if not self.console.is_terminal and epoch % max(1, self.epochs // 10) == 0:
@@ -68,68 +69,68 @@ class ConsoleObserver(Observer):
 
     def _request_stop(self) -> None:
         self.stop = True
-        self.say("stopping after this epoch, with a checkpoint; Ctrl-C again stops at once")
+        self.say("stopping after this epoch, with a checkpoint; press Ctrl-C again to stop immediately")
 
 
 @contextmanager
 def stopping_on_interrupt(request: Callable[[], None]) -> Iterator[None]:
-    """Call ``request`` on the first Ctrl-C; the second one interrupts as ever."""
+    """Call ``request`` on the first Ctrl-C; the second one interrupts as usual."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
         request()
 
     try:
-        before = signal.signal(signal.SIGINT, handle)
+        previous = signal.signal(signal.SIGINT, handle)
     except ValueError:
-        # Signals reach the main thread only: elsewhere somebody else deals with them.
+        # Only the main thread can handle signals.
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 def _progress(console: Console, *columns: str | ProgressColumn) -> Progress:
     return Progress(*columns, BarColumn(bar_width=20), TimeRemainingColumn(), console=console, transient=True)
 
 
+def _live(progress: Progress) -> AbstractContextManager[object]:
+    """Return a context that shows the progress, on a terminal only."""
+    return progress if progress.console.is_terminal else nullcontext()
+
+
 class SweepTable:
-    """The live progress of a sweep, a row per population; lines where there is no terminal."""
+    """The live progress of a sweep, one row per population; lines without a terminal."""
 
     def __init__(self, populations: Sequence[tuple[str, int]], console: Console) -> None:
-        """populations: what the members of each have in common, and how many they are."""
+        """populations: title and number of members of each."""
         self.names = [f"{members} × {name}" for name, members in populations]
         self.console = console
         self.progress = _progress(console, "{task.description}", "epoch", MofNCompleteColumn(), "{task.fields[state]}")
         self.rows = [self.progress.add_task(name, total=None, start=False, state="waiting") for name in self.names]
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show the rows while the context is open."""
-        if self.console.is_terminal:
-            with self.progress:
-                yield
-        else:
-            yield
+    def shown(self) -> AbstractContextManager[object]:
+        """Return a context that shows the rows."""
+        return _live(self.progress)
 
     def say(self, line: str) -> None:
         """Print a line above the rows."""
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print_line(self.console, line)
 
     def begin(self, index: int, epochs: int, done: int) -> None:
-        """Note that a population starts training."""
+        """Show that a population starts training."""
         self.progress.reset(self.rows[index], total=epochs, completed=done, state="training")
         if not self.console.is_terminal:
             self.say(f"population {index + 1}/{len(self.rows)}: {self.names[index]}: epoch {done} of {epochs}")
 
     def advance(self, index: int, epoch: int) -> None:
-        """Note an epoch of a population."""
+        """Show the epoch of a population."""
         self.progress.update(self.rows[index], completed=epoch)
 
     def end(self, index: int, state: str) -> None:
-        """Note that a population has ended."""
+        """Show that a population has ended."""
         self.progress.stop_task(self.rows[index])
         self.progress.update(self.rows[index], state=state)
         if not self.console.is_terminal:

@@ -1,13 +1,14 @@
-"""A sweep's jobs trained, measured and mirrored, here or elsewhere; a failure stops no other job.
+"""A sweep's jobs trained, measured and mirrored, on this machine or by a remote executor; failures do not stop others.
 
-The pieces of work are populations of at most ``max_members`` networks. A single one is trained in this
-process, several in worker processes side by side, the longest first. On one machine and with the same
-versions a network's result depends on its population alone, not on which process had it or what else ran.
+The units of work are populations of at most ``max_members`` networks. A single one is trained in this process, several
+in parallel worker processes, the longest first. On one machine with the same versions, a network's result depends only
+on its population, not on the process or on what else was running.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,19 +17,19 @@ from rich.console import Console
 from equisep.config import Config, ConfigError, SweepFailed, require_integer
 from equisep.execution.device import choose_device, named_device
 from equisep.execution.job import Job, prepare, split_into_populations
-from equisep.execution.planning import WORK_FOR_WORKERS, operations_of, plan
-from equisep.execution.progress import ConsoleObserver
+from equisep.execution.planning import MIN_OPERATIONS_FOR_WORKERS, operations_of, plan
+from equisep.execution.progress import ConsoleObserver, print_line
 from equisep.execution.train import Stopped, execute
 from equisep.execution.workers import ReportEnd, Result, run_in_workers
 from equisep.store import InUse, Outcome, describe_owner, exit_code
 
-# Failed jobs that the last line of a sweep names.
+# Number of failed jobs that the last line of a sweep names.
 FAILURES_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Request:
-    """One job of a sweep: its overrides as typed, and its config, or why it has no valid one."""
+    """One job of a sweep. overrides: as typed. config: or the error that makes it invalid."""
 
     overrides: str
     config: Config | ConfigError
@@ -39,9 +40,9 @@ Runner = Callable[[Sequence[Sequence[Job]], ReportEnd, Console], None]
 
 @dataclass(frozen=True)
 class RemoteExecutor:
-    """What runs populations in place of this machine.
+    """Runs populations in place of this machine.
 
-    gpu_memory: bytes of the GPU of each, infinite if unknown; None: what is free on this machine's.
+    gpu_memory: bytes of the GPU of each, infinite if unknown; None for the free memory of this machine's.
     """
 
     run: Runner
@@ -56,10 +57,11 @@ def run_sweep(
     console: Console | None = None,
     remote: RemoteExecutor | None = None,
 ) -> list[Result]:
-    """Train, measure and mirror what is missing of the requests; return the outcome of each, or its exception.
+    """Train, measure and mirror what is missing of the requests; return the outcome or the exception of each.
 
-    A request that fails is reported at once and does not stop the others. remote: runs the populations in place of
-    this machine. Raises KeyboardInterrupt after Ctrl-C, when every population has written its checkpoint.
+    A failed request is reported immediately and does not stop the others. max_members: networks per population.
+    processes: populations at a time, None for one per GPU or as many as the cores allow. remote: runs the populations,
+    None for this machine. Raises KeyboardInterrupt after Ctrl-C, when every population has written its checkpoint.
     """
     for name, value in (("max_members", max_members), ("processes", 1 if processes is None else processes)):
         require_integer(f"hydra.launcher.{name}", value, 1)
@@ -69,12 +71,11 @@ def run_sweep(
 
     def fail(number: int, error: Exception) -> None:
         results[number] = error
-        # A mistake that all jobs share is reported once, for the first of them.
+        # An error that several jobs share is reported once, for the first of them.
         reason = f"{type(error).__name__}: {error}"
         if reason not in reported:
             reported.add(reason)
-            text = f"failed: {requests[number].overrides}: {reason}"
-            console.print(text, style="red", highlight=False, soft_wrap=True, markup=False)
+            print_line(console, f"failed: {requests[number].overrides}: {reason}", style="red")
 
     number_of: dict[Job, int] = {}
     for number, request in enumerate(requests):
@@ -86,17 +87,17 @@ def run_sweep(
     workers = _count_workers(jobs, processes) if remote is None else 1
     gpu_memory = None if remote is None else remote.gpu_memory
     populations = plan(jobs, max_members=max_members, processes=workers, gpu_memory=gpu_memory)
-    to_do = {job for population in populations for job in population}
-    done = [job for job in jobs if job not in to_do]
+    unfinished = set(chain.from_iterable(populations))
+    done = [job for job in jobs if job not in unfinished]
     results |= {number_of[job]: job.outcome() for job in done}
     if done:
-        console.print(f"{len(done)} of {len(requests)} runs are already done", highlight=False)
+        print_line(console, f"{len(done)} of {len(requests)} runs are already done")
 
     def end(index: int, ended: Sequence[Result] | Exception) -> None:
         population = populations[index]
-        results_of = [ended] * len(population) if isinstance(ended, Exception) else ended
-        for job, result in zip(population, results_of, strict=True):
-            # A member that was taken from the store is nobody's request.
+        member_results = [ended] * len(population) if isinstance(ended, Exception) else ended
+        for job, result in zip(population, member_results, strict=True):
+            # Members loaded from the store belong to no request.
             if job in number_of and isinstance(result, Exception):
                 fail(number_of[job], result)
             elif job in number_of:
@@ -106,28 +107,23 @@ def run_sweep(
         _run_populations(populations, end, workers, console)
     else:
         remote.run(populations, end, console)
-    _report_failures(requests, results, console)
-    return [results[number] for number in range(len(requests))]
-
-
-def launch_sweep(requests: Sequence[Request], **how: Any) -> list[dict[str, object]]:
-    """Run a sweep and return the outcome of each request as plain values; raises SweepFailed where some failed.
-
-    how: the other arguments of :func:`run_sweep`.
-    """
-    results = run_sweep(requests, **how)
-    if exit_code(results):
-        raise SweepFailed(exit_code(results))
-    return [result.facts() for result in results if isinstance(result, Outcome)]
-
-
-def _report_failures(requests: Sequence[Request], results: Mapping[int, Result], console: Console) -> None:
-    """Print one line on all requests that failed, where there are any."""
     failed = [request.overrides for number, request in enumerate(requests) if isinstance(results[number], Exception)]
     if failed:
         more = f"; and {len(failed) - FAILURES_NAMED} more" if len(failed) > FAILURES_NAMED else ""
-        text = f"{len(failed)} of {len(requests)} jobs failed: {'; '.join(failed[:FAILURES_NAMED])}{more}"
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        named = "; ".join(failed[:FAILURES_NAMED])
+        print_line(console, f"{len(failed)} of {len(requests)} jobs failed: {named}{more}")
+    return [results[number] for number in range(len(requests))]
+
+
+def launch_sweep(requests: Sequence[Request], **options: Any) -> list[dict[str, object]]:
+    """Run a sweep and return the outcome of each request as plain values; raises SweepFailed if some failed.
+
+    options: the other arguments of :func:`run_sweep`.
+    """
+    results = run_sweep(requests, **options)
+    if exit_code(results):
+        raise SweepFailed(exit_code(results))
+    return [result.facts() for result in results if isinstance(result, Outcome)]
 
 
 def run_one(config: Config, console: Console | None = None) -> Outcome:
@@ -142,10 +138,10 @@ def run_one(config: Config, console: Console | None = None) -> Outcome:
 
 
 def _prepare(config: Config | ConfigError, remote: RemoteExecutor | None) -> Job:
-    """Return a request's job; raises for whatever keeps it from being run or looked up."""
+    """Return a request's job; raises if it cannot be run or its run cannot be read."""
     if isinstance(config, ConfigError):
         raise config
-    # A device that this machine lacks may be there where the job is sent.
+    # A device that this machine lacks may exist on the machine that the job is sent to.
     device = choose_device if remote is None else named_device
     job = prepare(config, device(config.compute.device))
     split_into_populations([job])
@@ -157,15 +153,14 @@ def _prepare(config: Config | ConfigError, remote: RemoteExecutor | None) -> Job
 
 
 def _count_workers(jobs: Sequence[Job], processes: int | None) -> int:
-    if any(job.device.type == "cuda" for job in jobs):
-        return processes or max(1, torch.cuda.device_count())
     threads = max((job.config.compute.threads for job in jobs), default=1)
-    return processes or max(1, (os.cpu_count() or 1) // threads)
+    on_gpu = any(job.device.type == "cuda" for job in jobs)
+    return processes or max(1, torch.cuda.device_count() if on_gpu else (os.cpu_count() or 1) // threads)
 
 
 def _run_populations(populations: Sequence[Sequence[Job]], end: ReportEnd, workers: int, console: Console) -> None:
-    """Run the populations and report the end of each as it comes."""
-    if len(populations) > 1 and workers > 1 and sum(map(operations_of, populations)) > WORK_FOR_WORKERS:
+    """Run the populations on this machine and report each when it ends."""
+    if len(populations) > 1 and workers > 1 and sum(map(operations_of, populations)) > MIN_OPERATIONS_FOR_WORKERS:
         run_in_workers(populations, end, workers, console)
         return
     for index, population in enumerate(populations):

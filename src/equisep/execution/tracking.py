@@ -1,41 +1,41 @@
-"""The mirror of a run in wandb: per epoch loss and accuracy, per measured epoch D of each layer, r, ρ, the layer plot.
+"""The wandb mirror of a run: loss and accuracy per epoch; D of each layer, r, ρ and the layer plot per measured epoch.
 
-The run folder is the truth; a mirror can be made again from it at any time (``python -m equisep mirror``).
+The run folder is authoritative; a mirror can be written again from it at any time (``python -m equisep mirror``).
 """
 
 import io
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
 from equisep.config import ConfigError, Measure, Tracking, measure_id
-from equisep.measures import Epoch, LayerRecord, Measurement, RobustnessResults, accuracy_areas
+from equisep.measures import Epoch, LayerRecord, RobustnessResults, accuracy_areas
 from equisep.store import Run, all_runs, robustness_to_json, run_title
 
 
 class Mirror:
-    """One wandb run that follows one run of ours; several may be open in one process.
+    """The wandb run of one run of the store; several may be open in one process.
 
-    The measure that the run was asked for first is logged under ``train/`` and ``test/``, every other
-    one under its own id as well, so that no two share a key.
+    The run's first measure is logged under ``train/`` and ``test/``, any other measure under a prefix with its id.
     """
 
     def __init__(self, run: Run, tracking: Tracking, results: Path) -> None:
-        """Open the wandb run; its id is the run's, its group the experiment; files go to RESULTS/wandb."""
-        # Read when wandb is imported: without it, offline runs look up a telemetry server.
+        """Open the wandb run, in RESULTS/wandb with the experiment as group, and log what is already recorded."""
+        # Read when wandb is imported; without it, offline runs contact a telemetry server.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
         import wandb
 
         config = run.config()
-        # wandb writes nothing, without a word, below a relative folder once the working folder changes.
+        # With a relative folder, wandb silently writes nothing once the working folder changes.
         folder = results.resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        online = tracking.mode == "online"
         try:
             self._run = wandb.init(
                 project=tracking.project,
@@ -45,59 +45,56 @@ class Mirror:
                 group=config["experiment"] or "single",
                 config=config,
                 dir=str(folder),
-                mode="online" if tracking.mode == "online" else "offline",
-                resume="allow" if tracking.mode == "online" else None,
+                mode="online" if online else "offline",
+                resume="allow" if online else None,
                 reinit="create_new",
                 settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
             )
         except wandb.errors.UsageError as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"tracking.mode=online: {reason}; run `wandb login`, or take offline") from None
+            raise ConfigError(
+                f"tracking.mode=online: {reason}; run `wandb login` or set tracking.mode=offline"
+            ) from None
         self._broken = False
         self._image = wandb.Image
         self._last = int(config["training"]["epochs"])
         self._first_measure = measure_id(Measure(**config["measure"]))
         self._measures: dict[str, dict[str, Any]] = {}
-        self._perturbed: dict[str, str] = {}
-        # A wandb run that is taken up online has the epochs up to here already.
-        self._known = int(dict(self._run.summary).get("epoch", 0)) if self._run.resumed else 0
+        self._robustness: dict[str, str] = {}
+        # A wandb run that is resumed online already has the epochs up to this one.
+        self._logged_epochs = int(dict(self._run.summary).get("epoch", 0)) if self._run.resumed else 0
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
-        self._own = run
+        self._stored_run = run
         if not run.finished:
             self._log_state()
-
-    def replay(
-        self, epochs: Sequence[Epoch], measures: Mapping[str, Measurement], robustness: Mapping[str, RobustnessResults]
-    ) -> None:
-        """Mirror what is recorded already, so that every segment of a run's log is whole up to its end."""
-        for epoch in epochs:
+        # Every segment of a run's log repeats what is already recorded, so that it is complete up to its end.
+        for epoch in run.epochs():
             self.log_epoch(epoch)
-        for measure, measured in measures.items():
-            for record in measured.records:
-                self.log_measure(measure, measured.settings, record)
-        for identity, perturbed in robustness.items():
-            self.log_robustness(identity, perturbed)
+        for measure, measurement in run.load_measures().items():
+            for record in measurement.records:
+                self.log_measure(measure, measurement.settings, record)
+        for identity, evaluation in run.load_robustness().items():
+            self.log_robustness(identity, evaluation)
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Mirror an epoch of training."""
-        if epoch.epoch > self._known:
+        if epoch.epoch > self._logged_epochs:
             values = {"loss": epoch.loss, "accuracy": epoch.accuracy, "learning_rate": epoch.learning_rate}
             self._log({"epoch": epoch.epoch} | {f"training/{name}": value for name, value in values.items()})
 
     def log_measure(self, measure: str, settings: Mapping[str, Any], record: LayerRecord) -> None:
-        """Mirror a measure of a snapshot: D of each layer, r and ρ where D has a logarithm, in the end the plot.
+        """Mirror a measure of a snapshot: D of each layer, r and ρ if D has a logarithm, and the final epoch's plot.
 
-        measure: its id. settings: what it is; they go into the wandb config with the names of the layers.
+        measure: its id. settings: its config, which is added to the wandb config with the names of the layers.
         """
         prefix = record.split if measure == self._first_measure else f"measure_{measure}/{record.split}"
         if measure not in self._measures:
-            place = prefix.removesuffix(record.split)
-            facts = {"prefix": place, "layers": list(record.layers), "classes": record.classes}
-            self._measures[measure] = facts | {"settings": dict(settings)}
-            told = {"measures": dict(self._measures)}
+            facts = {"prefix": prefix.removesuffix(record.split), "layers": list(record.layers)}
+            self._measures[measure] = facts | {"classes": record.classes, "settings": dict(settings)}
+            update = {"measures": dict(self._measures)}
             config: Any = self._run.config
-            self._guard(lambda: config.update(told, allow_val_change=True))
+            self._guard(lambda: config.update(update, allow_val_change=True))
         values: dict[str, Any] = {"epoch": record.epoch}
         values |= {f"{prefix}/D/{layer:02d}": value for layer, value in enumerate(record.fuzziness)}
         values |= {f"{prefix}/rank/{layer:02d}": rank for layer, rank in enumerate(record.rank)}
@@ -107,45 +104,46 @@ class Mirror:
             values |= {f"{prefix}/r": law.pearson_r, f"{prefix}/decay_ratio": law.decay_ratio}
         self._log(values)
         if law is not None and record.epoch == self._last:
-            # A row of its own: the numbers do not wait for the drawing.
+            # A separate row, so that the numbers are logged before the plot is drawn.
             plot = self._image(_plot(record, f"{prefix}, epoch {record.epoch}"))
             self._log({"epoch": record.epoch, f"{prefix}/layers": plot})
 
-    def log_robustness(self, identity: str, perturbed: RobustnessResults) -> None:
-        """Mirror what perturbations did: the whole of it in the summary, as text, and a curve's area for each kind."""
-        self._perturbed[identity] = robustness_to_json(perturbed)
-        self._guard(lambda: self._run.summary.update({"robustness": dict(self._perturbed)}))
-        areas = accuracy_areas(perturbed.results)
+    def log_robustness(self, identity: str, evaluation: RobustnessResults) -> None:
+        """Mirror a robustness evaluation: all of it as text in the summary, and the area under each kind's curve."""
+        self._robustness[identity] = robustness_to_json(evaluation)
+        self._update_summary("robustness", dict(self._robustness))
+        areas = accuracy_areas(evaluation.results)
         self._log({"epoch": self._last} | {f"robustness/{kind}": area for kind, area in areas.items()})
 
     def finish(self, *, failed: bool = False) -> None:
-        """Close the wandb run; that the run ended is told last, so that a log that tells it is whole."""
+        """Close the wandb run; the final state is logged last, so that a log with it is complete."""
         self._log_state()
         self._guard(lambda: self._run.finish(exit_code=1 if failed else 0))
 
     def _log_state(self) -> None:
-        state = self._own.state()
-        self._guard(lambda: self._run.summary.update({"run": state}))
+        self._update_summary("run", self._stored_run.state())
+
+    def _update_summary(self, key: str, value: Mapping[str, Any]) -> None:
+        self._guard(lambda: self._run.summary.update({key: value}))
 
     def _log(self, values: dict[str, Any]) -> None:
         self._guard(lambda: self._run.log(values))
 
     def _guard(self, act: Callable[[], None]) -> None:
-        """Act, unless wandb failed before: training goes on without its mirror, which can be made again."""
+        """Call wandb unless it failed before: training continues without its mirror, which can be written again."""
         if self._broken:
             return
         try:
             act()
         except Exception as error:
             self._broken = True
-            remedy = "`python -m equisep mirror` writes it again"
-            warnings.warn(
-                f"run {self._run.id}: wandb stopped ({type(error).__name__}: {error}); {remedy}", stacklevel=2
-            )
+            reason = f"wandb stopped ({type(error).__name__}: {error})"
+            remedy = "run `python -m equisep mirror` to write the mirror again"
+            warnings.warn(f"run {self._run.id}: {reason}; {remedy}", stacklevel=2)
 
 
 def _plot(record: LayerRecord, title: str) -> PIL.Image.Image:
-    # Drawn here, not by wandb, which would go through pyplot and its one figure for the whole process.
+    # Drawn without wandb, which would use pyplot and its global figure.
     from equisep.plots import layer_plot
 
     content = io.BytesIO()
@@ -154,16 +152,14 @@ def _plot(record: LayerRecord, title: str) -> PIL.Image.Image:
 
 
 def mirror_store(results: Path, tracking: Tracking) -> int:
-    """Mirror every run of the store again from its records alone; return how many there were.
+    """Mirror every run of the store from its records; return the number of runs.
 
-    Offline segments that an earlier mirror of a run left are replaced.
+    Offline segments of earlier mirrors are replaced.
     """
     runs = list(all_runs(results))
     for run in runs:
         earlier = list(results.glob(f"wandb/offline-run-*-{run.id}*")) if tracking.mode == "offline" else []
-        mirror = Mirror(run, tracking, results)
-        mirror.replay(run.epochs(), run.load_measures(), run.load_robustness())
-        mirror.finish()
+        Mirror(run, tracking, results).finish()
         for segment in earlier:
             shutil.rmtree(segment)
     return len(runs)

@@ -1,4 +1,4 @@
-"""Worker processes: populations side by side on this machine's cores or GPUs."""
+"""Worker processes: populations in parallel on this machine's cores or GPUs."""
 
 import multiprocessing.connection
 import os
@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,12 +23,13 @@ from equisep.execution.train import Stopped, execute
 from equisep.store import Outcome
 
 Result = Outcome | Exception
-# Called when a population has ended: its index, and a result for each member or one exception for all.
+# Called when a population has ended, with its index and either a result for each member or one exception for all.
 ReportEnd = Callable[[int, Sequence[Result] | Exception], None]
+REPORT_INTERVAL_S = 0.3
 
 
 def run_in_workers(populations: Sequence[Sequence[Job]], end: ReportEnd, workers: int, console: Console) -> None:
-    """Run the populations in so many worker processes and report the end of each as it comes.
+    """Run the populations in this number of worker processes and report each when it ends.
 
     Raises KeyboardInterrupt after Ctrl-C, when every population has written its checkpoint.
     """
@@ -36,21 +38,20 @@ def run_in_workers(populations: Sequence[Sequence[Job]], end: ReportEnd, workers
     stop = context.Event()
     rows = [(population[0].shared_title, len(population)) for population in populations]
     table = SweepTable(rows, console)
-    left = dict.fromkeys(range(len(populations)), 2)
+    remaining_tries = dict.fromkeys(range(len(populations)), 2)
     with table.shown(), stopping_on_interrupt(stop.set):
-        # A worker that dies, of lack of memory say, breaks its pool: the others' work is taken up in a new one.
-        while left and not stop.is_set():
-            count = min(workers, len(left))
+        # A worker that dies, for example without memory, breaks its pool; the other work continues in a new one.
+        while remaining_tries and not stop.is_set():
+            count = min(workers, len(remaining_tries))
             gpus = context.SimpleQueue()
             for worker in range(count):
                 gpus.put(gpu_of_worker(worker, torch.cuda.device_count()))
-            pool = ProcessPoolExecutor(count, context, _initialise_worker, (messages, stop, gpus))
-            with pool:
-                through = _run_pool(pool, {index: populations[index] for index in left}, messages, table, end)
-            broken = {index: tries - 1 for index, tries in left.items() if index not in through}
-            left = {index: tries for index, tries in broken.items() if tries}
-            for index in [] if stop.is_set() else broken.keys() - left.keys():
-                end(index, RuntimeError("its worker process died twice; out of memory? try hydra.launcher.processes=1"))
+            with ProcessPoolExecutor(count, context, _initialise_worker, (messages, stop, gpus)) as pool:
+                ended = _run_pool(pool, {index: populations[index] for index in remaining_tries}, messages, table, end)
+            broken = {index: tries - 1 for index, tries in remaining_tries.items() if index not in ended}
+            remaining_tries = {index: tries for index, tries in broken.items() if tries}
+            for index in [] if stop.is_set() else broken.keys() - remaining_tries.keys():
+                end(index, RuntimeError("its worker process died twice; out of memory? set hydra.launcher.processes=1"))
     if stop.is_set():
         raise KeyboardInterrupt
 
@@ -62,25 +63,25 @@ def _run_pool(
     table: SweepTable,
     end: ReportEnd,
 ) -> list[int]:
-    """Run populations in a pool and return those that came to an end, whichever; the others met a broken pool."""
-    # Ignored while the processes start, which inherit that: Ctrl-C is this process's to deal with.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Run populations in a pool and return those that ended, in any state; for the others the pool was broken."""
+    # The processes inherit the ignored signal when they start: only this process handles Ctrl-C.
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     futures: dict[Future[list[Outcome]], int] = {
         pool.submit(_run_in_worker, index, [job.config for job in population]): index
         for index, population in populations.items()
     }
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, previous)
     waiting = set(futures)
-    through = []
+    ended = []
     while waiting:
         finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-        _take_messages(messages, table)
+        _show_messages(messages, table)
         for future in finished:
             index, error = futures[future], future.exception()
             if isinstance(error, BrokenProcessPool):
                 table.end(index, "its worker died")
                 continue
-            through.append(index)
+            ended.append(index)
             if error is None:
                 table.end(index, "done")
                 for outcome in future.result():
@@ -91,59 +92,46 @@ def _run_pool(
             else:
                 table.end(index, "failed")
                 end(index, error if isinstance(error, Exception) else RuntimeError(str(error)))
-    return through
+    return ended
 
 
-def _take_messages(messages: Any, table: SweepTable) -> None:
-    while True:
-        try:
-            kind, index, *values = messages.get_nowait()
-        except queue.Empty:
-            return
-        if kind == "say":
-            table.say(*values)
-        elif kind == "begin":
-            table.begin(index, *values)
-        else:
-            table.advance(index, *values)
+def _show_messages(messages: Any, table: SweepTable) -> None:
+    """Call the methods of the table that the messages name."""
+    with suppress(queue.Empty):
+        while True:
+            method, *arguments = messages.get_nowait()
+            getattr(table, method)(*arguments)
 
 
 class _WorkerObserver(Observer):
-    """Passes on to the sweep's process what one of its populations does."""
+    """Sends the progress of a population to the sweep's process."""
 
     def __init__(self, index: int, messages: Any, stop: Any) -> None:
         self.index, self.messages, self.stop = index, messages, stop
-        self.told = 0.0
+        self.reported_at = 0.0
 
     def say(self, line: str) -> None:
         if not line.startswith("run "):
-            self.messages.put(("say", self.index, line))
+            self.messages.put(("say", line))
 
     def begin(self, members: int, epochs: int, done: int) -> None:
         self.messages.put(("begin", self.index, epochs, done))
 
     def advance(self, epoch: int, loss: float, accuracy: float) -> None:
-        if time.monotonic() - self.told > 0.3:
-            self.told = time.monotonic()
+        if time.monotonic() - self.reported_at > REPORT_INTERVAL_S:
+            self.reported_at = time.monotonic()
             self.messages.put(("advance", self.index, epoch))
 
     def wants_stop(self) -> bool:
         return bool(self.stop.is_set())
 
 
-@dataclass
-class _Worker:
-    """What a worker process is given when it starts."""
-
-    messages: Any = None
-    stop: Any = None
-
-
-_worker = _Worker()
+# The channels to the sweep's process, set when a worker process starts.
+_worker = SimpleNamespace()
 
 
 def gpu_of_worker(worker: int, gpus: int) -> int | None:
-    """Return the number of the GPU that a worker process has, so that they share those of the machine evenly."""
+    """Return the number of a worker's GPU, None without GPUs; workers share the machine's GPUs evenly."""
     return worker % gpus if gpus else None
 
 
@@ -151,14 +139,14 @@ def _initialise_worker(messages: Any, stop: Any, gpus: Any) -> None:
     gpu = gpus.get()
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    # Ctrl-C reaches the whole process group; the sweep's process tells the workers to stop.
+    # Ctrl-C reaches the whole process group; the sweep's process stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker.messages, _worker.stop = messages, stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """End this worker when the sweep's process was killed; the checkpoint is what a kill leaves."""
+    """End this worker when the sweep's process was killed; the last checkpoint remains."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])

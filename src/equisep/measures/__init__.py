@@ -1,6 +1,6 @@
-"""What is measured, on torch and NumPy alone: separation fuzziness, the law, the records of results."""
+"""Measurements with torch and NumPy alone: separation fuzziness, the law, and the records of results."""
 
 import lazy_loader
 
-# The names of __init__.pyi, each loaded when it is first asked for.
+# The names of __init__.pyi, each loaded on first access.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

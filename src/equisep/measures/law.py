@@ -1,7 +1,7 @@
-"""The law of equi-separation: D per layer in, decay ratio and goodness of fit out. Arrays and numbers only.
+"""The law of equi-separation: from D per layer to decay ratio and goodness of fit. Arrays and numbers only.
 
-D_l ≈ ρ^l D_0: log D is linear in the layer index l, ρ = exp(slope) is the decay ratio
-(He & Su, PNAS 2023, equation 2).
+D_l ≈ ρ^l D_0: log D is linear in the layer index l, and ρ = exp(slope) is the decay ratio (He & Su, PNAS 2023,
+equation 2).
 """
 
 import math
@@ -21,9 +21,9 @@ class Law:
     half_life: ln 2 / ln(1/ρ), in layers; infinite where ρ ≥ 1.
     layer_ratios: ρ_l = D_l / D_{l−1}, l = 1 … L−1.
     slope, intercept: of log D, natural logarithm, per layer.
-    slope_standard_error: of the slope; NaN for two layers, which leave no degree of freedom.
+    slope_standard_error: of the slope; NaN for two layers (no degree of freedom).
     largest_residual: max |log D_l − fitted|, natural logarithm.
-    curvature: coefficient of l² when a quadratic is fitted instead, per layer²; NaN below four layers.
+    curvature: coefficient of l² in a quadratic fit, per layer²; NaN below four layers.
     """
 
     decay_ratio: float
@@ -39,26 +39,26 @@ class Law:
 
     @property
     def fall(self) -> float:
-        """How far the line comes down from the first layer to the last, natural logarithm; NaN where it does not."""
+        """Decrease of the line from the first layer to the last, natural logarithm; NaN where it does not fall."""
         return -self.slope * len(self.layer_ratios) if self.slope < 0 else math.nan
 
     @property
     def relative_residual(self) -> float:
-        """The largest residual over the line's fall, dimensionless; infinite where the line does not fall."""
+        """Largest residual divided by the fall, dimensionless; infinite where the line does not fall."""
         return self.largest_residual / self.fall if self.slope < 0 else math.inf
 
     @property
     def relative_curvature(self) -> float:
-        """The sagitta |curvature| (L−1)² / 4 of the fitted parabola over the line's fall; infinite as above."""
+        """Sagitta |curvature| (L−1)² / 4 of the fitted parabola divided by the fall; infinite as above."""
         sagitta = abs(self.curvature) * len(self.layer_ratios) ** 2 / 4
         return sagitta / self.fall if self.slope < 0 else math.inf
 
     @property
     def log_ratio_cv(self) -> float:
-        """How unequal the layers' ratios are: standard deviation of log ρ_l over the size of its mean; 0: equal.
+        """Coefficient of variation of log ρ_l: standard deviation over |mean|, dimensionless; 0 for equal ratios.
 
-        Dimensionless, and the same for networks of any depth whose ratios are as unlike. Infinite where the product of
-        the ratios is 1. The paper's argument for robustness is about it: at a given product, equal ratios are best.
+        Comparable across depths; infinite where the product of the ratios is 1. It tests the paper's argument for
+        robustness that equal ratios are optimal for a given product.
         """
         logs = np.log(self.layer_ratios)
         rounding = 1e-12 * np.abs(logs).max()
@@ -66,25 +66,24 @@ class Law:
 
 
 def fit_law(fuzziness: ArrayLike) -> Law:
-    """Fit the law to the separation fuzziness of consecutive layers, the input layer first.
+    """Fit the law to the separation fuzziness of consecutive layers, starting with the input.
 
-    fuzziness: (L,) D of layer 0 … L−1, L ≥ 2, positive and finite.
-    Raises ValueError for fewer than two layers or a D that has no logarithm.
+    fuzziness: (L,) D of layers 0 … L−1, L ≥ 2, positive and finite. Raises ValueError otherwise.
     """
     values = np.asarray(fuzziness, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"the law needs D of at least two layers as a flat list, got shape {values.shape}")
-    unusable = ~(np.isfinite(values) & (values > 0))
-    if unusable.any():
-        layer = int(np.argmax(unusable))
+        raise ValueError(f"the law needs D of at least two layers as a flat list, not shape {values.shape}")
+    invalid = ~(np.isfinite(values) & (values > 0))
+    if invalid.any():
+        layer = int(np.argmax(invalid))
         raise ValueError(f"D of layer {layer} is {values[layer]}: log D needs positive, finite values")
     layers = np.arange(len(values), dtype=np.float64)
     log_fuzziness = np.log(values)
     slope, intercept = np.polyfit(layers, log_fuzziness, 1)
     residuals = log_fuzziness - (intercept + slope * layers)
-    spread = np.ptp(log_fuzziness)
-    r = float(np.corrcoef(layers, log_fuzziness)[0, 1]) if spread > 0 else math.nan
-    slope = float(slope) if spread > 0 else 0.0
+    varies = np.ptp(log_fuzziness) > 0
+    r = float(np.corrcoef(layers, log_fuzziness)[0, 1]) if varies else math.nan
+    slope = float(slope) if varies else 0.0
     freedom = len(values) - 2
     variance = residuals @ residuals / freedom if freedom else math.nan
     return Law(
@@ -101,11 +100,11 @@ def fit_law(fuzziness: ArrayLike) -> Law:
     )
 
 
-def normalized_auc(places: ArrayLike, values: ArrayLike) -> float:
-    """Return the area under a curve over the length it spans, by trapezoids.
+def normalized_auc(x: ArrayLike, y: ArrayLike) -> float:
+    """Return the area under a curve divided by its range of x, by the trapezoidal rule.
 
-    places: (n,) n ≥ 2, each once, in any order; values: (n,).
+    x: (n,), n ≥ 2, distinct, in any order; y: (n,).
     """
-    x = np.asarray(places, dtype=np.float64)
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     order = np.argsort(x)
-    return float(np.trapezoid(np.asarray(values, dtype=np.float64)[order], x[order]) / np.ptp(x))
+    return float(np.trapezoid(y[order], x[order]) / np.ptp(x))

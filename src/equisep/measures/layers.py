@@ -1,9 +1,9 @@
-"""Any nn.Module and labelled data in, a separation fuzziness per layer out; the module is left as found.
+"""Separation fuzziness of each layer of any nn.Module on labelled data; the module is left unchanged.
 
-All layers are recorded by hooks and share each forward pass.
+Hooks record all layers in the same forward passes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -48,31 +48,29 @@ def measure_separation(
     principal_inputs: Tensor | None = None,
     memory_limit: float = 4.0,
 ) -> dict[str, Separation]:
-    """Return the separation of the input and of each named layer of a network.
+    """Return the separation of the input and of each named layer of a network, in this order, by name.
 
-    network: any module that takes a batch of inputs. inputs: (n, …), fed in stored order. labels: (n,)
-    integers. layers: names of submodules, as ``network.named_modules()`` gives them, whose output
-    (b, …) is a layer; each must run once in a forward pass.
-    batch_norm: ``batch`` normalises with the statistics of each measured batch (the released code's
-    way), ``running`` with the running ones; everything else (dropout, …) is in evaluation mode.
-    batch_size: images a forward pass; the paper's is 100.
-    components: project the features of a layer that has more on their first so many principal components
-    (of ``principal_inputs``, or of the inputs themselves) before D is taken; None leaves them whole.
-    memory_limit: GB; where the features of all layers need no more, one pass is made over the data, else two.
-    The result maps ``input`` and then the layers, in order. Mode, buffers and random state of the
-    network are as before. Raises ValueError for an unknown layer, one that runs more than once or not
-    at all, a batch normalisation that cannot do as asked, and whatever
-    :func:`equisep.separation_fuzziness` refuses.
+    network: any module that takes a batch of inputs; mode, buffers and random state are restored. inputs: (n, …), used
+        in stored order. labels: (n,) integers.
+    layers: names of submodules in ``network.named_modules()`` with outputs (b, …), each run once per forward pass.
+    batch_norm: ``batch`` normalises with the statistics of each measured batch, as in the released code, ``running``
+        with the running statistics; all other modules (dropout, …) are in evaluation mode.
+    batch_size: images per forward pass; 100 in the paper.
+    components: number of principal components (of ``principal_inputs``, by default of the inputs) that wider features
+        are projected on before D is computed; None for no projection.
+    memory_limit: GB; features of all layers up to this size take one pass over the data, larger ones two.
+    Raises ValueError for an unknown layer, a layer that runs more than once or not at all, a batch_norm or batch_size
+    that the network does not support, and where :func:`equisep.separation_fuzziness` does.
     """
     named = dict(network.named_modules(remove_duplicate=False))
-    _refuse(named, inputs, layers, batch_norm, batch_size)
+    _validate(named, inputs, layers, batch_norm, batch_size)
     if components is not None and components < 1:
-        raise ValueError(f"components={components}: give at least 1, or None for whole features")
+        raise ValueError(f"components={components}: must be at least 1, or None for no projection")
     classes = as_class_labels(labels, len(inputs))
 
-    def passes(over: Tensor, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    def features_of(images: Tensor, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         with _mode(network, batch_norm), _recording(named, [name for name in names if name != INPUT]) as recorded:
-            for batch in torch.split(over, batch_size):
+            for batch in torch.split(images, batch_size):
                 recorded.clear()
                 network(batch)
                 recorded[INPUT] = batch
@@ -82,32 +80,24 @@ def measure_separation(
                 yield {name: as_feature_matrix(recorded[name]) for name in names}
 
     names = (INPUT, *layers)
-    first = next(passes(inputs, names))
+    first = next(features_of(inputs, names))
     projections: dict[str, PrincipalComponents] = {}
     if components is not None:
         source = inputs if principal_inputs is None else principal_inputs
         wide = [name for name in names if first[name].shape[1] > components]
-        together = sum(first[name][0].nbytes for name in wide) * len(source) <= memory_limit * 1e9
-        for group in [wide] if together else [[name] for name in wide]:
-            batches = list(passes(source, group))
-            for name in group:
-                features = torch.cat([batch[name] for batch in batches])
+        one_pass = sum(first[name][0].nbytes for name in wide) * len(source) <= memory_limit * 1e9
+        for group in [wide] if one_pass else [[name] for name in wide]:
+            for name, features in _concatenated(features_of(source, group)):
                 projections[name] = PrincipalComponents(features, components)
 
     def projected() -> Iterator[dict[str, Tensor]]:
-        for batch in passes(inputs, names):
-            yield {
-                name: projections[name].project(features) if name in projections else features
-                for name, features in batch.items()
-            }
+        for batch in features_of(inputs, names):
+            yield batch | {name: projection.project(batch[name]) for name, projection in projections.items()}
 
-    width = sum(features[0].nbytes for features in next(projected()).values())
-    results = {}
-    if width * len(inputs) <= memory_limit * 1e9:
-        batches = list(projected())
-        for name in names:
-            results[name] = separation_of(torch.cat([batch[name] for batch in batches]), classes, weighting=weighting)
-        return results
+    image_bytes = sum(features[0].nbytes for features in next(projected()).values())
+    if image_bytes * len(inputs) <= memory_limit * 1e9:
+        whole = _concatenated(projected())
+        return {name: separation_of(features, classes, weighting=weighting) for name, features in whole}
     sums = {name: ClassSums(classes, weighting) for name in names}
     for batch in projected():
         for name, features in batch.items():
@@ -119,33 +109,40 @@ def measure_separation(
     return {name: scatter.separation() for name, scatter in scatters.items()}
 
 
-def _refuse(
+def _concatenated(batches: Iterable[dict[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield each layer's name and its features (n, p) of all batches, one layer at a time to save memory."""
+    stored = list(batches)
+    for name in stored[0]:
+        yield name, torch.cat([batch[name] for batch in stored])
+
+
+def _validate(
     named: dict[str, nn.Module], inputs: Tensor, layers: Sequence[str], batch_norm: str, batch_size: int
 ) -> None:
-    """Raise ValueError for what cannot be measured, before any work."""
+    """Raise ValueError for arguments that cannot be measured, before any computation."""
     if not isinstance(inputs, Tensor):
-        raise ValueError(f"inputs must be a tensor, got {type(inputs).__name__}: torch.as_tensor makes one")
+        raise ValueError(f"inputs must be a tensor, not {type(inputs).__name__}: convert with torch.as_tensor")
     if batch_norm not in BATCH_NORMS:
         raise ValueError(f"batch_norm={batch_norm!r}: choose one of {', '.join(BATCH_NORMS)}")
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: give at least 1")
+        raise ValueError(f"batch_size={batch_size}: must be at least 1")
     unknown = [name for name in layers if name not in named]
     if unknown:
-        raise ValueError(f"no layer {unknown[0]!r} in the network; its modules are {', '.join(filter(None, named))}")
+        raise ValueError(f"layer {unknown[0]!r}: no such module; choose from {', '.join(filter(None, named))}")
     if INPUT in layers:
-        raise ValueError(f"layer {INPUT!r}: the name stands for the network's input, rename the module")
+        raise ValueError(f"layer {INPUT!r}: reserved for the network's input; rename the module")
     repeated = [name for index, name in enumerate(layers) if name in layers[:index]]
     if repeated:
-        raise ValueError(f"layer {repeated[0]!r} is asked for twice")
+        raise ValueError(f"layer {repeated[0]!r}: listed more than once")
     for name, module in named.items():
         if isinstance(module, _BatchNorm) and batch_norm == "running" and module.running_mean is None:
-            raise ValueError(f"batch_norm='running': module {name!r} keeps no running statistics, take 'batch'")
+            raise ValueError(f"batch_norm='running': module {name!r} has no running statistics; set 'batch'")
         if isinstance(module, nn.BatchNorm1d) and batch_norm == "batch" and len(inputs) % batch_size == 1:
-            raise ValueError(f"batches of {batch_size} leave a last batch of one image: choose another batch size")
+            raise ValueError(f"batch_size={batch_size}: leaves a last batch of one image; set another size")
 
 
 def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int = 1000) -> Evaluation:
-    """Return loss and accuracy of a classifier in evaluation mode; the module is left as found."""
+    """Return loss and accuracy of a classifier in evaluation mode; the module is left unchanged."""
     loss = torch.zeros((), dtype=torch.float64)
     correct = 0
     with _mode(network, "running"):
@@ -158,7 +155,7 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int
 
 @contextmanager
 def _mode(network: nn.Module, batch_norm: Literal["batch", "running"]) -> Iterator[None]:
-    """Put a network into a measuring mode and afterwards restore modes, buffers and random state."""
+    """Set a network to a measuring mode; restore modes, buffers and random state on exit."""
     modes = {module: module.training for module in network.modules()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     devices = sorted({tensor.device.index for tensor in network.parameters() if tensor.device.type == "cuda"})
@@ -172,14 +169,14 @@ def _mode(network: nn.Module, batch_norm: Literal["batch", "running"]) -> Iterat
             module.training = training
         with torch.no_grad():
             for name, buffer in network.named_buffers():
-                # A buffer that the forward pass registered is new: there is nothing to restore.
+                # Buffers registered by the forward pass are new and have no earlier value.
                 if name in buffers:
                     buffer.copy_(buffers[name])
 
 
 @contextmanager
 def _recording(named: dict[str, nn.Module], layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of the named modules in a dict while the context is open."""
+    """Collect the outputs of modules by name while the context is open."""
     recorded: dict[str, Tensor] = {}
 
     def hook(name: str):  # type: ignore[no-untyped-def]
@@ -189,8 +186,8 @@ def _recording(named: dict[str, nn.Module], layers: Sequence[str]) -> Iterator[d
             if output.ndim < 2:
                 raise ValueError(f"layer {name!r} returns shape {tuple(output.shape)}, not one row per image")
             if name in recorded:
-                raise ValueError(f"layer {name!r} runs more than once in a forward pass: give each use its own module")
-            # A later in-place operation (nn.ReLU(inplace=True)) would overwrite the output.
+                raise ValueError(f"layer {name!r} runs more than once in a forward pass: use a module for each call")
+            # A later in-place operation, such as nn.ReLU(inplace=True), would overwrite the output.
             recorded[name] = output.detach().clone()
 
         return record

@@ -1,4 +1,4 @@
-"""The vocabulary of results: an epoch of training, D of the layers of a snapshot, a network under perturbation."""
+"""Records of results: training epochs, D of the layers of a snapshot, networks under perturbation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,9 @@ from equisep.measures.law import Law, fit_law, normalized_auc
 
 @dataclass(frozen=True)
 class Epoch:
-    """Loss and accuracy of an epoch's training steps, in training mode, averaged over images.
+    """Loss and accuracy of the training steps of an epoch, in training mode, averaged over images.
 
-    epoch: number of epochs finished, from 1 on. loss: cross-entropy, nats. accuracy: 0 … 1.
-    learning_rate: the epoch's.
+    epoch: number of completed epochs, ≥ 1. loss: cross-entropy, nats. accuracy: 0 … 1.
     """
 
     epoch: int
@@ -23,7 +22,7 @@ class Epoch:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss is no longer a number."""
+        """Whether the loss is not finite."""
         return not math.isfinite(self.loss)
 
 
@@ -31,8 +30,8 @@ class Epoch:
 class LayerRecord:
     """D of every layer of one snapshot on one split.
 
-    epoch: of the snapshot. split: train or test. layers: names, the input first. fuzziness: D of each.
-    rank: of SS_b at each. classes: K. loss (nats) and accuracy (0 … 1) in evaluation mode.
+    epoch: of the snapshot. split: train or test. layers: names, the input first. fuzziness, rank: D and the rank of
+    SS_b per layer. classes: K. loss (nats), accuracy (0 … 1): in evaluation mode.
     """
 
     epoch: int
@@ -45,7 +44,7 @@ class LayerRecord:
     accuracy: float
 
     def law(self) -> Law | None:
-        """Return the law fitted to D of all layers, or None where some D has no logarithm."""
+        """Return the law fitted to D of all layers, or None where some D is zero or not finite."""
         try:
             return fit_law(self.fuzziness)
         except ValueError:
@@ -54,7 +53,7 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measure of a run. settings: its identity, as plain containers; records: of snapshots, by epoch and split."""
+    """A measurement of a run. settings: its identity, as plain containers. records: by epoch and split."""
 
     settings: Mapping[str, Any]
     records: tuple[LayerRecord, ...]
@@ -64,12 +63,13 @@ class Measurement:
 class PerturbationResult:
     """D and accuracy of a network under one kind of perturbation at one strength.
 
-    kind: clean, weights, one_layer, input_noise, corruptions, fgsm or pgd. strength: see conf/robustness; 0 for clean.
-    layer: the one whose weights are perturbed, of those with weights, counted from 1; None for all or none.
-    fuzziness: D of each measured layer on the training images, the input first, geometric mean over draws; for
-    one_layer the last layer alone; NaN where D of a draw has no logarithm. last_fuzziness, r: for each draw, D of the
-    last layer and the law's correlation. train_accuracy, test_accuracy (0 … 1): for each draw, in evaluation mode;
-    empty for one_layer.
+    kind: clean, weights, one_layer, input_noise, corruptions, fgsm or pgd.
+    strength: as in equisep.config.Robustness; 0 for clean.
+    layer: number of the only layer with perturbed weights, from 1, among the layers with weights; None for all or none.
+    fuzziness: D per measured layer on the training images, the input first, geometric mean over draws; NaN where D of a
+        draw is zero or not finite. For one_layer the last layer only.
+    last_fuzziness, r: D of the last layer and Pearson correlation of the law, per draw; r is empty for one_layer.
+    train_accuracy, test_accuracy: 0 … 1, in evaluation mode, per draw; empty for one_layer.
     """
 
     kind: str
@@ -84,25 +84,25 @@ class PerturbationResult:
 
 @dataclass(frozen=True)
 class RobustnessResults:
-    """A robustness evaluation of a run's trained network. settings: its identity, as plain containers."""
+    """A robustness evaluation of a run. settings: its identity, as plain containers."""
 
     settings: Mapping[str, Any]
     results: tuple[PerturbationResult, ...]
 
 
 def accuracy_areas(results: Sequence[PerturbationResult]) -> dict[str, float]:
-    """Return by kind the normalised area under test accuracy against strength, relative to the unperturbed network.
+    """Return per kind the normalised area under test accuracy against strength, relative to the unperturbed network.
 
-    Of the curve of means over draws, from strength 0 to the largest: 1 where nothing is lost. NaN where the unperturbed
-    network classifies nothing correctly.
+    The curve is the mean over draws, from strength 0 to the largest; 1 means that no accuracy is lost. NaN where the
+    accuracy of the unperturbed network is 0.
     """
     (clean,) = (result for result in results if result.kind == "clean")
     (unperturbed,) = clean.test_accuracy
     curves: dict[str, list[tuple[float, float]]] = {}
     for result in results:
         if result.kind != "clean" and result.test_accuracy:
-            height = sum(result.test_accuracy) / len(result.test_accuracy)
-            curves.setdefault(result.kind, [(0.0, unperturbed)]).append((result.strength, height))
+            mean = sum(result.test_accuracy) / len(result.test_accuracy)
+            curves.setdefault(result.kind, [(0.0, unperturbed)]).append((result.strength, mean))
     return {
         kind: normalized_auc(*zip(*curve, strict=True)) / unperturbed if unperturbed else math.nan
         for kind, curve in curves.items()

@@ -1,15 +1,14 @@
-"""Separation fuzziness D = Tr(SS_w SS_b⁺) of features with labels, exact and without a p×p matrix.
+"""Separation fuzziness D = Tr(SS_w SS_b⁺) of labelled features, exact and without a p×p matrix.
 
-SS_b has rank at most K−1, so the trace needs only the K centred class means: with the thin SVD
-M = U S Vᵀ of the K×p matrix whose rows are √w_k (x̄_k − x̄),
+SS_b has rank at most K−1, so that the trace needs only the K centred class means. With the thin SVD M = U S Vᵀ of the
+K×p matrix with rows √w_k (x̄_k − x̄),
 
     D = Tr(SS_w V S⁻² Vᵀ) = Σ_k w_k / n_k Σ_i ‖S⁻¹ Vᵀ (x_ki − x̄_k)‖²,      w_k = n_k / n,
 
-where singular values with S² ≤ p·ε·S²_max count as zero, as in ``scipy.linalg.pinv`` of SS_b. Two
-sweeps over the rows and O(pK) memory suffice: class means first, projections second. Everything is
-computed in float64 (ε = 2⁻⁵²). The class means are summed without rounding, so that neither a common
-offset nor a wide spread within the classes eats the digits in which they differ; what remains is the
-error of the SVD, relative to D a few ε·√cond(SS_b).
+where singular values with S² ≤ p·ε·S²_max count as zero, as in ``scipy.linalg.pinv`` of SS_b. This takes two passes
+over the rows, for class means and projections, and O(pK) memory. All computations are in float64 (ε = 2⁻⁵²). Class
+means are summed without rounding, so that no digits are lost to a common offset or a wide spread within classes; the
+remaining relative error of D is that of the SVD, a few ε·√cond(SS_b).
 
 Source: He & Su, "A Law of Data Separation in Deep Learning", PNAS 120(36), 2023, equation 1.
 """
@@ -26,22 +25,22 @@ from torch import Tensor
 
 Weighting = Literal["class_size", "equal"]
 WEIGHTINGS = ("class_size", "equal")
-# Rows are centred and projected in chunks of this many float64 values (16 MiB): large enough for the
-# matrix product, small enough to stay near the cache.
+# Rows are processed in chunks of this many float64 values (16 MiB): large enough for efficient matrix products, small
+# enough for the cache.
 CHUNK_VALUES = 1 << 21
 
 
 class NotFinite(ValueError):
-    """Features with NaN or infinite values."""
+    """Features contain NaN or infinite values."""
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How well one layer separates the classes.
+    """Separation of the classes at one layer.
 
-    fuzziness: D = Tr(SS_w SS_b⁺), dimensionless, ≥ 0. It is 0 by definition where SS_b = 0 (rank 0).
-    rank: number of eigenvalues of SS_b that count as non-zero, at most min(K−1, p).
-    classes: K, the number of classes that occur in the labels.
+    fuzziness: D = Tr(SS_w SS_b⁺), dimensionless, ≥ 0; 0 by definition where SS_b = 0 (rank 0).
+    rank: numerical rank of SS_b, at most min(K−1, p).
+    classes: K, the number of distinct labels.
     """
 
     fuzziness: float
@@ -57,21 +56,19 @@ class Separation:
 def separation_fuzziness(features: Any, labels: Any) -> float:
     """Return the separation fuzziness D = Tr(SS_w SS_b⁺) of labelled features.
 
-    features: (n, p) or (n, …), flattened from the second axis on; a tensor, an array, a data frame or
-        nested lists; real and finite.
-    labels: (n,) integers, in any numbering; at least two distinct ones. A class of one point is
-        allowed: it adds to SS_b and nothing to SS_w.
-    Raises ValueError (NotFinite for NaN or infinite features) for fewer than two classes, or shapes that do not fit.
+    features: (n, …), flattened from the second axis on; a tensor, array, data frame or nested lists; real and finite.
+    labels: (n,) integers, at least two distinct. A class with a single point contributes to SS_b but not to SS_w.
+    Raises ValueError for fewer than two classes or mismatched shapes, and its subclass NotFinite for NaN or infinite
+    features.
     """
     return separation_of(features, labels).fuzziness
 
 
 def separation_of(features: Any, labels: Any, *, weighting: Weighting = "class_size") -> Separation:
-    """Return the separation fuzziness of labelled features together with the rank of SS_b.
+    """Return the separation fuzziness of labelled features with the rank of SS_b.
 
-    Arguments and errors are those of :func:`separation_fuzziness`. weighting: ``class_size`` gives
-    class k the weight n_k/n (the definition), ``equal`` gives every class 1/K; the two agree for
-    balanced classes. Raises ValueError for any other weighting.
+    Arguments and errors as in :func:`separation_fuzziness`. weighting: ``class_size`` gives class k the weight n_k/n
+    (the definition), ``equal`` the weight 1/K; both agree for balanced classes.
     """
     matrix = as_feature_matrix(features)
     sums = ClassSums(as_class_labels(labels, len(matrix)), weighting)
@@ -82,61 +79,61 @@ def separation_of(features: Any, labels: Any, *, weighting: Weighting = "class_s
 
 
 def fuzziness_of_draws(features: Tensor, labels: Tensor, *, weighting: Weighting = "class_size") -> Tensor:
-    """Return the separation fuzziness of many features of the same points, for perturbations and their many draws.
+    """Return the separation fuzziness of several draws of features of the same points.
 
     features: (draws, n, p), floating point; labels: (n,) class numbers 0 … K−1; weighting: as in :func:`separation_of`.
-    Returns (draws,) float64; NaN where features are not finite. The products over the points are taken in the features'
-    precision, where the result is right to some 1e-5 in float32, at a tenth of the cost; the K×K algebra in float64:
-    of Mᵀ M = U S² Uᵀ, the Gram matrix of the K weighted class means, V S⁻¹ is M U S⁻².
+    Returns (draws,) float64; NaN where features are not finite. Products over the points are in the features'
+    precision (in float32 a relative error of about 1e-5 at a tenth of the cost), the K×K algebra in float64: with
+    the Gram matrix M Mᵀ = U S² Uᵀ of the weighted class means, V S⁻¹ = Mᵀ U S⁻².
     """
     points, width = features.shape[1:]
     counts = torch.bincount(labels)
     shares = torch.nn.functional.one_hot(labels, len(counts)).to(features.dtype) / counts
-    weights = (
-        counts.double() / points if weighting == "class_size" else torch.full_like(counts.double(), 1 / len(counts))
-    )
+    weights = counts.double() / points
+    if weighting == "equal":
+        weights = torch.full_like(weights, 1 / len(counts))
     means = (shares.T @ features).double()
-    # The centre is taken from the means themselves, so that the direction in which they do not differ stays empty.
+    # Centred on the weighted mean of the means themselves, so that the centred means are linearly dependent.
     centred = (means - (weights[:, None] * means).sum(1, keepdim=True)) * weights.sqrt()[:, None]
     finite = centred.isfinite().all(2).all(1)
     centred = torch.where(finite[:, None, None], centred, 0.0)
     squares, vectors = torch.linalg.eigh(centred @ centred.mT)
-    # Class means that differ by the rounding of their sums alone coincide.
+    # Class means that differ only by the rounding of their sums coincide.
     rounding = torch.finfo(features.dtype).eps * torch.where(finite, means.abs().amax((1, 2)), 0.0)
     smallest = max(width, len(counts)) * torch.finfo(torch.float64).eps * squares.amax(1, keepdim=True)
     kept = squares > torch.maximum(smallest, width * rounding.square()[:, None])
-    # In ascending order; those beyond the rank that the means can have are rounding.
+    # Eigenvalues are ascending; those beyond the largest possible rank are rounding errors.
     kept[:, : len(counts) - min(len(counts) - 1, width)] = False
     inverse = torch.where(kept, 1 / squares, 0.0)
     projected = features @ (centred.mT @ (vectors * inverse[:, None, :])).to(features.dtype)
     deviations = projected - (shares.T @ projected)[:, labels]
-    found = deviations.square().sum(2).double() @ (weights / counts)[labels]
-    return torch.where(finite, found, torch.nan)
+    fuzziness = deviations.square().sum(2).double() @ (weights / counts)[labels]
+    return torch.where(finite, fuzziness, torch.nan)
 
 
 def as_feature_matrix(features: Any) -> Tensor:
-    """Return features as a detached (n, p) tensor; raises ValueError where that is impossible."""
+    """Return features as a detached (n, p) tensor; raises ValueError for other shapes or complex numbers."""
     matrix = _as_tensor(features, "features")
     if matrix.ndim < 2:
-        raise ValueError(f"features must have shape (n, p), got {tuple(matrix.shape)}: give one row per point")
+        raise ValueError(f"features must have shape (n, p), one row per point, not {tuple(matrix.shape)}")
     if matrix.is_complex():
-        raise ValueError(f"features must be real numbers, got {matrix.dtype}")
+        raise ValueError(f"features must be real numbers, not {matrix.dtype}")
     if matrix.numel() == 0:
-        raise ValueError(f"features of shape {tuple(matrix.shape)} hold no values")
+        raise ValueError(f"features of shape {tuple(matrix.shape)} have no values")
     return matrix.flatten(start_dim=1)
 
 
 def as_class_labels(labels: Any, points: int) -> Tensor:
-    """Return labels as (n,) class numbers 0 … K−1; raises ValueError where they do not label n points."""
+    """Return integer labels of n points as (n,) class numbers 0 … K−1; raises ValueError for other labels."""
     classes = _as_tensor(labels, "labels").cpu()
     if classes.shape != (points,):
-        raise ValueError(f"labels must have shape ({points},), one per row of the features, got {tuple(classes.shape)}")
+        raise ValueError(f"labels must have shape ({points},), one per row of the features, not {tuple(classes.shape)}")
     if classes.is_floating_point() or classes.is_complex():
-        raise ValueError(f"labels must be integers, got {classes.dtype}: convert them with .long()")
+        raise ValueError(f"labels must be integers, not {classes.dtype}: convert them with .long()")
     numbered: Tensor
     values, numbered = torch.unique(classes, return_inverse=True)
     if len(values) < 2:
-        raise ValueError(f"separation needs at least two classes, the labels hold one: {values.tolist()}")
+        raise ValueError(f"separation needs at least two classes, not one: {values.tolist()}")
     return numbered
 
 
@@ -144,7 +141,7 @@ def _as_tensor(values: Any, name: str) -> Tensor:
     if isinstance(values, Tensor):
         return values.detach()
     try:
-        # A copy, in native byte order and with positive strides: torch takes no other array.
+        # A copy in native byte order and with positive strides, as torch requires.
         array = np.array(values)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
     except (TypeError, ValueError, RuntimeError) as error:
@@ -152,9 +149,9 @@ def _as_tensor(values: Any, name: str) -> Tensor:
 
 
 class ClassSums:
-    """First sweep: the class means of features that arrive in batches of rows, in the order of the labels.
+    """First pass: class means of features added in batches of rows, in the order of the labels.
 
-    A sum is held as an unevaluated pair (high, low) of float64, good to twice their precision.
+    Each sum is an unevaluated pair (high, low) of float64, with twice the precision.
     """
 
     def __init__(self, labels: Tensor, weighting: Weighting = "class_size") -> None:
@@ -169,14 +166,14 @@ class ClassSums:
         self.low: Tensor | None = None
 
     def add(self, features: Tensor) -> None:
-        """Take the next (b, p) rows."""
+        """Add the next (b, p) rows."""
         if self.high is None or self.low is None:
             self.high = torch.zeros(len(self.counts), features.shape[1], dtype=torch.float64)
             self.low = torch.zeros_like(self.high)
         for rows, labels in _chunks(features, self.labels[self.seen : self.seen + len(features)]):
             indicator = torch.zeros(len(self.counts), len(labels), dtype=torch.float64)
             indicator[labels, torch.arange(len(labels))] = 1.0
-            # Rounded to a grid this coarse, the rows of a chunk add up without error.
+            # Rounded to a grid this coarse, the rows of a chunk are summed without error.
             grid = 1.5 * 2.0**52 * _power_of_two(rows.abs().amax() * len(rows) * 2.0**-51)
             coarse = (rows + grid).sub_(grid)
             self.high, error = _two_sum(self.high, indicator @ coarse)
@@ -184,7 +181,7 @@ class ClassSums:
         self.seen += len(features)
 
     def scatter(self) -> WithinClassScatter:
-        """Return the second sweep; raises NotFinite where a value was not, ValueError where rows are missing."""
+        """Return the second pass; raises NotFinite for NaN or infinite values, ValueError for missing rows."""
         if self.high is None or self.low is None or self.seen != len(self.labels):
             raise ValueError(f"{self.seen} rows of features for {len(self.labels)} labels")
         counts = self.counts[:, None]
@@ -196,8 +193,7 @@ class ClassSums:
             weights = torch.full_like(self.counts, 1 / len(self.counts))
             centre = _divide(*_add_up(*means), torch.tensor(float(len(self.counts)), dtype=torch.float64))
         centred = ((means[0] - centre[0]) + (means[1] - centre[1])) * weights.sqrt()[:, None]
-        if not torch.isfinite(centred).all():
-            raise NotFinite("features hold NaN or infinite values (or overflow): the network diverged or data are bad")
+        _require_finite(centred)
         _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
         kept = singular > (centred.shape[1] * torch.finfo(torch.float64).eps) ** 0.5 * singular[0]
         projection = (directions[kept] / singular[kept, None]).T
@@ -205,27 +201,25 @@ class ClassSums:
 
 
 class PrincipalComponents:
-    """The first principal components of features, to project other rows of the same features on.
+    """The first principal components of features, for projecting other rows of the same features.
 
-    The axes are the leading right singular vectors of the centred (n, p) features, found by the n×n
-    Gram matrix, in float64: the p×p covariance is never made. Where the features have fewer directions
-    than asked for, all of them are kept.
+    The axes are the leading right singular vectors of the centred (n, p) features, computed in float64 from the n×n
+    Gram matrix, without the p×p covariance. Features of lower rank keep as many axes as their rank.
     """
 
     def __init__(self, features: Tensor, components: int) -> None:
-        """features: (n, p), n up to some thousands; components: ≥ 1. Raises NotFinite."""
+        """features: (n, p), n up to several thousand; components: ≥ 1. Raises NotFinite."""
         count, width = features.shape
         total = torch.zeros(width, dtype=torch.float64)
         for rows in _row_chunks(features):
             total += rows.sum(dim=0)
         self.mean = total / count
         centred = torch.cat([rows - self.mean for rows in _row_chunks(features)])
-        if not torch.isfinite(centred).all():
-            raise NotFinite("features hold NaN or infinite values (or overflow): the network diverged or data are bad")
+        _require_finite(centred)
         variances, vectors = torch.linalg.eigh(centred @ centred.T)
         leading = variances.argsort(descending=True)[:components]
         usable = variances[leading] > count * torch.finfo(torch.float64).eps * variances.max()
-        # Features that are all alike have no direction: one axis of zeros keeps them what they are, without a spread.
+        # Constant features have rank 0 and keep one axis of zeros: their projection is constant too.
         kept = leading[usable] if usable.any() else leading[:1]
         lengths = torch.where(variances[kept] > 0, variances[kept], 1.0).sqrt()
         self.axes = centred.T @ (vectors[:, kept] / lengths)
@@ -235,8 +229,21 @@ class PrincipalComponents:
         return torch.cat([(rows - self.mean) @ self.axes for rows in _row_chunks(features)])
 
 
+def _require_finite(values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise NotFinite("features contain NaN or infinite values or overflow: the network diverged or the data are bad")
+
+
+def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield float64 copies on the CPU, in chunks of rows, with their labels."""
+    start = 0
+    for rows in _row_chunks(features):
+        yield rows, labels[start : start + len(rows)]
+        start += len(rows)
+
+
 def _row_chunks(features: Tensor) -> Iterator[Tensor]:
-    """Yield float64 copies on the CPU of a few rows at a time."""
+    """Yield float64 copies on the CPU, in chunks of rows."""
     for rows in torch.split(features, max(1, CHUNK_VALUES // features.shape[1])):
         yield rows.to(device="cpu", dtype=torch.float64, copy=True)
 
@@ -247,7 +254,7 @@ def _power_of_two(bound: Tensor) -> Tensor:
 
 
 def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a + b rounded, and what the rounding left out, exactly (Knuth)."""
+    """Return a + b rounded, and the exact rounding error (Knuth)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
@@ -263,7 +270,7 @@ def _add_up(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _divide(high: Tensor, low: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a pair divided by a whole number below 2²⁶, as a pair."""
+    """Return a pair divided by an integer below 2²⁶, as a pair."""
     quotient = (high + low) / count
     scaled = quotient * (2.0**27 + 1)
     upper = scaled - (scaled - quotient)
@@ -273,7 +280,7 @@ def _divide(high: Tensor, low: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class WithinClassScatter:
-    """Second sweep: Tr(SS_w SS_b⁺), summed over the same rows, projected on the directions of SS_b."""
+    """Second pass: Tr(SS_w SS_b⁺), summed over the same rows projected on the range of SS_b."""
 
     def __init__(self, labels: Tensor, point_weights: Tensor, means: tuple[Tensor, Tensor], projection: Tensor) -> None:
         """point_weights: (K,) w_k / n_k; means: (K, p) class means as a pair; projection: (p, rank) V S⁻¹."""
@@ -285,7 +292,7 @@ class WithinClassScatter:
         self.total = torch.zeros((), dtype=torch.float64)
 
     def add(self, features: Tensor) -> None:
-        """Take the next (b, p) rows, the same and in the same order as in the first sweep."""
+        """Add the next (b, p) rows, in the same order as in the first pass."""
         for rows, labels in _chunks(features, self.labels[self.seen : self.seen + len(features)]):
             deviations = rows.sub_(self.means[0][labels]).sub_(self.means[1][labels])
             distances = (deviations @ self.projection).square_().sum(dim=1)
@@ -293,15 +300,7 @@ class WithinClassScatter:
         self.seen += len(features)
 
     def separation(self) -> Separation:
-        """Return the result; raises ValueError where rows are missing."""
+        """Return the result; raises ValueError for missing rows."""
         if self.seen != len(self.labels):
             raise ValueError(f"{self.seen} rows of features for {len(self.labels)} labels")
         return Separation(self.total.item(), self.projection.shape[1], len(self.point_weights))
-
-
-def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield float64 copies on the CPU of a few rows at a time, with their labels."""
-    start = 0
-    for rows in _row_chunks(features):
-        yield rows, labels[start : start + len(rows)]
-        start += len(rows)

@@ -1,6 +1,6 @@
-"""The families of networks, a file each, as plain nn.Modules that name their measured layers and blocks."""
+"""The network families, one file each, as plain nn.Modules that name their measured layers and blocks."""
 
 import lazy_loader
 
-# The names of __init__.pyi, each loaded when it is first asked for.
+# The names of __init__.pyi, each loaded on first access.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""What a network costs: operations, memory, and whether several train faster together."""
+"""Cost of a network: operations, memory, and whether several networks train faster together."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from equisep.networks.network import Network
 
 
 def forward_operations(outline: Network, input_shape: tuple[int, ...]) -> int:
-    """Return the floating-point operations of matrix products and convolutions that one image takes forward.
+    """Return the floating-point operations of a forward pass of one image: matrix products and convolutions.
 
     outline: from :func:`outline_network`; left in evaluation mode.
     """
@@ -18,18 +18,14 @@ def forward_operations(outline: Network, input_shape: tuple[int, ...]) -> int:
 
 
 def training_values(outline: Network, input_shape: tuple[int, ...], images: int) -> int:
-    """Return about how many numbers a network keeps while it trains on a batch of so many images.
+    """Return an estimate of the number of values in memory while a network trains on a batch of ``images`` images.
 
-    outline: from :func:`outline_network`; left in evaluation mode. Five per parameter (itself, its gradient, two of the optimizer, one in work),
-    and three for each value that a module puts out (itself, what its derivative needs, its gradient).
+    outline: from :func:`outline_network`; left in evaluation mode. Counts five values per parameter (itself, its
+    gradient, two of the optimizer, one temporary) and three per output of a module (itself, its gradient, one saved).
     """
     outputs: list[int] = []
-
-    def count(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
-        outputs.append(output.numel())
-
     leaves = [module for module in outline.modules() if not list(module.children())]
-    handles = [module.register_forward_hook(count) for module in leaves]
+    handles = [leaf.register_forward_hook(lambda _, __, output: outputs.append(output.numel())) for leaf in leaves]
     with torch.no_grad():
         outline.eval()(torch.empty(1, *input_shape, device="meta"))
     for handle in handles:
@@ -38,5 +34,5 @@ def training_values(outline: Network, input_shape: tuple[int, ...], images: int)
 
 
 def gains_from_batching(network: nn.Module) -> bool:
-    """Whether several networks train faster as one program than one after another: those without convolutions do."""
+    """Whether several such networks train faster in one program than one by one: those without convolutions do."""
     return not any(isinstance(module, nn.Conv2d) for module in network.modules())

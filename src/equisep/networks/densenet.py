@@ -1,9 +1,9 @@
-"""Densely connected networks (Huang et al., 2017): each layer sees what all layers of its block before it made.
+"""Densely connected networks (Huang et al., 2017): each layer receives the outputs of all earlier layers of its block.
 
-A stem of 2·growth channels, dense blocks of BatchNorm → ReLU → convolution, between them transitions
-(BatchNorm → ReLU → 1×1 convolution to half the channels → average pooling to half the image); behind the
-last block BatchNorm → ReLU → average over the image → linear classifier. A layer's output is what the next one
-sees, all channels so far; a block's is its last layer's. What the paper used is not known: this is our choice.
+A stem of 2·growth channels; dense blocks of BatchNorm → ReLU → convolution, with transitions between them (BatchNorm →
+ReLU → 1×1 convolution to half the channels → average pooling to half the image); after the last block BatchNorm → ReLU
+→ average over the image → linear classifier. The output of a layer is the input of the next, with all channels so far;
+that of a block is its last layer's. The paper does not specify its DenseNet: this is our choice.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from equisep.networks.network import Network, channels_last
 
 
 class DenseLayer(nn.Module):
-    """Adds growth channels to those it sees."""
+    """Adds growth channels to its input."""
 
     def __init__(self, channels: int, growth: int, kernel: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class DenseLayer(nn.Module):
         self.grow = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), convolution)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the (n, channels + growth, …) inputs with the new channels behind them."""
+        """Return the inputs followed by the new channels, (n, channels + growth, …)."""
         return torch.cat([inputs, self.grow(inputs)], dim=1)
 
 
@@ -33,13 +33,13 @@ class DenseNetwork(Network):
     def __init__(
         self, input_shape: tuple[int, ...], classes: int, blocks: Sequence[int], growth: int, kernel: int
     ) -> None:
-        """blocks: convolutions of each block. Raises ValueError for images too small to be halved between them."""
+        """blocks: convolutions of each block. Raises ValueError for images too small for the transitions."""
         super().__init__()
         smallest = 2 ** (len(blocks) - 1)
         if min(input_shape[1:]) < smallest:
+            problem = f"{len(blocks)} dense blocks need at least {smallest}×{smallest} pixels"
             raise ValueError(
-                f"dataset.size={input_shape[1]}: {len(blocks)} dense blocks need at least {smallest}×{smallest} "
-                "pixels; choose fewer architecture.blocks or larger images"
+                f"dataset.size={input_shape[1]}: {problem}; set fewer architecture.blocks or a larger size"
             )
         channels = 2 * growth
         self.stem = nn.Conv2d(input_shape[0], channels, kernel, padding=kernel // 2, bias=False)
@@ -66,7 +66,7 @@ class DenseNetwork(Network):
         for module in self.modules():
             layer += isinstance(module, nn.Linear | nn.Conv2d)
             for _ in module.parameters(recurse=False):
-                # Here the normalisation stands in front of the convolution it is part of.
+                # In this family the normalisation precedes the convolution that it belongs to.
                 yield layer + isinstance(module, nn.BatchNorm2d)
 
     def forward(self, inputs: Tensor) -> Tensor:

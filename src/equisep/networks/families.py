@@ -1,8 +1,8 @@
-"""An architecture's config as a network of its family."""
+"""Construction of a network from the config of its architecture."""
 
 import torch
 
-from equisep.config import Architecture, ConfigError, Convolutional, DenseNet, FeedForward, ResNet, Vgg
+from equisep.config import FAMILIES, Architecture, ConfigError, Convolutional, DenseNet, FeedForward, ResNet, Vgg
 from equisep.networks.convolutional import build_alexnet, build_vgg
 from equisep.networks.densenet import DenseNetwork
 from equisep.networks.fnn import FeedForwardNetwork
@@ -13,8 +13,8 @@ from equisep.networks.resnet import ResidualNetwork
 def build_network(architecture: Architecture, input_shape: tuple[int, ...], classes: int, seed: int) -> Network:
     """Return a freshly initialised network for inputs of shape (channels, height, width).
 
-    The initialisation is PyTorch's, from ``torch.manual_seed(seed)``; the global random state is left
-    as found. Raises ConfigError for a family that does not exist or images that do not fit it.
+    The initialisation is PyTorch's after ``torch.manual_seed(seed)``; the global random state is restored.
+    Raises ConfigError for an unknown family or images too small for it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -22,34 +22,30 @@ def build_network(architecture: Architecture, input_shape: tuple[int, ...], clas
 
 
 def outline_network(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> Network:
-    """Return the network without its values, on torch's meta device: shapes and names, at no cost; raises alike."""
+    """Return the network on torch's meta device, with shapes and names but no values; raises as build_network."""
     with torch.device("meta"):
         return _build(architecture, input_shape, classes)
 
 
 def _build(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> Network:
     try:
-        return _build_family(architecture, input_shape, classes)
+        match architecture:
+            case FeedForward():
+                inputs, relu = torch.Size(input_shape).numel(), architecture.activation == "relu"
+                widths = architecture.hidden_widths()
+                return FeedForwardNetwork(inputs, classes, widths, batch_norm=architecture.batch_norm, relu=relu)
+            case Convolutional():
+                shared = {"kernel": architecture.kernel, "input_repeats": architecture.input_repeats}
+                scaled = (architecture.width_multiplier, architecture.classifier_width)
+                if isinstance(architecture, Vgg):
+                    return build_vgg(input_shape, classes, architecture.depth, *scaled, **shared)
+                return build_alexnet(input_shape, classes, *scaled, **shared)
+            case ResNet():
+                blocks = (architecture.blocks, architecture.kernels, architecture.input_repeats)
+                return ResidualNetwork(input_shape, classes, *blocks)
+            case DenseNet():
+                growth = max(1, round(architecture.growth * architecture.width_multiplier))
+                return DenseNetwork(input_shape, classes, architecture.blocks, growth, architecture.kernel)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-
-
-def _build_family(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> Network:
-    match architecture:
-        case FeedForward():
-            inputs, relu = torch.Size(input_shape).numel(), architecture.activation == "relu"
-            widths = architecture.hidden_widths()
-            return FeedForwardNetwork(inputs, classes, widths, batch_norm=architecture.batch_norm, relu=relu)
-        case Convolutional():
-            shared = {"kernel": architecture.kernel, "input_repeats": architecture.input_repeats}
-            scaled = (architecture.width_multiplier, architecture.classifier_width)
-            if isinstance(architecture, Vgg):
-                return build_vgg(input_shape, classes, architecture.depth, *scaled, **shared)
-            return build_alexnet(input_shape, classes, *scaled, **shared)
-        case ResNet():
-            blocks = (architecture.blocks, architecture.kernels, architecture.input_repeats)
-            return ResidualNetwork(input_shape, classes, *blocks)
-        case DenseNet():
-            growth = max(1, round(architecture.growth * architecture.width_multiplier))
-            return DenseNetwork(input_shape, classes, architecture.blocks, growth, architecture.kernel)
-    raise ValueError(f"architecture.family={architecture.family}: no such family of networks")
+    raise ConfigError(f"architecture.family={architecture.family}: unknown family; choose one of {', '.join(FAMILIES)}")

@@ -1,7 +1,7 @@
 """Feed-forward networks: hidden layers Linear → BatchNorm → ReLU, then a linear classifier.
 
-At 100 inputs, width 100 and 10 classes a network of depth H has 10,300·(H−1) + 1,010 parameters
-and H measured layers: the input and the output of each hidden layer; the logits are not a layer.
+With 100 inputs, width 100 and 10 classes a network of depth H has 10,300·(H−1) + 1,010 parameters and H measured
+layers: the input and the output of each hidden layer, but not the logits.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from equisep.networks.network import Network
 
 
 class FeedForwardNetwork(Network):
-    """The paper's feed-forward network, initialised as PyTorch does; inputs (n, …) are flattened."""
+    """The paper's feed-forward network with PyTorch's initialisation; inputs (n, …) are flattened."""
 
     def __init__(
         self, inputs: int, classes: int, widths: Sequence[int], *, batch_norm: bool = True, relu: bool = True
     ) -> None:
-        """inputs, classes: units ≥ 1. widths: of the hidden layers. batch_norm, relu: whether a hidden layer has it."""
+        """inputs, classes: units, ≥ 1. widths: units of each hidden layer. batch_norm, relu: of the hidden layers."""
         super().__init__()
         self.hidden = nn.Sequential()
-        for below, width in zip([inputs, *widths], widths, strict=False):
-            layer = nn.Sequential(nn.Linear(below, width))
+        for previous, width in zip([inputs, *widths], widths, strict=False):
+            layer = nn.Sequential(nn.Linear(previous, width))
             if batch_norm:
                 layer.append(nn.BatchNorm1d(width))
             if relu:

@@ -1,4 +1,4 @@
-"""What every network of this package is: a plain nn.Module that names its layers and its blocks."""
+"""Base of the networks: a plain nn.Module that names its layers and blocks."""
 
 from collections.abc import Iterator
 
@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """A classifier that names where it is measured.
+    """A classifier that names its measured modules.
 
-    Inputs are (n, channels, height, width) images, the output is (n, classes) logits. ``layers`` names,
-    in order, the modules whose outputs are the hidden layers 1, 2, …; ``blocks`` those whose outputs end a
-    block, and is empty for networks without blocks. The input is layer 0 and block 0; logits are neither.
+    Inputs are (n, channels, height, width) images, outputs (n, classes) logits. ``layers`` names, in order, the modules
+    whose outputs are the hidden layers 1, 2, …; ``blocks`` those that end a block (empty for networks without blocks).
+    The input is layer 0 and block 0; the logits are neither.
     """
 
     layers: tuple[str, ...]
     blocks: tuple[str, ...] = ()
 
     def parameter_layers(self) -> list[int]:
-        """Return for each parameter, in the order of ``parameters()``, the layer with weights it belongs to, from 1 on.
+        """Return the layer, counted from 1, of each parameter, in the order of ``parameters()``.
 
-        Each linear or convolutional module begins a layer; the batch normalisation behind it is part of it.
+        Each linear or convolutional module starts a layer, which includes the batch normalisation after it.
         """
         return list(self._number_parameters())
 
@@ -33,10 +33,10 @@ class Network(nn.Module):
 
 
 def repeat_channels(images: Tensor, repeats: int) -> Tensor:
-    """Return (n, channels·repeats, height, width) images: all channels, again and again."""
+    """Return (n, channels·repeats, height, width) images: all channels, repeated in turn."""
     return channels_last(images.repeat(1, repeats, 1, 1))
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """Return the same (n, channels, height, width) images as oneDNN and cuDNN like them best in memory."""
+    """Return (n, channels, height, width) images in the memory format that is fastest in oneDNN and cuDNN."""
     return images.contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
-"""Residual networks of one width: no stem, no downsampling; the image's channels, repeated, are the network's.
+"""Residual networks of one width, without stem or downsampling; their channels are the image's, repeated.
 
-Layers are the outputs after each ReLU, the last of a block after the addition; blocks are those last ones.
-Eight channels at 32×32 pixels make 8,192 features everywhere, and a classifier on all of them.
+The measured layers are the outputs of each ReLU, the last of a block after the addition; blocks are those last ones.
+With eight channels of 32×32 pixels every layer has 8,192 features, and the classifier uses all of them.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from equisep.networks.network import Network, repeat_channels
 
 
 class ResidualBlock(nn.Module):
-    """Convolution → BatchNorm → ReLU, some times; before the last ReLU the block's input is added."""
+    """Convolutions with BatchNorm and ReLU; the block's input is added before the last ReLU."""
 
     def __init__(self, channels: int, convolutions: int, kernel: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return relu(inputs + F(inputs)), of the shape of the inputs."""
+        """Return relu(inputs + F(inputs)), in the shape of the inputs."""
         outputs: Tensor = self.relu(inputs + self.last(self.inner(inputs)))
         return outputs
 
@@ -34,20 +34,15 @@ def _convolution(channels: int, kernel: int) -> tuple[nn.Module, nn.Module]:
 
 
 class ResidualNetwork(Network):
-    """The paper's residual network: blocks, one after another, then a linear classifier on all features."""
+    """The paper's residual network: residual blocks, then a linear classifier on all features."""
 
     def __init__(
-        self,
-        input_shape: tuple[int, ...],
-        classes: int,
-        blocks: Sequence[int],
-        kernels: Sequence[int],
-        input_repeats: int,
+        self, input_shape: tuple[int, ...], classes: int, blocks: Sequence[int], kernels: Sequence[int], repeats: int
     ) -> None:
-        """blocks: convolutions of each block. kernels: size of each block's. input_repeats: of the channels."""
+        """blocks, kernels: number and kernel size of each block's convolutions. repeats: copies of the channels."""
         super().__init__()
-        self.input_repeats = input_repeats
-        channels = input_shape[0] * input_repeats
+        self.input_repeats = repeats
+        channels = input_shape[0] * repeats
         self.body = nn.Sequential(*map(ResidualBlock, [channels] * len(blocks), blocks, kernels))
         self.classifier = nn.Linear(channels * input_shape[1] * input_shape[2], classes)
         layers: list[str] = []

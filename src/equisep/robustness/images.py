@@ -1,4 +1,4 @@
-"""Images as a network takes them, and as intensities, which is what perturbations change."""
+"""Images as normalised inputs of a network and as intensities, which perturbations change."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,15 @@ from torch import Tensor
 
 from equisep.data import Split
 
-# Images that go through a network, or an attack, in one call.
+# Images per call of a network or an attack.
 IMAGES_AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images as a network takes them, and what turns intensities of 0 … 1 into them.
+    """Normalised images and their normalisation.
 
-    split: normalised inputs (n, c, h, w) with labels. mean, std: (c,) of the normalisation.
+    split: normalised inputs (n, c, h, w) with labels. mean, std: (c,), of intensities in 0 … 1.
     """
 
     split: Split
@@ -22,13 +22,9 @@ class Images:
     std: Tensor
 
     def intensities(self) -> Tensor:
-        """Return the images as intensities, 0 … 1."""
-        return (self.split.inputs * self._shaped(self.std) + self._shaped(self.mean)).clamp(0, 1)
+        """Return the images as intensities (n, c, h, w), 0 … 1."""
+        return (self.split.inputs * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)).clamp(0, 1)
 
     def normalised(self, intensities: Tensor) -> Tensor:
-        """Return intensities (…, c, h, w) as the network takes them."""
-        return (intensities - self._shaped(self.mean)) / self._shaped(self.std)
-
-    @staticmethod
-    def _shaped(values: Tensor) -> Tensor:
-        return values.view(-1, 1, 1)
+        """Return intensities (…, c, h, w) as normalised inputs."""
+        return (intensities - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)

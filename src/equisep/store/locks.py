@@ -1,10 +1,9 @@
-"""Files that one process at a time holds, on one machine or several that share a file system; and SLURM's queue.
+"""Lock files that one process at a time holds, on one machine or on several that share a file system.
 
-A lock is a file that names its owner and a token that no other holding has. It relies on hard links (where a file
-system has none, on exclusive creation) and on rename being atomic, which NFS has too, and not on flock, nor on the
-clocks of several machines agreeing to more than minutes. As long as a process lives, a thread of it touches what it
-holds. An owner that died is found out by its process; on another host by its SLURM job, or by not having touched its
-file for LEASE_S. One that was only taken for dead finds its token gone, and is to write no more.
+A lock file names its owner and a unique token. It relies on atomic hard links (without them, on exclusive creation)
+and atomic rename, which NFS has too; not on flock, and on clocks only to minutes. A living owner touches its files
+from a thread. A dead owner is recognised by its process; on another host by its SLURM job, or by a file not touched
+for LEASE_S. An owner that was wrongly presumed dead finds its token gone and must not write any more.
 """
 
 import errno
@@ -24,22 +23,22 @@ from equisep.config import EquisepError
 from equisep.files import retrying
 from equisep.store.queue import QUEUE_CACHE_S, own_job, own_restarts, queue_knows, recently_queued_jobs
 
-# An owner on another host is taken for dead when it has not touched its file for this long, seconds.
+# An owner on another host is presumed dead after not touching its file for this long.
 LEASE_S = 900.0
 HEARTBEAT_S = 30.0
-# What link() says on a file system without hard links.
+# Errors of link() on a file system without hard links.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-# What this process holds: the content that each file has for as long as it is ours.
+# The files that this process holds, and the content of each while it holds them.
 _ours: dict[Path, bytes] = {}
 
 
 class InUse(EquisepError):
-    """What another living process holds: a run that it trains or measures, for example."""
+    """Another living process holds the lock, for example on a run that it trains or measures."""
 
 
 @contextmanager
 def held(path: Path, what: str) -> Iterator[None]:
-    """Hold a file for this process; raises InUse, naming ``what``, where another living process does."""
+    """Hold a lock file for this process; raises InUse, naming ``what``, if another living process holds it."""
     content = json.dumps(_this_process() | {"token": uuid.uuid4().hex}).encode()
     for _ in range(3):
         try:
@@ -49,9 +48,9 @@ def held(path: Path, what: str) -> Iterator[None]:
             owner = living_owner(path)
             if owner is not None:
                 raise InUse(f"{what} is in use by {describe_owner(owner)}") from None
-            _clear_away(path)
+            _remove_stale(path)
     else:
-        raise InUse(f"{what} is wanted by several processes at once: try again")
+        raise InUse(f"{what} is requested by several processes at once; run the same command again")
     _ours[path] = content
     _start_heartbeat(os.getpid())
     try:
@@ -63,37 +62,37 @@ def held(path: Path, what: str) -> Iterator[None]:
 
 
 def confirm(path: Path, what: str) -> None:
-    """Raise InUse, naming ``what``, where a file that this process holds has become another's or is gone.
+    """Raise InUse, naming ``what``, if a file that this process held belongs to another process now or is gone.
 
-    That happens to a process that was stopped, or cut off from the file system, for longer than LEASE_S.
+    This happens to a process that was stopped, or cut off from the file system, for longer than LEASE_S.
     """
     ours = _ours.get(path)
     if ours is None or _content(path) == ours:
         return
-    # Another that took it for dead may be about to put it back.
+    # A process that presumed this one dead may be about to restore the file.
     time.sleep(0.5)
     if _content(path) != ours:
         owner = living_owner(path)
         by = describe_owner(owner) if owner else "another process that has ended since"
-        raise InUse(f"{what} was taken over by {by}: this process was silent for too long, and stops")
+        raise InUse(f"{what} was taken over by {by}: this process did not respond for too long and stops")
 
 
 def describe_owner(owner: Mapping[str, Any]) -> str:
-    """Return what a person finds an owner by."""
+    """Return process and host of an owner, for the user."""
     return f"process {owner['process']} on {owner['host']}"
 
 
 @cache
 def _start_heartbeat(process: int) -> None:
-    """Start the thread that touches what this process holds; once, and again in a fork, which has no threads."""
-    threading.Thread(target=_heartbeat, name="beat", daemon=True).start()
+    """Start the thread that touches the files held: once per process, and again in a fork, which has no threads."""
+    threading.Thread(target=_heartbeat, name="heartbeat", daemon=True).start()
 
 
 def _heartbeat() -> None:
     while True:
         time.sleep(HEARTBEAT_S)
         for path, content in list(_ours.items()):
-            # What is another's by now is not kept alive; the next write finds out.
+            # A file that was taken over is not kept alive; the next write detects it.
             with suppress(OSError):
                 if _content(path) == content:
                     os.utime(path)
@@ -107,81 +106,83 @@ def _content(path: Path) -> bytes | None:
 
 
 def _create(path: Path, content: bytes) -> None:
-    """Make a file with its content in one step; raises FileExistsError where there is one."""
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part")
+    """Create a file with its content in one step; raises FileExistsError if it exists."""
+    part = _temporary(path)
     try:
         part.write_bytes(content)
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            # NFS may answer a link that was made with this when the first answer was lost.
-            if part.stat().st_nlink != 2:
-                raise
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            with path.open("xb") as file:
-                file.write(content)
+        _link(part, path)
+    except FileExistsError:
+        # NFS may report this for a link that was made, when its first answer was lost.
+        if part.stat().st_nlink != 2:
+            raise
     finally:
         part.unlink(missing_ok=True)
 
 
-def _clear_away(path: Path) -> None:
-    """Move a dead owner's file away; only one of several that find it gets to, and a living one's is put back."""
-    stale = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part")
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part")
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link a file to a new name, or copy it where links are not supported; raises FileExistsError."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        content = source.read_bytes()
+        with target.open("xb") as file:
+            file.write(content)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a dead owner's file; only one of several processes succeeds, and a living owner's file is restored."""
+    stale = _temporary(path)
     with suppress(FileNotFoundError):
         path.replace(stale)
         if living_owner(stale) is not None:
-            _put_back(stale, path)
+            with suppress(FileExistsError):
+                _link(stale, path)
         stale.unlink()
 
 
-def _put_back(stale: Path, path: Path) -> None:
-    """Give a living owner its file again, unless another has taken its place meanwhile."""
-    with suppress(FileExistsError):
-        try:
-            os.link(stale, path)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            with path.open("xb") as file:
-                file.write(stale.read_bytes())
-
-
 def living_owner(path: Path) -> dict[str, Any] | None:
-    """Return the process that an owner.json names, if it lives; of another host, if the file was touched of late."""
+    """Return the owner that a lock file names if it is alive, None otherwise.
+
+    An owner on another host counts as alive while its SLURM job is queued or its file was touched recently.
+    """
     try:
         age = time.time() - retrying(path.stat).st_mtime
         owner: dict[str, Any] = json.loads(retrying(path.read_bytes))
     except FileNotFoundError:
         return None
     except ValueError:
-        # Just being written, where there are no links, or left half written by a crash.
+        # Being written right now (without links), or left incomplete by a crash.
         return {"host": "an unknown host", "process": 0} if age < HEARTBEAT_S else None
     here = _where()
     if {name: owner.get(name) for name in here} == here:
         return owner if owner.get("started") == _start_of(owner["process"]) else None
     if owner.get("job") and (owner["job"], owner.get("cluster")) == own_job():
-        # This task was on another host before it was queued again.
+        # This task ran on another host before it was requeued.
         return owner if int(owner.get("restarts") or 0) >= own_restarts() else None
     if age > 3 * HEARTBEAT_S and queue_knows(owner):
         jobs = recently_queued_jobs(int(time.monotonic() / QUEUE_CACHE_S))
         if jobs is not None:
-            # A queue that answers knows better than a silence.
+            # The queue's answer is more reliable than a missing heartbeat.
             return owner if owner["job"] in jobs else None
     return owner if age < LEASE_S else None
 
 
 def _this_process() -> dict[str, str | int]:
     job, cluster = own_job()
-    me = os.getpid()
-    facts: dict[str, str | int] = {"process": me, "started": _start_of(me) or ""}
-    return _where() | facts | {"job": job, "cluster": cluster, "restarts": own_restarts(), "user": os.getuid()}
+    process = os.getpid()
+    owner: dict[str, str | int] = {"process": process, "started": _start_of(process) or ""}
+    return _where() | owner | {"job": job, "cluster": cluster, "restarts": own_restarts(), "user": os.getuid()}
 
 
 @cache
 def _where() -> dict[str, str | int]:
-    """Return where the number of a process means the same process as here: host, boot and pid namespace."""
+    """Return what makes process numbers comparable: host, boot and pid namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
@@ -191,9 +192,9 @@ def _where() -> dict[str, str | int]:
 
 
 def _start_of(process: int) -> str | None:
-    """Return what tells a living process of this host from a later one of its number, None where there is none.
+    """Return the start of a process of this host in clock ticks since boot, '' where unknown, None if it is dead.
 
-    That is its start in clock ticks since boot, '' where the system does not say. A zombie does not live.
+    The start distinguishes a process from a later one with the same number. A zombie counts as dead.
     """
     try:
         os.kill(process, 0)
@@ -202,7 +203,7 @@ def _start_of(process: int) -> str | None:
     except PermissionError:
         pass
     try:
-        # Counted from behind the name, which may hold blanks: field 3 is the state, field 22 the start.
+        # Split after the name, which may contain blanks: field 3 is the state, field 22 the start.
         state, *rest = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
         return ""

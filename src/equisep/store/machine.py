@@ -1,4 +1,4 @@
-"""Facts of the machine that a run or a page was made on: hardware, versions, commit."""
+"""Hardware, versions and commit that a result was computed with."""
 
 import platform
 import subprocess
@@ -8,16 +8,12 @@ from typing import Any
 
 
 def machine_facts(*, accelerator: str | None = None, threads: int | None = None) -> dict[str, Any]:
-    """Return where a result comes from: hardware, versions, commit.
+    """Return processor, threads, versions and commit as plain values.
 
-    accelerator: name of the GPU that was used, None for the processor. threads: CPU threads, left out where None.
+    accelerator: name of the GPU used, None for the processor. threads: CPU threads, omitted if None.
     """
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False)
     return {
         "processor": accelerator or _processor(),
         **({} if threads is None else {"threads": threads}),

@@ -1,4 +1,4 @@
-"""What is recorded of one run, whichever source it was read from, and what makes a record unusable."""
+"""The record of one run, whichever source it was read from, and the checks that make it usable."""
 
 import math
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ class RunRecord:
     """What is recorded of one run.
 
     run: its id. config: the whole configuration, with digests and sizes of the data, the protocol version and, under
-    "science", the config hash; empty where it cannot be read. state: new, running, interrupted, failed, done or
-    diverged under "state", with seconds, end, machine and versions where they are known. measures, robustness:
-    evaluations by id. flaw: what could not be read, for a person; '' for nothing.
+    "science", the config hash; empty if it cannot be read. state: new, running, interrupted, failed, done, diverged or
+    damaged under "state", with seconds, end, machine and versions where known. measures, robustness: evaluations by id.
+    flaw: what could not be read, for the user; '' if nothing.
     """
 
     run: str
@@ -29,7 +29,7 @@ class RunRecord:
     flaw: str = ""
 
 
-# The part of a stored configuration and of a stored state that every reader of a record relies on.
+# The fields of a stored configuration and of a stored state that every reader of a record relies on.
 _PARTS: dict[str, dict[str, Any]] = {
     "architecture": {"family": str},
     "dataset": {"name": str, "size": int, "sizes": list[int] | None},
@@ -39,33 +39,26 @@ _PARTS: dict[str, dict[str, Any]] = {
     "data": {"train_images": int, "test_images": int},
 }
 _FIELDS: dict[str, Any] = {"seed": int, "science": str, "protocol": int, "experiment": str | None}
+_PART_TYPES = {name: make_dataclass(name, part.items()) for name, part in _PARTS.items()}
+_CONFIG: Reader[Any] = Reader(make_dataclass("Config", (_PART_TYPES | _FIELDS).items()))
 _STATES = Literal["new", "running", "interrupted", "failed", "done", "diverged"]
-_CONFIG: Reader[Any] = Reader(
-    make_dataclass(
-        "Config", [*((name, make_dataclass(name, part.items())) for name, part in _PARTS.items()), *_FIELDS.items()]
-    )
-)
-_STATE: Reader[Any] = Reader(
-    make_dataclass(
-        "State", [("state", _STATES), ("machine", dict[str, Any] | None, None), ("seconds", float | None, None)]
-    )
-)
+_OPTIONAL = [("machine", dict[str, Any] | None, None), ("seconds", float | None, None)]
+_STATE: Reader[Any] = Reader(make_dataclass("State", [("state", _STATES), *_OPTIONAL]))
 
 
 def checked(record: RunRecord) -> RunRecord:
-    """Return a record that its readers can rely on: with a flaw where a part is missing or not valid.
+    """Return a record that readers can rely on, with a flaw where a part is missing or invalid.
 
     Raises LaterProtocol for a run that a later version of the package recorded.
     """
     refuse_later_protocol(record.run, record.config.get("protocol"))
-    flaw_of_config = _flaw_of(_CONFIG, "config", record.config)
-    flaw = record.flaw or flaw_of_config or _flaw_of(_STATE, "state", record.state) or _flaw_of_course(record)
+    config_flaw = _flaw_of(_CONFIG, "config", record.config)
+    flaw = record.flaw or config_flaw or _flaw_of(_STATE, "state", record.state) or _flaw_of_results(record)
     if not flaw:
         return record
-    state = record.state if isinstance(record.state.get("state"), str) and not flaw_of_config else {"state": "damaged"}
+    state = record.state if isinstance(record.state.get("state"), str) and not config_flaw else {"state": "damaged"}
     usable = {name: measurement for name, measurement in record.measures.items() if not _flaw_of_measure(measurement)}
-    config = {} if flaw_of_config else record.config
-    return replace(record, config=config, state=state, measures=usable, flaw=flaw)
+    return replace(record, config={} if config_flaw else record.config, state=state, measures=usable, flaw=flaw)
 
 
 def _flaw_of(model: Reader[Any], name: str, content: Mapping[str, Any]) -> str:
@@ -76,8 +69,8 @@ def _flaw_of(model: Reader[Any], name: str, content: Mapping[str, Any]) -> str:
     return ""
 
 
-def _flaw_of_course(record: RunRecord) -> str:
-    """Return what is wrong with the course of a run whose config and state are valid, '' for nothing."""
+def _flaw_of_results(record: RunRecord) -> str:
+    """Return what is inconsistent in a run with valid config and state, '' if nothing."""
     state, epochs = record.state["state"], record.config["training"]["epochs"]
     if state in FINISHED and record.state.get("seconds") is None:
         return "its state has no seconds"
@@ -88,28 +81,28 @@ def _flaw_of_course(record: RunRecord) -> str:
     return next(filter(None, flaws), "")
 
 
-def _flaw_of_layers(architecture: Mapping[str, Any], measured: Measurement) -> str:
-    """Return how many layers every record of a feed-forward network lacks, '' for none; of others that is not known."""
+def _flaw_of_layers(architecture: Mapping[str, Any], measurement: Measurement) -> str:
+    """Return which layers are missing from a feed-forward network's records, '' if none; other families pass."""
     if architecture["family"] != "fnn":
         return ""
     widths = architecture.get("widths")
     expected = len(widths) + 1 if widths else int(architecture["depth"])
-    found = {len(taken.layers) for taken in measured.records} or {expected}
-    return "" if found == {expected} else f"{min(found)} of {expected} layers are measured"
+    measured = min((len(record.layers) for record in measurement.records), default=expected)
+    return "" if measured == expected else f"{measured} of {expected} layers are measured"
 
 
-def _flaw_of_measure(measured: Measurement) -> str:
-    """Return what is wrong with a measure's records: values that are none, a layer that one of them lacks."""
-    if not isinstance(measured.settings, Mapping) or "view" not in measured.settings:
-        return "a measure does not tell what it is"
-    layers = {taken.layers for taken in measured.records}
-    for taken in measured.records:
-        where = f"epoch {taken.epoch}, {taken.split}"
-        if len(taken.layers) < 2 or taken.classes < 2:
-            return f"{where}: {len(taken.layers)} layers and {taken.classes} classes"
-        if not len(taken.layers) == len(taken.fuzziness) == len(taken.rank) or len(layers) > 1:
+def _flaw_of_measure(measurement: Measurement) -> str:
+    """Return what is wrong with a measurement: no settings, a missing layer or a missing D; '' if nothing."""
+    if not isinstance(measurement.settings, Mapping) or "view" not in measurement.settings:
+        return "a measure has no settings"
+    for record in measurement.records:
+        where = f"epoch {record.epoch}, {record.split}"
+        if len(record.layers) < 2 or record.classes < 2:
+            return f"{where}: {len(record.layers)} layers and {record.classes} classes"
+        complete = len(record.layers) == len(record.fuzziness) == len(record.rank)
+        if not complete or record.layers != measurement.records[0].layers:
             return f"{where}: a layer is missing"
-        for layer, value in enumerate(taken.fuzziness):
+        for layer, value in enumerate(record.fuzziness):
             if not isinstance(value, int | float) or math.isnan(value):
                 return f"{where}: layer {layer} has no D"
     return ""

@@ -1,22 +1,22 @@
 """The store of runs: identity, folder, state, records, snapshots, measures, checkpoint.
 
-results/runs/<id>/ holds
+results/runs/<id>/ contains
 
-    config.yaml               the configuration, all values filled in, and the digests of the data
+    config.yaml               the complete configuration and the digests of the data
     state.json                running, interrupted, failed, done or diverged; machine, population
-    submitted.json            the SLURM task that was given the run, and its submission
-    owner.json                the process that trains or measures the run now; removed when it is through
+    submitted.json            the SLURM task that the run was submitted to
+    owner.json                the process that trains or measures the run now; removed when it has ended
     run.log                   what happened and when: starts, resumptions, failures with their traceback
-    metrics.jsonl             a line an epoch: loss, accuracy, learning rate
+    metrics.jsonl             one line per epoch: loss, accuracy, learning rate
     snapshots/epoch_E.safetensors   weights and buffers after E epochs
     measures/<id>.json        a measure's config and its records, one per snapshot and split
-    robustness/<id>.json      perturbations' config and what the trained network is worth under them
-    checkpoint.pt             all that an interrupted population goes on from, in its first member's folder
+    robustness/<id>.json      a robustness evaluation's config and its results for the trained network
+    checkpoint.pt             everything that an interrupted population resumes from, in its first member's folder
 
-Every file is replaced whole, so that a reader or a crash meets the old content or the new; only
-run.log and metrics.jsonl grow by lines; metrics.jsonl is written anew from the checkpoint, which
-holds the epochs too, when a run is taken up again and when it ends. A process that held a run and
-has lost it to another cannot write to it any more: every writer raises InUse.
+Files are replaced atomically: a reader, or a crash, finds the old content or the new. Only run.log and
+metrics.jsonl are appended to; metrics.jsonl is rewritten from the checkpoint, which contains the epochs
+too, when a run is resumed and when it ends. A process that has lost a run to another process cannot
+write to it any more: every writer raises InUse.
 """
 
 from __future__ import annotations
@@ -64,28 +64,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-# libyaml's, where PyYAML was built with it, is five times as fast: a store has thousands of configs.
+# libyaml's loader, if PyYAML was built with it, is five times as fast; a store has thousands of configs.
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FINISHED = ("done", "diverged")
+# What parsing a damaged file may raise.
+_PARSE_ERRORS = (
+    *(ValueError, KeyError, TypeError, RuntimeError, OSError, EOFError),
+    *(yaml.YAMLError, SafetensorError, pickle.UnpicklingError),
+)
 
 
 class DamagedRun(EquisepError):
-    """A file of the store that cannot be read; the message names it and what to remove."""
+    """A file of the store cannot be read; the message names it and what to remove."""
 
 
 class LaterProtocol(DamagedRun):
-    """A run that a later version of the package recorded, under a protocol that this one does not know."""
+    """A later version of the package recorded the run, under a protocol that this version does not know."""
 
 
 class Run:
-    """The folder of one run. Every reader raises DamagedRun, naming the file and a remedy, for one it cannot read."""
+    """The folder of one run. Readers raise DamagedRun, with file and remedy, writers InUse if the run was lost."""
 
     def __init__(self, results: Path, identity: str) -> None:
         self.id = identity
         self.path = results / "runs" / identity
 
     def create(self, config: Config, data: Mapping[str, str | int]) -> None:
-        """Make the folder with its config.yaml; an existing one keeps what it has. data: digests, source, sizes."""
+        """Create the folder with its config.yaml, if there is none yet. data: digests, source, sizes."""
         (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
         (self.path / "measures").mkdir(exist_ok=True)
         if not (self.path / "config.yaml").exists():
@@ -103,24 +108,24 @@ class Run:
             refuse_later_protocol(self.id, config.get("protocol"))
             return dict(config)
 
-        return self._read("config.yaml", parse, self._whole)
+        return self._read("config.yaml", parse, self._remove_run)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the run for this process; raises InUse where another living process does (see equisep.store.locks)."""
+        """Hold the run for this process; raises InUse if another living process does (see equisep.store.locks)."""
         with held(self.path / "owner.json", f"run {self.id}"):
             yield
 
     def confirm_held(self) -> None:
-        """Raise InUse where this process held the run and another has taken it over; asked before every write."""
+        """Raise InUse if another process has taken the run over from this one; called before every write."""
         confirm(self.path / "owner.json", f"run {self.id}")
 
     def owner(self) -> dict[str, Any] | None:
-        """Return the living process that holds the run, or None."""
+        """Return the living process that holds the run, None if there is none."""
         return living_owner(self.path / "owner.json")
 
     def state(self) -> dict[str, Any]:
-        """Return state.json, {"state": "new"} where there is none; a running run that nobody holds is interrupted."""
+        """Return state.json, or {"state": "new"} without one; a running run without an owner is interrupted."""
         if not (self.path / "state.json").exists():
             return {"state": "new"}
 
@@ -130,14 +135,12 @@ class Run:
                 state["state"] = "interrupted"
             return state
 
-        return self._read("state.json", parse, self._whole)
+        return self._read("state.json", parse, self._remove_run)
 
     def write_state(self, state: str, **facts: Any) -> None:
-        """Record the state and facts; those of the running state stay with later ones."""
-        self.confirm_held()
-        before = {} if state == "running" else self.state()
-        content = before | {"state": state} | facts
-        write_atomically(self.path / "state.json", json.dumps(content, indent=1).encode())
+        """Record the state and facts; later states keep the facts of the running state."""
+        previous = {} if state == "running" else self.state()
+        self._write("state.json", json.dumps(previous | {"state": state} | facts, indent=1).encode())
 
     @property
     def finished(self) -> bool:
@@ -145,41 +148,38 @@ class Run:
         return self.state()["state"] in FINISHED
 
     def mark_submitted(self, submitted: Submitted) -> None:
-        """Record which SLURM task has the run."""
+        """Record the SLURM task that the run was submitted to."""
         write_atomically(self.path / "submitted.json", json.dumps(asdict(submitted)).encode())
 
     def submitted(self) -> Submitted | None:
-        """Return the SLURM task that was given the run last, whether it lives or not, or None."""
+        """Return the SLURM task that the run was last submitted to, even if it has ended; None if never submitted."""
         try:
             return SUBMITTED.parse(retrying((self.path / "submitted.json").read_bytes))
         except (FileNotFoundError, ValueError):
             return None
 
     def log(self, text: str) -> None:
-        """Add a dated line to run.log, which tells a person what happened to the run and when."""
+        """Add a dated line to run.log, the run's history for the user."""
         with (self.path / "run.log").open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {socket.gethostname()} {os.getpid()} {text}\n")
 
     def population(self) -> tuple[str, ...]:
-        """Return the runs that this one goes on with from a checkpoint, itself included, or none without one.
+        """Return the ids of the runs that this one resumes with, itself included; empty without a checkpoint.
 
-        Raises DamagedRun where one of them has been removed meanwhile.
+        Raises DamagedRun if one of them has been removed.
         """
         state = self.state()
         members = tuple(state.get("population", ()))
         if state["state"] == "done" or not members:
             return ()
-        leader = self._sibling(members[0])
-        if not (leader.path / "checkpoint.pt").exists() or tuple(leader.state().get("population", ())) != members:
+        leader, *others = (Run(self.path.parents[1], member) for member in members)
+        checkpoint = leader.path / "checkpoint.pt"
+        if not checkpoint.exists() or tuple(leader.state().get("population", ())) != members:
             return ()
-        for member in map(self._sibling, members):
-            if tuple(member.state().get("population", ())) != members:
-                checkpoint = leader.path / "checkpoint.pt"
-                raise DamagedRun(f"run {member.id} of this population is gone: remove {checkpoint} to train it anew")
+        for run in others:
+            if tuple(run.state().get("population", ())) != members:
+                raise DamagedRun(f"run {run.id} of this population is missing: remove {checkpoint} to train it again")
         return members
-
-    def _sibling(self, identity: str) -> Run:
-        return Run(self.path.parents[1], identity)
 
     def append_epoch(self, epoch: Epoch) -> None:
         """Add an epoch to metrics.jsonl."""
@@ -188,54 +188,50 @@ class Run:
             file.write(json.dumps(asdict(epoch)) + "\n")
 
     def epochs(self) -> list[Epoch]:
-        """Return the recorded epochs; a last line cut off by a kill is left out."""
+        """Return the recorded epochs, without an incomplete last line."""
         if not (self.path / "metrics.jsonl").exists():
             return []
 
         def parse(content: bytes) -> list[Epoch]:
             whole_lines = content.decode().rpartition("\n")[0]
-            # Parsed as one array, which takes a fifth of the time.
+            # Parsing one array takes a fifth of the time of parsing lines.
             epochs = EPOCHS.parse(f"[{whole_lines.replace(chr(10), ',')}]")
             if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
-                raise ValueError("epochs are missing or doubled")
+                raise ValueError("epochs are missing or repeated")
             return epochs
 
-        return self._read("metrics.jsonl", parse, self._whole)
+        return self._read("metrics.jsonl", parse, self._remove_run)
 
     def save_epochs(self, epochs: Sequence[Epoch]) -> None:
-        """Write metrics.jsonl anew."""
-        self.confirm_held()
-        content = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in epochs)
-        write_atomically(self.path / "metrics.jsonl", content.encode())
+        """Rewrite metrics.jsonl."""
+        self._write("metrics.jsonl", "".join(json.dumps(asdict(epoch)) + "\n" for epoch in epochs).encode())
 
     def save_snapshot(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
-        """Keep the weights and buffers of an epoch."""
-        self.confirm_held()
+        """Store the weights and buffers of an epoch."""
         import safetensors.torch
 
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        write_atomically(self.path / f"snapshots/epoch_{epoch:04d}.safetensors", safetensors.torch.save(content))
+        self._write(f"snapshots/epoch_{epoch:04d}.safetensors", safetensors.torch.save(content))
 
     def load_snapshot(self, epoch: int) -> dict[str, Tensor]:
-        """Return the weights and buffers of an epoch, on the CPU; raises DamagedRun if it is not there."""
+        """Return the weights and buffers of an epoch, on the CPU; raises DamagedRun if they are missing."""
         import safetensors.torch
 
-        return self._read(f"snapshots/epoch_{epoch:04d}.safetensors", safetensors.torch.load, self._whole)
+        return self._read(f"snapshots/epoch_{epoch:04d}.safetensors", safetensors.torch.load, self._remove_run)
 
     def remove_snapshot(self, epoch: int) -> None:
-        """Remove the weights of an epoch that turned out unusable."""
+        """Remove the weights of an epoch, which are not finite."""
         self.confirm_held()
         (self.path / f"snapshots/epoch_{epoch:04d}.safetensors").unlink()
 
     def snapshot_epochs(self) -> list[int]:
-        """Return the epochs whose weights are kept, ascending."""
+        """Return the epochs whose weights are stored, ascending."""
         return sorted(int(path.stem.removeprefix("epoch_")) for path in self.path.glob("snapshots/epoch_*.safetensors"))
 
     def save_measure(self, measure: Measure, records: list[LayerRecord]) -> None:
         """Write a measure with all its records."""
-        self.confirm_held()
         content = measurement_to_json(identity_of_measure(measure), records)
-        write_atomically(self.path / "measures" / f"{measure_id(measure)}.json", content.encode())
+        self._write(f"measures/{measure_id(measure)}.json", content.encode())
 
     def load_measure(self, measure: Measure) -> list[LayerRecord]:
         """Return the records of a measure so far, ordered by epoch and split."""
@@ -247,36 +243,34 @@ class Run:
         return {path.stem: self._load_measure(path.name) for path in sorted(self.path.glob("measures/*.json"))}
 
     def _load_measure(self, name: str) -> Measurement:
-        remedy = "remove the file, and the run is measured again"
-        return self._read(f"measures/{name}", measurement_from_json, remedy)
+        return self._read(f"measures/{name}", measurement_from_json, "remove the file to measure the run again")
 
     def save_robustness(self, identity: str, robustness: RobustnessResults) -> None:
         """Write a robustness evaluation of the trained network under its id."""
         self.confirm_held()
         (self.path / "robustness").mkdir(exist_ok=True)
-        write_atomically(self.path / "robustness" / f"{identity}.json", robustness_to_json(robustness).encode())
+        self._write(f"robustness/{identity}.json", robustness_to_json(robustness).encode())
 
     def has_robustness(self, identity: str) -> bool:
-        """Whether the robustness evaluation of an id is recorded."""
+        """Whether the robustness evaluation with this id is recorded."""
         return (self.path / "robustness" / f"{identity}.json").exists()
 
     def load_robustness(self) -> dict[str, RobustnessResults]:
         """Return every robustness evaluation of the trained network, by id."""
-        remedy = "remove the file, and robustness is evaluated again"
+        remedy = "remove the file to evaluate robustness again"
         files = sorted(self.path.glob("robustness/*.json"))
         return {file.stem: self._read(f"robustness/{file.name}", robustness_from_json, remedy) for file in files}
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""
-        self.confirm_held()
         import torch
 
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        write_atomically(self.path / "checkpoint.pt", buffer.getvalue())
+        self._write("checkpoint.pt", buffer.getvalue())
 
     def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the checkpoint on a device, or None where there is none."""
+        """Return the checkpoint on a device, None if there is none."""
         if not (self.path / "checkpoint.pt").exists():
             return None
         import torch
@@ -285,52 +279,43 @@ class Run:
             state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
             return state
 
-        return self._read("checkpoint.pt", parse, "remove it, and the run is trained from the start")
+        return self._read("checkpoint.pt", parse, "remove it to train the run from the start")
 
     def remove_checkpoint(self) -> None:
-        """Remove the checkpoint of a training that has ended."""
+        """Remove the checkpoint, after training has ended."""
         self.confirm_held()
         (self.path / "checkpoint.pt").unlink(missing_ok=True)
 
     @property
-    def _whole(self) -> str:
-        return f"remove the folder {self.path}, and the run is trained again"
+    def _remove_run(self) -> str:
+        return f"remove the folder {self.path} to train the run again"
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Replace a file of the run; raises InUse if another process has taken the run over."""
+        self.confirm_held()
+        write_atomically(self.path / name, content)
 
     def _read(self, name: str, parse: Callable[[bytes], T], remedy: str) -> T:
-        """Return what parse makes of a file of the run; whatever goes wrong with that becomes DamagedRun."""
+        """Return the parsed content of a file of the run; raises DamagedRun with the remedy if that fails."""
         path = self.path / name
         try:
             return parse(retrying(path.read_bytes))
-        except LaterProtocol:
-            raise
         except FileNotFoundError:
             raise DamagedRun(f"{path} is missing: {remedy}") from None
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            RuntimeError,
-            OSError,
-            yaml.YAMLError,
-            SafetensorError,
-            EOFError,
-            pickle.UnpicklingError,
-        ) as error:
+        except _PARSE_ERRORS as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DamagedRun(f"{path} is damaged ({reason}): {remedy}") from None
 
 
 def refuse_later_protocol(run: str, protocol: object) -> None:
-    """Raise LaterProtocol, in one line, for a run that a later version of the package recorded."""
+    """Raise LaterProtocol for a run that a later version of the package recorded."""
     if isinstance(protocol, int) and protocol > PROTOCOL:
         raise LaterProtocol(
-            f"run {run} was recorded under protocol {protocol}, this version of equisep knows {PROTOCOL}: "
-            "update equisep, or name another results folder"
+            f"run {run} was recorded under protocol {protocol}, but this version of equisep knows protocols up to "
+            f"{PROTOCOL}: update equisep or use another results folder"
         )
 
 
 def all_runs(results: Path) -> Iterator[Run]:
-    """Yield every run of the store, by name."""
-    for folder in sorted(results.glob("runs/*")):
-        if folder.is_dir():
-            yield Run(results, folder.name)
+    """Yield every run of the store, ordered by id."""
+    return (Run(results, folder.name) for folder in sorted(results.glob("runs/*")) if folder.is_dir())

@@ -1,10 +1,10 @@
-"""Records as JSON and back, checked by pydantic: epochs, measurements, robustness results, tasks.
+"""Records as JSON and back, validated by pydantic: epochs, measurements, robustness results, tasks.
 
-Whatever does not fit is a ValueError whose message is one line that names the field.
+Invalid content raises ValueError with one line that names the field.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Submitted:
-    """The SLURM task that a run was given to. task: its id; submission: the unique name of its job."""
+    """The SLURM task that a run was submitted to. task: its id. submission: the unique name of its job."""
 
     task: str
     submission: str
@@ -42,18 +42,20 @@ class Reader(Generic[T]):
         self.adapter: TypeAdapter[T] = TypeAdapter(kind)
 
     def parse(self, content: bytes | str) -> T:
-        """Return the value that JSON text holds; raises ValueError."""
-        try:
-            return self.adapter.validate_json(content)
-        except ValidationError as error:
-            raise ValueError(_first_error(error)) from None
+        """Return the value of JSON text; raises ValueError."""
+        return self._validated(self.adapter.validate_json, content)
 
     def check(self, content: Any) -> T:
-        """Return the value that plain containers hold; raises ValueError."""
+        """Return the value of plain containers; raises ValueError."""
+        return self._validated(self.adapter.validate_python, content)
+
+    def _validated(self, validate: Callable[[Any], T], content: Any) -> T:
         try:
-            return self.adapter.validate_python(content)
+            return validate(content)
         except ValidationError as error:
-            raise ValueError(_first_error(error)) from None
+            first = error.errors(include_url=False, include_input=False)[0]
+            location = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{location}: {first['msg']}" if location else str(first["msg"])) from None
 
 
 EPOCHS: Reader[list[Epoch]] = Reader(list[Epoch])
@@ -63,7 +65,7 @@ _ROBUSTNESS: Reader[_StoredRobustness] = Reader(_StoredRobustness)
 
 
 def measurement_to_json(settings: Mapping[str, Any], records: Sequence[LayerRecord]) -> str:
-    """Return a measurement as JSON, its records by epoch and split."""
+    """Return a measurement as JSON, its records ordered by epoch and split."""
     ordered = sorted(records, key=lambda record: (record.epoch, record.split))
     return json.dumps({"measure": settings, "records": [asdict(record) for record in ordered]})
 
@@ -83,9 +85,3 @@ def robustness_from_json(content: bytes | str) -> RobustnessResults:
     """Return what :func:`robustness_to_json` wrote; raises ValueError."""
     stored = _ROBUSTNESS.parse(content)
     return RobustnessResults(stored.robustness, stored.cells)
-
-
-def _first_error(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else str(first["msg"])

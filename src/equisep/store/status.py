@@ -1,4 +1,4 @@
-"""What has become of a run: the one place that tells it to sweeps, ``equisep status``, SLURM tasks and exit codes."""
+"""The outcome of a run, for sweeps, ``equisep status``, SLURM tasks and exit codes alike."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from equisep.store.serialization import Submitted
 if TYPE_CHECKING:
     import pandas as pd
 
-# An evaluation of a snapshot beside those of the train and test splits.
+# The evaluation of a snapshot besides those on the train and test splits.
 ROBUSTNESS = "robustness"
 HOW_TO_RESUME = "run the same command again to resume from the last checkpoint"
-# Words in a task's log with which SLURM itself says why it ended the task.
+# Words with which SLURM reports in a task's log why it ended the task.
 SLURM_REASONS = ("oom_kill", "oom-kill", "out of memory", "time limit", "node failure")
 
 
@@ -30,10 +30,10 @@ class TaskEnded(EquisepError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of a run that a config asks for.
+    """The outcome of a run for one config.
 
-    state: done, diverged, or "in task ID" where a SLURM task has it. final: D after the last epoch on the training
-    set, None where it is not measured. trained_epochs: by the present call.
+    state: done, diverged, or "in task ID" for a run of a SLURM task. final: D after the last epoch on the training
+    set, None if it is not measured. trained_epochs: by the present call.
     """
 
     run: Run
@@ -42,7 +42,7 @@ class Outcome:
     trained_epochs: int = 0
 
     def facts(self) -> dict[str, object]:
-        """Return it as plain values: run, state, trained_epochs and, where known, train_accuracy, r, decay_ratio."""
+        """Return plain values: run, state, trained_epochs and, if measured, train_accuracy, r and decay_ratio."""
         facts: dict[str, object] = {"run": self.run.id, "state": self.state, "trained_epochs": self.trained_epochs}
         if self.final is not None:
             facts["train_accuracy"] = self.final.accuracy
@@ -52,7 +52,7 @@ class Outcome:
         return facts
 
     def __str__(self) -> str:
-        """Return it as a line for the user."""
+        """Return one line for the user."""
         facts = self.facts()
         line = f"run {self.run.id}: {self.state}"
         if "r" in facts:
@@ -65,42 +65,42 @@ class Outcome:
 
 
 def missing_evaluations(run: Run, config: Config) -> list[tuple[int, str]]:
-    """Return the evaluations that a config asks for and a snapshot allows, but which are not recorded yet.
+    """Return the evaluations of existing snapshots that a config requests and that are not recorded yet.
 
-    Pairs of an epoch and train, test (the split that D is taken on) or robustness. Raises DamagedRun.
+    Pairs of epoch and train, test (the split that D is measured on) or robustness. Raises DamagedRun.
     """
     measure, last = config.measure, [config.training.epochs]
     recorded = {(record.epoch, record.split) for record in run.load_measure(measure)}
     test = None if measure.test_every_snapshot else last if measure.test_epochs is None else measure.test_epochs
-    wanted = {"train": measure.epochs, "test": test}
+    requested = {"train": measure.epochs, "test": test}
     if config.robustness is not None:
-        wanted[ROBUSTNESS] = last
+        requested[ROBUSTNESS] = last
         if run.has_robustness(robustness_id(config.robustness, measure)):
             recorded.add((last[0], ROBUSTNESS))
     return [
         (epoch, part)
         for epoch in run.snapshot_epochs()
-        for part, epochs in wanted.items()
+        for part, epochs in requested.items()
         if (epochs is None or epoch in epochs) and (epoch, part) not in recorded
     ]
 
 
 def is_complete(run: Run, config: Config) -> bool:
-    """Whether a run is trained and evaluated as a config asks. Raises DamagedRun."""
+    """Whether a run is trained and evaluated as a config requests. Raises DamagedRun."""
     return run.finished and not missing_evaluations(run, config)
 
 
 def outcome_of(run: Run, config: Config, trained_epochs: int = 0) -> Outcome:
-    """Return the outcome of a run that ended. Raises DamagedRun."""
+    """Return the outcome of a run that has ended. Raises DamagedRun."""
     return Outcome(run, run.state()["state"], final_record(run, config), trained_epochs)
 
 
 def outcome_of_task(
     run: Run, config: Config, task: Submitted, queue: Mapping[str, QueuedTask] | None, results: Path
 ) -> Outcome | EquisepError:
-    """Return the outcome of a run that a SLURM task was given; TaskEnded or DamagedRun where it failed.
+    """Return the outcome of a run that was submitted to a SLURM task; TaskEnded or DamagedRun if it failed.
 
-    queue: as queued_jobs() returns it; None, a queue that does not answer, leaves a task queued.
+    queue: the value of queued_jobs(); with None, for a queue that does not answer, the task counts as queued.
     """
     try:
         if is_complete(run, config):
@@ -114,36 +114,34 @@ def outcome_of_task(
 
 
 def _reason_in(log: Path) -> str:
-    """Return ": " and the line of a task's log that says best why the task ended; '' where there is none."""
+    """Return ": " and the line of a task's log that best explains why the task ended, '' without a log."""
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    # srun and slurmd mostly add only that the task ended; where they say why, nothing else does.
+    # srun and slurmd usually report only that the task ended; if they give a reason, it is the only one.
     reasons = [line for line in lines if any(word in line.lower() for word in SLURM_REASONS)]
-    shown = reasons or [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
-    return f": {shown[-1]}" if shown else ""
+    reasons = reasons or [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
+    return f": {reasons[-1]}" if reasons else ""
 
 
 def exit_code(outcomes: Iterable[Outcome | Exception]) -> int:
-    """Return the exit code of a command: 0 where nothing failed, 2 where the first failure is one that the user can
-    mend (EquisepError), 1 where it is another.
-    """
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    if not failures:
+    """Return 0 if nothing failed, 2 if the user can correct the first failure (EquisepError), otherwise 1."""
+    failure = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
+    if failure is None:
         return 0
-    return 2 if isinstance(failures[0], EquisepError) else 1
+    return 2 if isinstance(failure, EquisepError) else 1
 
 
 def final_record(run: Run, config: Config, split: str = "train") -> LayerRecord | None:
-    """Return a run's record after the last epoch under a config's measure, None where there is none."""
-    records = run.load_measure(config.measure)
-    final = [record for record in records if (record.epoch, record.split) == (config.training.epochs, split)]
-    return final[0] if final else None
+    """Return a run's record after the last epoch under a config's measure, None if there is none."""
+    final = (config.training.epochs, split)
+    return next((record for record in run.load_measure(config.measure) if (record.epoch, record.split) == final), None)
 
 
 def run_title(config: Mapping[str, Any]) -> str:
-    """Return how a run is called in wandb and on the console: architecture, data set, optimizer, seed."""
+    """Return the title of a run in wandb and on the console: architecture, data set, optimizer, seed."""
     architecture = config["architecture"]
-    usual = (None, True, "relu", 1.0)
-    shape = " ".join(f"{key} {value}" for key, value in architecture.items() if key != "family" and value not in usual)
+    defaults = (None, True, "relu", 1.0)
+    fields = [(key, value) for key, value in architecture.items() if key != "family" and value not in defaults]
+    shape = " ".join(f"{key} {value}" for key, value in fields)
     optimizer, dataset = config["optimizer"], config["dataset"]
     momentum = f" momentum {optimizer['momentum']:g}" if optimizer["momentum"] else ""
     return (
@@ -153,13 +151,13 @@ def run_title(config: Mapping[str, Any]) -> str:
 
 
 def status_table(results: Path) -> pd.DataFrame:
-    """Return a row per run: run, state, epoch, epochs, configuration; for a damaged run, which file is damaged.
+    """Return a row per run: run, state, epoch, of (epochs), configuration; for a damaged run, the damaged file.
 
-    A run that was given to a SLURM task names the task and whether it is queued, running or ended.
+    The state of a run that was submitted to SLURM includes its task and whether that is pending, running or ended.
     """
     import pandas as pd
 
-    # squeue is asked once, and only where a run was submitted.
+    # squeue is called once, and only if a run was submitted.
     queue = cache(queued_jobs)
     rows: list[dict[str, Any]] = []
     for run in all_runs(results):
@@ -169,11 +167,12 @@ def status_table(results: Path) -> pd.DataFrame:
             rows.append({"run": run.id, "state": f"damaged: {str(error).split(': ')[0]}"})
             continue
         architecture, optimizer = config["architecture"], config["optimizer"]
-        submitted = None if state in FINISHED else run.submitted()
+        if state not in FINISHED and (task := run.submitted()):
+            state += f", task {task.task} {_state_of_task(task, queue())}"
         rows.append(
             {
                 "run": run.id,
-                "state": f"{state}, task {submitted.task} {_state_of_task(submitted, queue())}" if submitted else state,
+                "state": state,
                 "epoch": len(epochs),
                 "of": config["training"]["epochs"],
                 "dataset": f"{config['dataset']['name']} {config['dataset']['size']}",

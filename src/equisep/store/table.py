@@ -1,5 +1,6 @@
 """The runs of a source as tidy tables."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -27,74 +28,65 @@ SETTINGS = tuple(field.name for field in fields(Measure) if field.name not in NO
 def load_runs(source: str | Path) -> pd.DataFrame:
     """Return all runs of a source as one table: a row per run, measure, epoch, split and layer.
 
-    Columns: run, state, flaw, protocol; the configuration, a column a field, named as on the command line
+    Columns: run, state, flaw, protocol; the configuration, one column per field, named as on the command line
     (``architecture.depth``, ``measure.view`` of the row's measure, …); epoch, split, layer (0 is the input), name;
     D (separation fuzziness), NC1 (D/K), ratio (ρ_l = D_l/D_{l−1}; NaN for the input), rank (of SS_b); loss and accuracy
     of that split in evaluation mode; training_loss and training_accuracy of the epoch's steps (NaN at epoch 0);
     seconds, ended, commit, torch, processor. Loss in nats, accuracy 0 … 1, time in seconds. A run without any
-    measure has one row of which epoch and all that follows are NaN.
+    measure has one row, with NaN in the columns of measurements.
 
-    Raises ConfigError for a source that is none.
+    Raises ConfigError if the source is not valid.
     """
     return tabulate(read_records(source))
 
 
 def tabulate(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return records as one tidy table; see :func:`load_runs`."""
-    kept = list(records)
+    records = list(records)
     rows: dict[str, list[Any]] = {name: [] for name in ("place", *MEASURED)}
     settings: list[Mapping[str, Any]] = []
-    for place, record in enumerate(kept):
-        trained = {epoch.epoch: epoch for epoch in record.epochs}
-        before = len(rows["place"])
-        for measure, measured in record.measures.items():
-            for taken in measured.records:
-                _add_layers(rows, place, measure, taken, trained.get(taken.epoch))
-                settings += [measured.settings] * len(taken.layers)
-        if len(rows["place"]) == before:
-            rows["place"].append(place)
-            for name in MEASURED:
-                rows[name].append(None)
+    for place, record in enumerate(records):
+        epochs = {epoch.epoch: epoch for epoch in record.epochs}
+        rows_before = len(settings)
+        for measure, measurement in record.measures.items():
+            for layers in measurement.records:
+                _add_layers(rows, place, measure, layers, epochs.get(layers.epoch))
+                settings += [measurement.settings] * len(layers.layers)
+        if len(settings) == rows_before:
+            for name, column in rows.items():
+                column.append(place if name == "place" else None)
             settings.append({})
     table = pd.DataFrame({name: rows[name] for name in MEASURED}).astype(dict.fromkeys(NUMBERS, float))
-    told = _describe_runs(kept).iloc[rows["place"]].reset_index(drop=True)
-    # The columns are there also where nothing is measured yet.
-    taken_as = pd.DataFrame(settings, columns=list(SETTINGS)).add_prefix("measure.")
-    return pd.concat([told[list(RUN)], table, taken_as, told.drop(columns=list(RUN))], axis=1)
+    runs = _describe_runs(records).iloc[rows["place"]].reset_index(drop=True)
+    # All columns exist even where nothing is measured yet.
+    measures = pd.DataFrame(settings, columns=list(SETTINGS)).add_prefix("measure.")
+    return pd.concat([runs[list(RUN)], table, measures, runs.drop(columns=list(RUN))], axis=1)
 
 
 def tabulate_robustness(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Return what perturbations did to networks: a row per run, settings, kind, strength, layer and draw.
+    """Return the robustness results of runs: a row per run, settings, kind, strength, layer and draw.
 
     Columns: run, robustness (id of the settings), kind, strength, layer (NaN: all or none), draw, D_last, r,
-    train_accuracy, test_accuracy; NaN for what is not taken of a kind.
+    train_accuracy, test_accuracy; NaN for values that a kind does not have.
     """
-    rows: dict[str, list[Any]] = {name: [] for name in PERTURBED}
+    rows = []
     for record in records:
-        for identity, perturbed in record.robustness.items():
-            for cell in perturbed.results:
-                draws = max(len(cell.last_fuzziness), len(cell.test_accuracy))
-                columns: dict[str, Sequence[Any]] = {
-                    "draw": range(draws),
-                    "D_last": cell.last_fuzziness,
-                    "r": cell.r,
-                    "train_accuracy": cell.train_accuracy,
-                    "test_accuracy": cell.test_accuracy,
-                }
-                layer = math.nan if cell.layer is None else cell.layer
-                fixed = {"run": record.run, "robustness": identity, "kind": cell.kind, "strength": cell.strength}
-                for name in PERTURBED:
-                    values = columns.get(name, [(fixed | {"layer": layer}).get(name)] * draws)
-                    rows[name] += [*values, *[math.nan] * (draws - len(values))]
-    return pd.DataFrame(rows)
+        for identity, evaluation in record.robustness.items():
+            for result in evaluation.results:
+                layer = math.nan if result.layer is None else result.layer
+                accuracies = result.train_accuracy, result.test_accuracy
+                draws = itertools.zip_longest(result.last_fuzziness, result.r, *accuracies, fillvalue=math.nan)
+                fixed = (record.run, identity, result.kind, result.strength, layer)
+                rows += [(*fixed, draw, *values) for draw, values in enumerate(draws)]
+    return pd.DataFrame(rows, columns=list(PERTURBED))
 
 
 def _add_layers(
-    rows: Mapping[str, list[Any]], place: int, measure: str, record: LayerRecord, trained: Epoch | None
+    rows: Mapping[str, list[Any]], place: int, measure: str, record: LayerRecord, epoch: Epoch | None
 ) -> None:
     """Add a record's layers to the columns of the table."""
-    before = [math.nan, *record.fuzziness[:-1]]
-    ratios = [value / last if last else math.nan for value, last in zip(record.fuzziness, before, strict=True)]
+    previous = [math.nan, *record.fuzziness[:-1]]
+    ratios = [value / last if last else math.nan for value, last in zip(record.fuzziness, previous, strict=True)]
     columns: dict[str, Sequence[Any]] = {
         "layer": range(len(record.layers)),
         "name": record.layers,
@@ -110,27 +102,24 @@ def _add_layers(
         "split": record.split,
         "loss": record.loss,
         "accuracy": record.accuracy,
-        "training_loss": trained.loss if trained else math.nan,
-        "training_accuracy": trained.accuracy if trained else math.nan,
+        "training_loss": epoch.loss if epoch else math.nan,
+        "training_accuracy": epoch.accuracy if epoch else math.nan,
     }
     for name in rows:
         rows[name] += columns[name] if name in columns else [fixed[name]] * len(record.layers)
 
 
 def _describe_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Return a row per run: what it is, its configuration, how it went."""
-    configs = [
-        {key: value for key, value in record.config.items() if key not in ("measure", "robustness")}
-        for record in records
-    ]
-    rows = []
+    """Return a row per run: id, state, flaw, times and machine, then its configuration."""
+    rows, configs = [], []
     for record in records:
         machine = record.state.get("machine") or {}
         facts = {"run": record.run, "state": record.state["state"], "flaw": record.flaw}
         facts |= {name: record.state.get(name) for name in ("seconds", "ended")}
         rows.append(facts | {name: machine.get(name) for name in MACHINE})
-    told = pd.DataFrame(rows, columns=["run", "state", "flaw", "seconds", "ended", *MACHINE])
+        configs.append({key: value for key, value in record.config.items() if key not in ("measure", "robustness")})
+    runs = pd.DataFrame(rows, columns=["run", "state", "flaw", "seconds", "ended", *MACHINE])
     described = pd.json_normalize(configs) if configs else pd.DataFrame()
     if "protocol" not in described:
         described["protocol"] = None
-    return pd.concat([told, described], axis=1)
+    return pd.concat([runs, described], axis=1)

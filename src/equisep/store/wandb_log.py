@@ -1,4 +1,4 @@
-"""wandb's logs as records: the binary format of a .wandb file, and what its entries add up to."""
+"""wandb's logs as records: the binary format of a .wandb file, and the run that its entries describe."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from equisep.measures import Epoch, LayerRecord, Measurement
 from equisep.store.record import RunRecord, checked
 from equisep.store.serialization import robustness_from_json
 
-# A .wandb file: 7 bytes of header, then blocks of 32 KiB as LevelDB's log has them, the first with the header.
+# A .wandb file: a header of 7 bytes, then blocks of 32 KiB in LevelDB's log format; the first includes the header.
 _BLOCK = 32768
 _HEADER = b":W&B"
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
@@ -22,7 +22,7 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class Log:
-    """What the entries of a .wandb file add up to. flaw: why they are not all, '' where they are."""
+    """The content of a .wandb file. flaw: why it is incomplete, '' if it is not."""
 
     config: dict[str, Any]
     summary: dict[str, Any]
@@ -31,33 +31,26 @@ class Log:
 
 
 def read_log(path: Path) -> Log:
-    """Return the content of a .wandb file."""
+    """Return the content of a .wandb file, up to where it ends or is damaged."""
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-    config: dict[str, Any] = {}
-    summary: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
-    flaw = ""
+    log = Log({}, {}, [], "")
     try:
         for content in _log_entries(path):
             entry = Record.FromString(content)
             for item in (*entry.run.config.update, *entry.config.update):
-                _place(config, item)
+                _insert(log.config, item)
             for item in entry.summary.update:
-                _place(summary, item)
-            if entry.history.item:
-                rows.append({_key(item): json.loads(item.value_json) for item in entry.history.item})
+                _insert(log.summary, item)
+            if items := entry.history.item:
+                log.rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
     except (ValueError, TypeError, AttributeError, OSError, struct.error, DecodeError) as error:
-        flaw = f"{path}: {error}"
-    return Log(config, summary, rows, flaw)
+        return replace(log, flaw=f"{path}: {error}")
+    return log
 
 
-def _key(item: Any) -> str:
-    return str(item.key) or "/".join(item.nested_key)
-
-
-def _place(content: dict[str, Any], item: Any) -> None:
+def _insert(content: dict[str, Any], item: Any) -> None:
     keys = list(item.nested_key) or [item.key]
     for key in keys[:-1]:
         content = content.setdefault(key, {})
@@ -65,14 +58,14 @@ def _place(content: dict[str, Any], item: Any) -> None:
 
 
 def _log_entries(path: Path) -> Iterator[bytes]:
-    """Yield the entries of a .wandb file; raises ValueError where it ends in the middle of one, or is damaged."""
+    """Yield the entries of a .wandb file; raises ValueError if it is damaged or ends within an entry."""
     content = path.read_bytes()
     if not content.startswith(_HEADER):
         raise ValueError("not a wandb log")
     place, parts, kind = 7, b"", _FULL
     while place < len(content):
         if _BLOCK - place % _BLOCK < 7:
-            # The rest of a block too short for an entry's head is padding.
+            # The rest of a block is padding where it is too short for an entry's header.
             place += _BLOCK - place % _BLOCK
             continue
         if len(content) - place < 7:
@@ -81,12 +74,7 @@ def _log_entries(path: Path) -> Iterator[bytes]:
         body = content[place + 7 : place + 7 + length]
         if len(body) < length:
             raise ValueError("the log is cut off")
-        if zlib.crc32(content[place + 6 : place + 7 + length]) != checksum or kind not in (
-            _FULL,
-            _FIRST,
-            _MIDDLE,
-            _LAST,
-        ):
+        if zlib.crc32(content[place + 6 : place + 7 + length]) != checksum or not _FULL <= kind <= _LAST:
             raise ValueError("the log is damaged")
         parts = body if kind in (_FULL, _FIRST) else parts + body
         if kind in (_FULL, _LAST):
@@ -97,18 +85,14 @@ def _log_entries(path: Path) -> Iterator[bytes]:
 
 
 def record_from_wandb(
-    run: str,
-    config: Mapping[str, Any],
-    rows: Iterable[Mapping[str, Any]],
-    summary: Mapping[str, Any],
-    flaw: str = "",
+    run: str, config: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], summary: Mapping[str, Any], flaw: str = ""
 ) -> RunRecord:
     """Return the record of a run from its wandb config, history rows in order and summary."""
     plain = {key: _with_numbers(value) for key, value in config.items() if key not in ("_wandb", "measures")}
     try:
         state = dict(summary.get("run", {"state": "interrupted"}))
         if state["state"] == "running":
-            # A log does not tell whether its writer lives.
+            # A log does not show whether its writer is alive.
             state["state"] = "interrupted"
         values: dict[int, dict[str, Any]] = defaultdict(dict)
         for row in (row for row in rows if isinstance(row.get("epoch"), int)):
@@ -118,10 +102,10 @@ def record_from_wandb(
             measure: Measurement(facts["settings"], tuple(_records_of(facts, values)))
             for measure, facts in sorted(config.get("measures", {}).items())
         }
-        told = dict(summary.get("robustness", {}))
-        robustness = {identity: robustness_from_json(text) for identity, text in sorted(told.items())}
+        texts = dict(summary.get("robustness", {}))
+        robustness = {identity: robustness_from_json(text) for identity, text in sorted(texts.items())}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"not a run of this package's ({type(error).__name__}: {error})"
+        reason = f"not a run of this package ({type(error).__name__}: {error})"
         return checked(RunRecord(run, plain, {"state": "damaged"}, (), {}, {}, flaw or reason))
     return checked(RunRecord(run, plain, state, epochs, measures, robustness, flaw))
 
@@ -149,12 +133,12 @@ def _records_of(facts: Mapping[str, Any], values: Mapping[int, Mapping[str, Any]
 
 
 def _with_numbers(value: Any) -> Any:
-    """Return a config with the numbers as keys that JSON turned into text: learning rates by depth."""
+    """Return a config with numeric keys, which JSON stores as text: learning rates by depth."""
     if not isinstance(value, dict):
         return value
     return {int(key) if key.isdecimal() else key: _with_numbers(item) for key, item in value.items()}
 
 
 def _number(value: Any) -> float:
-    """Return a logged number; wandb writes what JSON has no number for as text, and nothing for a missing one."""
+    """Return a logged number; wandb writes infinities and NaN as text, and omits missing values."""
     return math.nan if value is None else float(value)

@@ -1,7 +1,7 @@
-"""The engine of the paper's feed-forward networks: forward and backward written out, batched over networks.
+"""Engine for the paper's feed-forward networks: explicit forward and backward passes, batched over networks.
 
-Activations are laid out (network, channel, image), so that matrix products batch over networks and
-batch normalisation runs along contiguous memory; the elementwise kernels can be compiled.
+Activations have the layout (network, channel, image), so that matrix products batch over networks and batch
+normalisation reduces contiguous memory. The elementwise kernels can be compiled.
 """
 
 import logging
@@ -13,48 +13,44 @@ import torch
 from torch import Tensor, nn
 
 from equisep.networks import FeedForwardNetwork
-from equisep.training.engine import set_parameters, stack_parameters
+from equisep.training.engine import Program
 
 
 def has_kernels(network: nn.Module) -> bool:
-    """Whether a network is one that :class:`FeedForwardProgram` has kernels for."""
+    """Whether :class:`FeedForwardProgram` supports a network."""
     return isinstance(network, FeedForwardNetwork) and network.normalised_and_rectified
 
 
-class FeedForwardProgram:
-    """Feed-forward networks, Linear → BatchNorm → ReLU and a linear classifier, with the derivative written out.
+class FeedForwardProgram(Program):
+    """Feed-forward networks, Linear → BatchNorm → ReLU and a linear classifier, with explicit derivatives.
 
     With z = W x the output of a linear layer and ẑ = (z − mean) / √(var + ε) over the b images of a batch,
     the layer's output is y = max(0, γ ẑ + β). Backward, with g = ∂L/∂(γ ẑ + β):
 
         ∂L/∂β = Σ g      ∂L/∂γ = Σ g ẑ      ∂L/∂z = γ / √(var + ε) · (g − (Σ g + ẑ Σ g ẑ) / b)
 
-    (Ioffe & Szegedy, 2015). The bias of the linear layer shifts the mean and nothing else: its gradient
-    is zero, and it enters the running mean alone.
+    (Ioffe & Szegedy, 2015). The bias of the linear layer only shifts the mean: its gradient is zero, and it only enters
+    the running mean.
     """
 
     def __init__(self, networks: Sequence[FeedForwardNetwork], *, compiled: bool) -> None:
-        self.networks = list(networks)
-        self.weights = stack_parameters(networks)
-        self.gradients = [torch.zeros_like(weight) for weight in self.weights]
+        super().__init__(networks)
         self.norms = [cast(nn.BatchNorm1d, block[1]) for block in networks[0].hidden]  # type: ignore[index]
         self.running = [
             (self._stack_buffer(layer, "running_mean"), self._stack_buffer(layer, "running_var"))
             for layer in range(len(self.norms))
         ]
         self.steps = cast(Tensor, self.norms[0].num_batches_tracked).clone()
-        self.kernels = (
-            _compiled_kernels() if compiled else (_normalise_forward, _normalise_backward, _loss_and_derivative)
-        )
+        self.kernels = _compiled_kernels() if compiled else KERNELS
         self.plans: dict[int, _Plan] = {}
 
     def step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Program.step`."""
         forward, backward, loss_and_derivative = self.kernels
         images = inputs.shape[1]
-        plan = self.plans.get(images)
-        if plan is None:
-            plan = self.plans[images] = _Plan(self, images)
+        if images not in self.plans:
+            self.plans[images] = _Plan(self, images)
+        plan = self.plans[images]
         rows = inputs.flatten(start_dim=2)
         outputs = rows.transpose(1, 2)
         with torch.no_grad():
@@ -68,20 +64,19 @@ class FeedForwardProgram:
             torch.bmm(plan.logits_derivative, outputs.transpose(1, 2), out=self.gradients[-2])
             torch.sum(plan.logits_derivative, dim=2, out=self.gradients[-1])
             torch.bmm(weight.transpose(1, 2), plan.logits_derivative, out=plan.layers[-1].outputs_derivative)
-            for below, layer in zip([None, *plan.layers[:-1]][::-1], plan.layers[::-1], strict=True):
+            for previous, layer in zip([None, *plan.layers[:-1]][::-1], plan.layers[::-1], strict=True):
                 backward(*layer.backward)
-                if below is None:
+                if previous is None:
                     torch.bmm(layer.linear_derivative, rows, out=layer.weight_derivative)
                 else:
-                    torch.bmm(layer.linear_derivative, below.outputs_transposed, out=layer.weight_derivative)
-                    torch.bmm(layer.weight_transposed, layer.linear_derivative, out=below.outputs_derivative)
+                    torch.bmm(layer.linear_derivative, previous.outputs_transposed, out=layer.weight_derivative)
+                    torch.bmm(layer.weight_transposed, layer.linear_derivative, out=previous.outputs_derivative)
             self.steps += 1
         return loss, correct
 
     def module(self, index: int) -> FeedForwardNetwork:
         """See :meth:`Program.module`."""
-        network = self.networks[index]
-        set_parameters(network, self.weights, index)
+        network = cast(FeedForwardNetwork, super().module(index))
         for block, (mean, variance) in zip(network.hidden, self.running, strict=True):
             norm = cast(nn.BatchNorm1d, block[1])  # type: ignore[index]
             cast(Tensor, norm.running_mean).copy_(mean[index])
@@ -94,12 +89,12 @@ class FeedForwardProgram:
         return [self.steps, *(tensor for pair in self.running for tensor in pair)]
 
     def _stack_buffer(self, layer: int, name: str) -> Tensor:
-        blocks = [cast(nn.Sequential, network.hidden[layer]) for network in self.networks]
-        return torch.stack([cast(Tensor, getattr(block[1], name)) for block in blocks]).clone()
+        blocks = [cast(FeedForwardNetwork, network).hidden[layer] for network in self.networks]
+        return torch.stack([cast(Tensor, getattr(block[1], name)) for block in blocks])  # type: ignore[index]
 
 
 class _Layer:
-    """One hidden layer of all networks, for batches of one size: its memory and the arguments of its kernels."""
+    """A hidden layer of all networks for one batch size: its memory and the arguments of its kernels."""
 
     def __init__(self, program: FeedForwardProgram, index: int, images: int, shared: dict[str, Tensor]) -> None:
         self.epsilon = program.norms[index].eps
@@ -113,11 +108,9 @@ class _Layer:
         self.outputs_transposed = self.outputs.transpose(1, 2)
         mean = self.weight.new_empty(networks, channels, 1)
         scale = torch.empty_like(mean)
-        # Each derivative is used up before the next layer of the same width writes its own.
-        for name in ("linear", "outputs"):
-            shared.setdefault(f"{name} {channels}", torch.empty_like(self.linear))
-        self.linear_derivative = shared[f"linear {channels}"]
-        self.outputs_derivative = shared[f"outputs {channels}"]
+        # Shared by layers of one width: each derivative is used before the next such layer overwrites it.
+        self.linear_derivative = shared.setdefault(f"linear {channels}", torch.empty_like(self.linear))
+        self.outputs_derivative = shared.setdefault(f"outputs {channels}", torch.empty_like(self.linear))
         self.forward = (self.linear, bias, gamma, beta, self.outputs, mean, scale, *program.running[index])
         self.backward = (
             *(self.outputs_derivative, self.linear, self.outputs, mean, scale, gamma),
@@ -126,7 +119,7 @@ class _Layer:
 
 
 class _Plan:
-    """The memory of a step with batches of one size."""
+    """The memory of a step for one batch size."""
 
     def __init__(self, program: FeedForwardProgram, images: int) -> None:
         shared: dict[str, Tensor] = {}
@@ -149,7 +142,7 @@ def _normalise_forward(
     epsilon: float,
     momentum: float,
 ) -> None:
-    """Batch normalisation and ReLU of linear (E, C, b) into outputs; mean and scale = 1/√(var + ε) are kept too."""
+    """Write batch normalisation and ReLU of linear (E, C, b) to outputs, with mean and scale = 1/√(var + ε)."""
     images = linear.shape[2]
     variance, centre = torch.var_mean(linear, dim=2, correction=0, keepdim=True)
     inverse = torch.rsqrt(variance + epsilon)
@@ -172,9 +165,9 @@ def _normalise_backward(
     gamma_derivative: Tensor,
     beta_derivative: Tensor,
 ) -> None:
-    """Take a derivative (E, C, b) back through ReLU and batch normalisation, into the last three."""
-    # Written in terms of z − mean, with what is constant along a row taken together first: a quarter
-    # less arithmetic per value than the textbook's order.
+    """Propagate a derivative (E, C, b) back through ReLU and batch normalisation, into the last three."""
+    # In terms of z − mean, with factors that are constant along a row combined first: a quarter less arithmetic per
+    # value than in the textbook order.
     centred = linear - mean
     passed = torch.where(outputs > 0, outputs_derivative, 0.0)
     beta_sum = passed.sum(dim=2, keepdim=True)
@@ -188,7 +181,7 @@ def _normalise_backward(
 
 
 def _loss_and_derivative(logits: Tensor, labels: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean cross-entropy and correct predictions (E,) of logits (E, K, b); its derivative goes into the last."""
+    """Return mean cross-entropy and number correct (E,) of logits (E, K, b); write the loss's derivative."""
     classes, images = logits.shape[1:]
     logarithm = torch.log_softmax(logits, dim=1)
     target = labels.unsqueeze(1) == torch.arange(classes, device=labels.device).view(1, classes, 1)
@@ -197,18 +190,14 @@ def _loss_and_derivative(logits: Tensor, labels: Tensor, derivative: Tensor) -> 
     return loss, (logits.argmax(dim=1) == labels).sum(dim=1)
 
 
-Kernel = Callable[..., Any]
+KERNELS: tuple[Callable[..., Any], ...] = (_normalise_forward, _normalise_backward, _loss_and_derivative)
 
 
 @lru_cache(maxsize=1)
-def _compiled_kernels() -> tuple[Kernel, Kernel, Kernel]:
+def _compiled_kernels() -> tuple[Callable[..., Any], ...]:
     """Return the kernels through torch.compile; one compilation serves layers, depths and epochs of a shape."""
-    # On machines with a CUDA toolkit and no GPU torch warns at each first compilation, for the CPU too.
+    # With a CUDA toolkit but no GPU torch warns at each first compilation, even for the CPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    # Widths, members and the two batch sizes make a handful of shapes; more than the default limit of 8.
+    # Widths, members and batch sizes give more shapes than the default limit of 8.
     torch._dynamo.config.recompile_limit = 64
-    forward, backward, loss = (
-        torch.compile(kernel, dynamic=False)
-        for kernel in (_normalise_forward, _normalise_backward, _loss_and_derivative)
-    )
-    return forward, backward, loss
+    return tuple(torch.compile(kernel, dynamic=False) for kernel in KERNELS)

@@ -1,4 +1,4 @@
-"""Engines of any module: batched over networks by torch.func, or one network after another by autograd."""
+"""Engines for any module: batched over networks by torch.func, or one network at a time by autograd."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -8,17 +8,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn.functional import cross_entropy
 
-from equisep.training.engine import set_parameters, stack_parameters
+from equisep.training.engine import Program
 
 
-class ModuleProgram:
-    """Networks of any kind: torch.func's functional_call over stacked parameters and buffers, batched by vmap."""
+class ModuleProgram(Program):
+    """Any networks: functional_call with stacked parameters and buffers, batched by vmap."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
-        self.networks = list(networks)
+        super().__init__(networks)
         self.names = [name for name, _ in networks[0].named_parameters()]
-        self.weights = stack_parameters(networks)
-        self.gradients = [torch.zeros_like(weight) for weight in self.weights]
         _, self.stacked_buffers = stack_module_state(self.networks)
         self.template = networks[0]
 
@@ -26,22 +24,21 @@ class ModuleProgram:
         """See :meth:`Program.step`."""
         self.template.train()
 
-        def logits_of_one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Tensor) -> Tensor:
+        def logits_of(parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Tensor) -> Tensor:
             return cast(Tensor, functional_call(self.template, (parameters, buffers), (batch,)))
 
         weights = [weight.detach().requires_grad_() for weight in self.weights]
         named = dict(zip(self.names, weights, strict=True))
-        logits = torch.vmap(logits_of_one, randomness="different")(named, self.stacked_buffers, inputs)
+        logits = torch.vmap(logits_of, randomness="different")(named, self.stacked_buffers, inputs)
         loss = torch.vmap(cross_entropy)(logits, labels)
-        # The networks share nothing: the gradient of the sum is each one's own.
+        # Networks are independent, so that the gradient of the sum of losses is the gradient of each.
         for gradient, derivative in zip(self.gradients, torch.autograd.grad(loss.sum(), weights), strict=True):
             gradient.copy_(derivative)
         return loss.detach(), (logits.detach().argmax(dim=2) == labels).sum(dim=1)
 
     def module(self, index: int) -> nn.Module:
         """See :meth:`Program.module`."""
-        network = self.networks[index]
-        set_parameters(network, self.weights, index)
+        network = super().module(index)
         for name, buffer in network.named_buffers():
             buffer.copy_(self.stacked_buffers[name][index])
         return network
@@ -51,13 +48,11 @@ class ModuleProgram:
         return list(self.stacked_buffers.values())
 
 
-class ConvolutionalProgram:
-    """Networks one after another, each by its plain module and autograd; parameters are views of the stacked ones."""
+class ConvolutionalProgram(Program):
+    """Networks one at a time, by plain module and autograd; parameters are views of the stacked ones."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
-        self.networks = list(networks)
-        self.weights = stack_parameters(networks)
-        self.gradients = [torch.zeros_like(weight) for weight in self.weights]
+        super().__init__(networks)
         for index, network in enumerate(self.networks):
             for parameter, weight in zip(network.parameters(), self.weights, strict=True):
                 parameter.data = weight[index]

@@ -1,10 +1,10 @@
-"""A population of networks through its schedule, epoch by epoch, with a state to save and take up bit for bit.
+"""Training of a population of networks, epoch by epoch, with a state that resumes bit for bit.
 
-The protocol is the released code's: the data order of an epoch is ``numpy.random.shuffle`` of
-arange(n) from a stream seeded once per run, the last partial batch is kept, the learning rate is
-multiplied by a constant at milestones, weight decay is L2 on every parameter. Where the schedule has
-phases, the layers that do not learn in one are held: their weights do not move (unless frozen_decay
-is set), their batch normalisation goes on with batch statistics and goes on updating the running ones.
+The protocol is that of the released code. The data order of an epoch is ``numpy.random.shuffle`` of arange(n), from a
+stream seeded once per run; the last partial batch is kept; the learning rate is multiplied by a constant at milestones;
+weight decay is L2 on every parameter. Where the schedule has phases, layers outside the current phase are frozen: their
+weights do not change (unless frozen_decay is set), while their batch normalisation still uses batch statistics and
+updates the running ones.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from equisep.training.modules import ConvolutionalProgram, ModuleProgram
 
 
 def build_program(networks: Sequence[nn.Module], *, compiled: bool) -> Program:
-    """Return the fastest program for networks of one shape, which goes on from their present weights and buffers."""
+    """Return the fastest program for networks of one shape, starting from their weights and buffers."""
     feed_forward = [network for network in networks if has_kernels(network)]
     if len(feed_forward) == len(networks):
         return FeedForwardProgram(cast(list[FeedForwardNetwork], feed_forward), compiled=compiled)
@@ -35,7 +35,7 @@ def build_program(networks: Sequence[nn.Module], *, compiled: bool) -> Program:
 
 @dataclass(frozen=True)
 class Member:
-    """One network of a population: initialised and on the device, with its data, its optimizer and its seed."""
+    """A network of a population, initialised and on the device, with its data, optimizer and seed of the data order."""
 
     network: nn.Module
     split: Split
@@ -44,15 +44,15 @@ class Member:
 
 
 class Population:
-    """Networks on their way through one schedule, as one program; what becomes of one does not touch the others."""
+    """Networks trained by one program on one schedule; they do not affect each other, even if one diverges."""
 
     def __init__(self, members: Sequence[Member], training: Training, *, compiled: bool = False) -> None:
-        """members: of one shape, with equally many images. training: the schedule. compiled: the kernels, where any."""
+        """members: of one shape, with equally many images. compiled: whether to compile the feed-forward kernels."""
         self.members = tuple(members)
         self.training = training
         self.program = build_program([member.network for member in members], compiled=compiled)
         self.optimizers = _build_optimizers(self.program, [member.optimizer for member in members])
-        self.parameter_layers = _parameter_layers(members[0].network, training)
+        self.parameter_layers = _parameter_layers(members[0].network) if training.phases else []
         self.orders = [DataOrder(len(member.split.labels), member.seed) for member in members]
         splits = list(dict.fromkeys(member.split for member in members))
         self.inputs = torch.stack([split.inputs for split in splits])
@@ -62,8 +62,8 @@ class Population:
         self.epoch = 0
 
     def run_epoch(self) -> list[Epoch]:
-        """Train every member one epoch and return what its steps saw, member by member."""
-        self._hold_layers()
+        """Train every member for one epoch and return each member's record of the training steps."""
+        self._freeze_layers()
         factor = learning_rate_factor(self.training, self.epoch)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -86,28 +86,24 @@ class Population:
             for member, loss, accuracy in zip(self.members, losses.tolist(), accuracies.tolist(), strict=True)
         ]
 
-    def _hold_layers(self) -> None:
-        """Give the optimizers the gradients of the layers that learn now, and of the others none, or zeros."""
-        learning = learning_layers(self.training, self.epoch)
-        if learning is None:
+    def _freeze_layers(self) -> None:
+        """Assign gradients to the parameters of trained layers, and None, or zeros, to those of frozen layers."""
+        trained = trained_layers(self.training, self.epoch)
+        if trained is None:
             return
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                stretch = slice(group["start"], group["end"])
-                for parameter, gradient, layer in zip(
-                    group["params"], self.program.gradients, self.parameter_layers, strict=True
-                ):
-                    if layer in learning:
-                        parameter.grad = gradient[stretch]
-                    else:
-                        parameter.grad = torch.zeros_like(parameter) if self.training.frozen_decay else None
+        for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers):
+            members = slice(group["start"], group["end"])
+            parameters = zip(group["params"], self.program.gradients, self.parameter_layers, strict=True)
+            for parameter, gradient, layer in parameters:
+                frozen = torch.zeros_like(parameter) if self.training.frozen_decay else None
+                parameter.grad = gradient[members] if layer in trained else frozen
 
     def weights(self, index: int) -> dict[str, Tensor]:
-        """Return the weights and buffers of a member, by the names of its plain module."""
+        """Return the state dict of a member's plain module."""
         return dict(self.program.module(index).state_dict())
 
     def state(self) -> dict[str, Any]:
-        """Return all that the epochs to come depend on: weights, buffers, optimizers, epoch."""
+        """Return all state that later epochs depend on: weights, buffers, optimizers, epoch."""
         return {
             "epoch": self.epoch,
             "weights": self.program.weights,
@@ -116,7 +112,7 @@ class Population:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a state that :meth:`state` returned; only valid on a fresh population of the same members."""
+        """Load a state from :meth:`state`; only valid on a new population of the same members."""
         for tensors, name in ((self.program.weights, "weights"), (self.program.buffers(), "buffers")):
             for tensor, saved in zip(tensors, state[name], strict=True):
                 tensor.copy_(saved)
@@ -129,34 +125,34 @@ class Population:
 
 
 def _build_optimizers(program: Program, configs: Sequence[Optimizer]) -> list[torch.optim.Optimizer]:
-    """Return torch.optim's optimizers: one a kind, in it a group for each stretch of members with equal settings."""
+    """Return an optimizer per kind, with a parameter group per run of consecutive members with equal settings."""
     groups: dict[str, list[dict[str, Any]]] = {}
     start = 0
-    for config, stretch in itertools.groupby(configs):
-        end = start + len(list(stretch))
-        blocks = [nn.Parameter(weight[start:end]) for weight in program.weights]
-        for block, gradient in zip(blocks, program.gradients, strict=True):
-            block.grad = gradient[start:end]
-        settings: dict[str, Any] = {"weight_decay": config.weight_decay, "start": start, "end": end}
-        settings |= {"lr": config.learning_rate, "initial_lr": config.learning_rate}
+    for config, members in itertools.groupby(configs):
+        end = start + len(list(members))
+        parameters = [nn.Parameter(weight[start:end]) for weight in program.weights]
+        for parameter, gradient in zip(parameters, program.gradients, strict=True):
+            parameter.grad = gradient[start:end]
+        group: dict[str, Any] = {"params": parameters, "weight_decay": config.weight_decay, "start": start, "end": end}
+        group |= {"lr": config.learning_rate, "initial_lr": config.learning_rate}
         if config.kind == "sgd":
-            settings["momentum"] = config.momentum
-        groups.setdefault(config.kind, []).append({"params": blocks, **settings})
+            group["momentum"] = config.momentum
+        groups.setdefault(config.kind, []).append(group)
         start = end
     kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     return [kinds[kind](settings, fused=True) for kind, settings in groups.items()]
 
 
-def _parameter_layers(network: nn.Module, training: Training) -> list[int]:
-    if not training.phases:
-        return []
+def _parameter_layers(network: nn.Module) -> list[int]:
     if not isinstance(network, Network):
-        raise ConfigError("training.phases: the network does not say which parameter belongs to which layer")
+        raise ConfigError(
+            "training.phases: the network does not assign its parameters to layers; set training.phases=[]"
+        )
     return network.parameter_layers()
 
 
 class DataOrder:
-    """The order in which the images of each epoch are taken: a function of the seed alone."""
+    """The order of the images in each epoch, which depends only on the seed."""
 
     def __init__(self, images: int, seed: int) -> None:
         self.images = images
@@ -170,11 +166,11 @@ class DataOrder:
 
 
 def learning_rate_factor(training: Training, epoch: int) -> float:
-    """Return what the learning rate is multiplied by in the epoch that starts after ``epoch`` finished ones."""
+    """Return the factor on the learning rate in the epoch after ``epoch`` completed ones."""
     return training.decay ** sum(milestone <= epoch for milestone in training.milestones)
 
 
-def learning_layers(training: Training, epoch: int) -> range | None:
-    """Return the layers, counted from 1, that learn in the epoch after ``epoch`` finished ones; None for all."""
-    begun = [phase for phase in training.phases if phase.start <= epoch]
-    return range(begun[-1].first, begun[-1].last + 1) if begun else None
+def trained_layers(training: Training, epoch: int) -> range | None:
+    """Return the layers, counted from 1, trained in the epoch after ``epoch`` completed ones; None for all."""
+    started = [phase for phase in training.phases if phase.start <= epoch]
+    return range(started[-1].first, started[-1].last + 1) if started else None

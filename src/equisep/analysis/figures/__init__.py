@@ -1,1 +1,1 @@
-"""The figures: what each is (catalogue), what they share (panels), and one file for each with its own drawing."""
+"""The figures: their definitions (catalogue), shared drawing code (panels), and a file for each special figure."""

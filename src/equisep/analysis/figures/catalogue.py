@@ -1,4 +1,4 @@
-"""What each figure is: its kind, rows, columns, conditions and statistics, by the name of its experiment."""
+"""The definition of each figure, by the name of its experiment: drawing, conditions and statistics."""
 
 import math
 import sys
@@ -23,15 +23,14 @@ from equisep.analysis.overview import Overview
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 
-# Of the published figures on networks without batch normalisation and on linear networks.
+# Learning rate of the published figures on networks without batch normalisation and on linear networks.
 PUBLISHED_NEGATIVE_RATE = 3e-5
 
 
 def rise_beyond_best_depth(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return by seed ``rise``: D of the deepest network's last layer over that of the best depth, less 1.
+    """Return by seed ``rise``: last-layer D of the deepest network over that of the network of the best depth, minus 1.
 
-    The best depth is the one with the lowest median over seeds; ``best_depth`` tells it. NaN where the
-    deepest network diverged.
+    ``best_depth`` is the depth with the lowest median over seeds. NaN if the deepest network diverged.
     """
     last = rows.set_index(["seed", "depth"])["D_last"].unstack()
     if last.median().isna().all():
@@ -41,36 +40,31 @@ def rise_beyond_best_depth(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_views(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return by seed the statistics per block and per layer, and ``residual_excess``: how much worse layers fit."""
+    """Return by seed the statistics per block and per layer, and ``residual_excess``: per layer minus per block."""
     block, layer = (rows[rows["view"] == view] for view in ("block", "layer"))
     both = block.merge(layer, on="seed", suffixes=("_block", "_layer"))
     return both.assign(residual_excess=both["relative_residual_layer"] - both["relative_residual_block"])
 
 
 def at_best_and_published_rate(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows shown and those at the published rate, told apart by ``choice``."""
+    """Return the rows shown and those at the published rate, distinguished by ``choice``."""
     published = tables.runs[tables.runs["learning_rate"] == PUBLISHED_NEGATIVE_RATE]
     return pd.concat([rows.assign(choice="best rate"), published.assign(choice="published rate")])
 
 
 def per_block(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows whose points are blocks: what the claim is about."""
+    """Return the rows of the block view, which the claim is about."""
     return rows[rows["view"] == "block"]
 
 
 def draw_best_and_published_rate(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return a figure with a panel for the best learning rate, and one for the published one where that is another."""
+    """Return a figure with a panel for the best learning rate and, if it differs, one for the published rate."""
     both = at_best_and_published_rate(tables, rows).drop(columns="choice").drop_duplicates()
     return law_grid(tables, both, "learning_rate")
 
 
-def draw_depth(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure of the last layer's D, decay ratio and test accuracy against depth."""
-    return depth_figure(rows)
-
-
 def grid(across: str, down: str | None = None) -> Callable[[Tables, pd.DataFrame], Figure]:
-    """Return what draws a panel for each value of one or two columns, each with its law."""
+    """Return a function that draws a panel with its law for each value of one or two columns."""
     return lambda tables, rows: law_grid(tables, rows, across, down)
 
 
@@ -83,15 +77,16 @@ PUBLISHED_ORIGINAL_SIZE = {
     ("cifar10_32x32", 20): 3e-5,
 }
 
-# An experiment that is no row of this table has its own drawing, in the file of its name.
+# Experiments with their own drawing are defined in the file of their name.
 REPRODUCTIONS: dict[str, Reproduction] = {
     reproduction.name: reproduction
     for reproduction in (
         Reproduction("optimizers", grid("depth", "optimizer"), ("depth", "optimizer")),
         emergence.REPRODUCTION,
-        Reproduction("depth_mnist", draw_depth, ("depth",), rise_beyond_best_depth),
-        Reproduction("depth_fashion_mnist", draw_depth, ("depth",), rise_beyond_best_depth),
-        Reproduction("depth_cifar10", draw_depth, ("depth",), rise_beyond_best_depth),
+        *(
+            Reproduction(f"depth_{dataset}", depth_figure, ("depth",), rise_beyond_best_depth)
+            for dataset in ("mnist", "fashion_mnist", "cifar10")
+        ),
         Reproduction("learning_rate", grid("learning_rate"), ("learning_rate",)),
         Reproduction("imbalance", grid("depth"), ("depth",)),
         Reproduction("width", grid("width"), ("width",)),
@@ -120,12 +115,10 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         controls.REPRODUCTION,
     )
 }
-OVERVIEWS: dict[str, Overview] = {
-    overview.name: overview for overview in (decay_ratio.OVERVIEW, test_accuracy.OVERVIEW)
-}
+OVERVIEWS = {overview.name: overview for overview in (decay_ratio.OVERVIEW, test_accuracy.OVERVIEW)}
 
 
 def run_script(name: str) -> NoReturn:
-    """Run the script of a figure with the arguments of the command line, and exit."""
+    """Run the script of a figure with the command-line arguments, and exit."""
     figures: dict[str, Reproduction | Overview] = {**REPRODUCTIONS, **OVERVIEWS}
     sys.exit(figures[name].main(sys.argv[1:]))

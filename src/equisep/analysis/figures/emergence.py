@@ -11,28 +11,28 @@ from equisep.analysis.tables import Tables
 
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: a panel per epoch, in it both depths with the median of r over seeds."""
+    """Return the figure: a panel per epoch with both depths and the median of r over seeds."""
     figure = wide_figure(7.2)
     epochs = sorted(set(rows["epoch"]))
     panels = figure.subplots(-(-len(epochs) // 3), 3, sharey=True, sharex=True, squeeze=False)
     panels[0, 0].set_yscale("log")
     colours = dict(zip(sorted(set(rows["depth"])), PAIRS, strict=False))
     for axes, epoch in zip(panels.flat, epochs, strict=False):
-        told = []
+        medians = []
         for depth, pair in colours.items():
-            chosen = rows[(rows["epoch"] == epoch) & (rows["depth"] == depth)]
-            correlations = draw_curves(axes, tables.curves(chosen), pair)
+            selected = rows[(rows["epoch"] == epoch) & (rows["depth"] == depth)]
+            correlations = draw_curves(axes, tables.curves(selected), pair)
             if correlations:
-                told.append(f"{np.median(correlations):.3f}".replace("-", "−"))
-        axes.set_title(f"epoch {epoch}: r = {', '.join(told) or 'not run'}", fontsize="small")
-    for place, (depth, (colour, _)) in enumerate(colours.items()):
-        panels[0, 0].annotate(f"depth {depth}", (0.04, 0.14 - 0.1 * place), xycoords="axes fraction", color=colour)
+                medians.append(f"{np.median(correlations):.3f}".replace("-", "−"))
+        axes.set_title(f"epoch {epoch}: r = {', '.join(medians) or 'not run'}", fontsize="small")
+    for number, (depth, (colour, _)) in enumerate(colours.items()):
+        panels[0, 0].annotate(f"depth {depth}", (0.04, 0.14 - 0.1 * number), xycoords="axes fraction", color=colour)
     label_law_axes(panels)
     return figure
 
 
 def compare_first_and_last(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return r at the first and the last epoch, and the last one's relative residual, by depth and seed."""
+    """Return the statistics at the first and the last epoch, by depth and seed."""
     first, last = (rows[rows["epoch"] == epoch] for epoch in (rows["epoch"].min(), rows["epoch"].max()))
     both: pd.DataFrame = first.merge(last, on=["depth", "seed"], suffixes=("_first", "_last"))
     return both

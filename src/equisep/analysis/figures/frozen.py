@@ -1,4 +1,4 @@
-"""Half by half against jointly trained: D per layer and test accuracy, CIFAR-10 10×10, depth 20."""
+"""Two-stage against joint training: D per layer and test accuracy, CIFAR-10 10×10, depth 20."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -7,38 +7,36 @@ from equisep.analysis.figures.panels import draw_rows, panel_title, wide_figure
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 
-TITLES = ("jointly", "half by half")
+MODES = ("joint", "two-stage")
 
 
-def by_way(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of networks trained jointly, and of those trained half by half."""
+def by_mode(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of jointly trained networks, and of those trained in two stages."""
     frozen = rows["training"].str.startswith("frozen")
     return rows[~frozen], rows[frozen]
 
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: each way's law, then the test accuracies of all seeds."""
+    """Return the figure: the law under each training mode, then the test accuracies of all seeds."""
     figure = wide_figure(3.0)
     panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": (2, 2, 1)})
     panels[1].sharey(panels[0])
-    for axes, title, chosen in zip(panels, TITLES, by_way(rows), strict=False):
-        draw_rows(axes, tables, chosen)
-        axes.set_title(panel_title(f"trained {title}", chosen), fontsize="small")
-        axes.set(xlabel="layer", ylabel="separation fuzziness D")
-    for place, chosen in enumerate(by_way(rows)):
-        accuracy = chosen["test_accuracy"]
-        panels[2].plot([place] * len(accuracy), accuracy, "o", markersize=3, alpha=0.6)
-        panels[2].annotate(
-            f"{accuracy.mean():.3f}", (place, accuracy.mean()), xytext=(6, 0), textcoords="offset points"
-        )
-    panels[2].set_xticks(range(len(TITLES)), TITLES, rotation=20)
+    for number, (mode, selected) in enumerate(zip(MODES, by_mode(rows), strict=True)):
+        draw_rows(panels[number], tables, selected)
+        panels[number].set_title(panel_title(f"{mode} training", selected), fontsize="small")
+        panels[number].set(xlabel="layer", ylabel="separation fuzziness D")
+        accuracy = selected["test_accuracy"]
+        panels[2].plot([number] * len(accuracy), accuracy, "o", markersize=3, alpha=0.6)
+        position = (number, accuracy.mean())
+        panels[2].annotate(f"{accuracy.mean():.3f}", position, xytext=(6, 0), textcoords="offset points")
+    panels[2].set_xticks(range(len(MODES)), MODES, rotation=20)
     panels[2].set(xlim=(-0.5, 1.9), ylabel="test accuracy")
     return figure
 
 
-def joint_less_frozen(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return by seed what joint training gains in test accuracy and in r, and how far the losses are apart."""
-    joint, frozen = by_way(rows)
+def joint_minus_frozen(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return by seed the gain of joint training in test accuracy and in r, and the difference of the losses."""
+    joint, frozen = by_mode(rows)
     both = joint.merge(frozen, on="seed", suffixes=("_joint", "_frozen"))
     return both.assign(
         accuracy_gain=both["test_accuracy_joint"] - both["test_accuracy_frozen"],
@@ -47,4 +45,4 @@ def joint_less_frozen(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-REPRODUCTION = Reproduction("frozen", draw, conditions=("training",), statistics=joint_less_frozen)
+REPRODUCTION = Reproduction("frozen", draw, conditions=("training",), statistics=joint_minus_frozen)

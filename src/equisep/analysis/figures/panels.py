@@ -1,4 +1,4 @@
-"""What the figures share: grids of panels with their laws, titles, legends."""
+"""Shared drawing code: grids of panels with their laws, titles, legends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# Colours of the points and the line of one kind of network, and of another in the same panel.
+# Colours of points and line, for two kinds of networks in the same panel.
 PAIRS = ((BLUE, ORANGE), (GREEN, PINK))
 
 
@@ -40,9 +40,9 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def draw_curves(axes: Axes, curves: Sequence[Sequence[float]], colours: tuple[str, str] = PAIRS[0]) -> list[float]:
-    """Draw D per layer of runs that differ in their seed alone, with the law; return r of each.
+    """Draw D per layer of runs that differ only in their seed, with the law; return r of each.
 
-    Curves with a layer whose D has no logarithm are left out. colours: of points and line.
+    Curves with a D without logarithm are left out. colours: of points and line.
     """
     usable = [curve for curve in curves if min(curve) > 0]
     laws = next(iter(draw_points(axes, usable, colours).values())) if usable else []
@@ -50,34 +50,33 @@ def draw_curves(axes: Axes, curves: Sequence[Sequence[float]], colours: tuple[st
 
 
 def draw_rows(axes: Axes, tables: Tables, rows: pd.DataFrame, segments: Sequence[tuple[int, int]] = ()) -> None:
-    """Draw the law of rows of ``tables.runs``; where none has a curve, say so."""
+    """Draw the law of rows of ``tables.runs``, or a remark if none has a curve."""
     curves = tables.curves(rows)
     if curves:
         draw_law(axes, curves, segments)
     else:
-        axes.annotate("diverged" if len(rows) else "not run", xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
+        say_not_run(axes, "diverged" if len(rows) else "not run")
 
 
 def law_grid(tables: Tables, rows: pd.DataFrame, across: str, down: str | None = None) -> Figure:
     """Return a grid of panels, one for each value of the columns ``across`` and ``down``, each with its law.
 
-    rows: of ``tables.runs``, one learning rate a panel; the title tells it, and how many seeds there are.
+    rows: of ``tables.runs``, with one learning rate per panel, which the title gives with the number of seeds.
     """
     columns, lines = list(dict.fromkeys(rows[across])), list(dict.fromkeys(rows[down])) if down else [None]
     wrapped = math.ceil(len(columns) / 4) if down is None else len(lines)
     width = math.ceil(len(columns) / wrapped) if down is None else len(columns)
     figure = wide_figure(0.6 + 2.2 * wrapped, FULL_WIDTH if width > 1 else 3.6)
     panels = figure.subplots(wrapped, width, sharey=True, squeeze=False)
-    places = [(line, column) for line in lines for column in columns]
-    for axes in panels.flat[len(places) :]:
+    values = [(line, column) for line in lines for column in columns]
+    for axes in panels.flat[len(values) :]:
         axes.set_axis_off()
-    for axes, (line, column) in zip(panels.flat, places, strict=False):
-        chosen = rows[(rows[across] == column) & ((rows[down] == line) if down else True)]
-        draw_rows(axes, tables, chosen)
-        named = [(down, line), (across, column)]
-        # Every title tells the learning rate anyway.
-        names = [name_value(key, value) for key, value in named if key not in (None, "learning_rate")]
-        axes.set_title(panel_title(", ".join(names), chosen), fontsize="small")
+    for axes, (line, column) in zip(panels.flat, values, strict=False):
+        selected = rows[(rows[across] == column) & ((rows[down] == line) if down else True)]
+        draw_rows(axes, tables, selected)
+        # Every title contains the learning rate anyway.
+        named = [(key, value) for key, value in ((down, line), (across, column)) if key not in (None, "learning_rate")]
+        axes.set_title(panel_title(", ".join(name_value(*pair) for pair in named), selected), fontsize="small")
     label_law_axes(panels)
     for axes, column in zip(panels[-1] if across == "view" else (), columns, strict=False):
         axes.set_xlabel(column)
@@ -85,7 +84,7 @@ def law_grid(tables: Tables, rows: pd.DataFrame, across: str, down: str | None =
 
 
 def label_law_axes(panels: Any) -> None:
-    """Write what the axes are beside the first column and below the last row of a grid of panels."""
+    """Label the axes of the first column and the last row of a grid of panels."""
     for axes in panels[:, 0]:
         axes.set_ylabel("separation fuzziness D")
     for axes in panels[-1]:
@@ -93,64 +92,52 @@ def label_law_axes(panels: Any) -> None:
 
 
 def panel_title(name: str, rows: pd.DataFrame) -> str:
-    """Return the title of a panel: its name, the learning rates of its runs and how many seeds there are."""
-    told = [name_value("learning_rate", rate) for rate in dict.fromkeys(rows["learning_rate"])]
+    """Return the title of a panel: its name, the learning rates of its runs and the number of seeds."""
+    details = [name_value("learning_rate", rate) for rate in dict.fromkeys(rows["learning_rate"])]
     if rows["seed"].nunique() > 1:
-        told.append(f"n = {rows['seed'].nunique()}")
-    return "\n".join(filter(None, [name, ", ".join(told)]))
+        details.append(f"n = {rows['seed'].nunique()}")
+    return "\n".join(filter(None, [name, ", ".join(details)]))
 
 
-def depth_figure(rows: pd.DataFrame) -> Figure:
+def depth_figure(tables: Tables, rows: pd.DataFrame) -> Figure:
     """Return the last layer's D, decay ratio and test accuracy against depth, coloured by the best learning rate."""
     figure = wide_figure(2.8)
     panels = figure.subplots(1, 3)
     kinds = {"D_last": "D of the last layer", "decay_ratio": "decay ratio ρ", "test_accuracy": "test accuracy"}
-    rates = sorted(set(rows["learning_rate"]))
-    colours = dict(zip(rates, PALETTE, strict=False))
+    colours = dict(zip(sorted(set(rows["learning_rate"])), PALETTE, strict=False))
     for axes, (column, label) in zip(panels, kinds.items(), strict=True):
         by_depth = rows.groupby("depth")
-        spread, chosen = by_depth[column].agg(["median", "min", "max"]), by_depth["learning_rate"].first()
+        spread, best_rate = by_depth[column].agg(["median", "min", "max"]), by_depth["learning_rate"].first()
         axes.vlines(spread.index, spread["min"], spread["max"], color="0.7", linewidth=1.5)
         axes.plot(spread.index, spread["median"], color="0.7", linewidth=0.8)
         for rate, colour in colours.items():
-            here = spread[chosen == rate]
+            here = spread[best_rate == rate]
             name = name_value("learning_rate", rate).removeprefix("rate ")
             axes.plot(here.index, here["median"], "o", color=colour, markersize=4, label=name)
         axes.set(xlabel="depth", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if column != "decay_ratio" and spread["median"].notna().any():
-            best = spread["median"].idxmax() if column == "test_accuracy" else spread["median"].idxmin()
-            word = "highest" if column == "test_accuracy" else "lowest"
+            medians = spread["median"]
+            extreme, best = ("highest", medians.idxmax()) if column == "test_accuracy" else ("lowest", medians.idxmin())
             axes.axvline(best, color="0.8", linewidth=1, zorder=0)
-            axes.set_title(f"{word} at {best}", fontsize="small")
+            axes.set_title(f"{extreme} at {best}", fontsize="small")
     panels[0].set_yscale("log")
     panels[1].legend(fontsize="x-small", title="best learning rate", title_fontsize="x-small", loc="lower right")
     return figure
 
 
 def place_legend(axes: Axes, place: str = "upper left", title: str | None = None) -> None:
-    """Move the legend that seaborn made into a corner that the caller keeps free, in small print."""
+    """Move seaborn's legend to a free corner of the panel, in small print."""
     import seaborn as sns
 
-    if axes.get_legend() is None:
-        return
-    columns = 3 if title else 1
-    sns.move_legend(
-        axes,
-        place,
-        ncol=columns,
-        title=title,
-        fontsize="x-small",
-        title_fontsize="x-small",
-        frameon=False,
-        handletextpad=0.4,
-        columnspacing=1.0,
-    )
+    if axes.get_legend() is not None:
+        size: dict[str, Any] = {"fontsize": "x-small", "title_fontsize": "x-small", "ncol": 3 if title else 1}
+        sns.move_legend(axes, place, title=title, frameon=False, handletextpad=0.4, columnspacing=1.0, **size)
 
 
-def say_not_run(axes: Axes) -> None:
-    """Say in an empty panel that there are no runs for it."""
-    axes.annotate("not run", xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
+def say_not_run(axes: Axes, text: str = "not run") -> None:
+    """Write in an empty panel why it is empty."""
+    axes.annotate(text, xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
 
 
 def state_claim(figure: Figure, lines: Sequence[str]) -> None:

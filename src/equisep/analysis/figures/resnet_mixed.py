@@ -10,7 +10,7 @@ from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 from equisep.measures import fit_law
 
-# Layers: the first two blocks of three end at 6, which both lines share. Blocks: ours, the released script fails there.
+# Layers: the three-layer blocks end at layer 6, shared by both lines. Blocks: our choice, the released script fails.
 SEGMENTS = {"layer": ((0, 6), (6, 10)), "block": ((0, 2), (2, 4))}
 
 
@@ -19,26 +19,28 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     figure = wide_figure(3.0)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (view, segments) in zip(panels, SEGMENTS.items(), strict=True):
-        chosen = rows[rows["view"] == view]
-        draw_rows(axes, tables, chosen, segments)
-        axes.set_title(panel_title(f"per {view}", chosen), fontsize="small")
+        selected = rows[rows["view"] == view]
+        draw_rows(axes, tables, selected, segments)
+        axes.set_title(panel_title(f"per {view}", selected), fontsize="small")
         axes.set_xlabel(view)
     panels[0].set_ylabel("separation fuzziness D")
     return figure
 
 
 def law_of_halves(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return r of each half, and how far log ρ of the halves is apart, by seed, in the layer view."""
-    found = []
-    for row in rows[rows["view"] == "layer"].itertuples():
+    """Return r of each half and the absolute difference of their log ρ, by seed, in the layer view."""
+    halves_by_seed = []
+    for row in rows[rows["view"] == "layer"].to_dict("records"):
         r_first = r_second = gap = math.nan
-        if not math.isnan(float(str(row.r))):
-            curve = tables.fuzziness(str(row.run), "layer", int(str(row.epoch)))
+        if not math.isnan(row["r"]):
+            curve = tables.fuzziness(row["run"], "layer", row["epoch"])
             halves = [fit_law(curve[first : last + 1]) for first, last in SEGMENTS["layer"]]
             r_first, r_second = (law.pearson_r for law in halves)
             gap = abs(math.log(halves[0].decay_ratio / halves[1].decay_ratio))
-        found.append({"seed": row.seed, "r_first_half": r_first, "r_second_half": r_second, "ratio_gap": gap})
-    return pd.DataFrame(found)
+        halves_by_seed.append(
+            {"seed": row["seed"], "r_first_half": r_first, "r_second_half": r_second, "ratio_gap": gap}
+        )
+    return pd.DataFrame(halves_by_seed)
 
 
 REPRODUCTION = Reproduction("resnet_mixed", draw, statistics=law_of_halves)

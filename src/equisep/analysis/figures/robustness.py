@@ -1,6 +1,8 @@
-"""Networks under perturbation: accuracy and D against strength, and against how equal the ratios are."""
+"""Robustness: accuracy and D of perturbed networks against strength, and against the CV of log ρ (unequal ratios)."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,8 +23,8 @@ STRENGTHS = {
     "fgsm": "adversarial images (FGSM),\nradius",
     "pgd": "adversarial images (PGD),\nradius",
 }
-# Below five layers a rank correlation over a network's layers says nothing.
-FEWEST_LAYERS = 5
+# A rank correlation over fewer layers is meaningless.
+MIN_LAYERS = 5
 CONTROLS = ("depth", "train_loss")
 SCORES = (
     *("run", "depth", "learning_rate", "seed", "train_loss", "train_accuracy", "log_ratio_cv", "separation"),
@@ -32,123 +34,108 @@ SCORES = (
 
 
 def score_networks(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per network: what it is, how equal its ratios are, how much perturbations do to it.
+    """Return SCORES, a row per network: its configuration, CV of log ρ and robustness.
 
-    area_KIND: under test accuracy against strength, relative to the unperturbed network, 1 where nothing is lost;
-    rise: of log D of the last layer under noise on all weights, mean over strengths; layer_sensitivity: rank
-    correlation over layers of the change of log D of the last layer under noise on one of them with that layer's
-    ratio; layer_sensitivity_at_equal_place: with the layer's place held fixed; separation: log D of the last layer
-    less that of the input.
+    area_KIND: area under test accuracy against strength, relative to the unperturbed network (1: no loss); rise: of log
+    D of the last layer under noise on all weights, mean over strengths; layer_sensitivity: rank correlation over layers
+    of a layer's ratio with the change of log D of the last layer under noise on that layer alone;
+    layer_sensitivity_at_equal_place: the same, controlling for the position of the layer; separation: log D of the last
+    layer minus that of the input.
     """
-    found = []
+    scores = []
     by_run = dict(list(tables.perturbed.groupby("run", sort=False)))
     for row in rows.to_dict("records"):
         fuzziness = tables.fuzziness(row["run"], row["view"], row["epoch"])
-        cells = by_run.get(row["run"])
-        if cells is None or not fuzziness or min(fuzziness) <= 0:
+        results = by_run.get(row["run"])
+        if results is None or not fuzziness or min(fuzziness) <= 0:
             continue
         facts = {name: row[name] for name in ("run", "depth", "learning_rate", "seed", "train_loss", "train_accuracy")}
         facts["log_ratio_cv"] = fit_law(fuzziness).log_ratio_cv
         facts["separation"] = math.log(fuzziness[-1] / fuzziness[0])
-        clean = cells[cells["kind"] == "clean"].iloc[0]
-        for kind, curve in cells[cells["layer"].isna() & (cells["kind"] != "clean")].groupby("kind"):
+        clean = results[results["kind"] == "clean"].iloc[0]
+        for kind, curve in results[results["layer"].isna() & (results["kind"] != "clean")].groupby("kind"):
             strengths = [0.0, *curve["strength"]]
             accuracy = normalized_auc(strengths, [clean["test_accuracy"], *curve["test_accuracy"]])
             facts[f"area_{kind}"] = accuracy / clean["test_accuracy"]
             if kind == "weights":
                 rises = np.log(curve["D_last"] / clean["D_last"])
                 facts["rise"] = normalized_auc(strengths, [0.0, *rises])
-        layers = layer_sensitivities(cells, fuzziness)
-        if len(layers) >= FEWEST_LAYERS:
+        layers = layer_sensitivities(results, fuzziness)
+        if len(layers) >= MIN_LAYERS:
             facts["layer_sensitivity"] = rank_correlation(layers["ratio"], layers["change"])
-            facts["layer_sensitivity_at_equal_place"] = partial_rank_correlation(
-                layers["ratio"], layers["change"], [layers["layer"]]
-            )
-        found.append(facts)
-    return pd.DataFrame(found).reindex(columns=list(SCORES)).infer_objects()
+            partial = partial_rank_correlation(layers["ratio"], layers["change"], [layers["layer"]])
+            facts["layer_sensitivity_at_equal_place"] = partial
+        scores.append(facts)
+    return pd.DataFrame(scores).reindex(columns=list(SCORES)).infer_objects()
 
 
 def tabulate_scores(tables: Tables, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the table of scores, a row a network."""
+    """Return the table of scores, a row per network."""
     return {"_scores": score_networks(tables, rows)}
 
 
-def layer_sensitivities(cells: pd.DataFrame, fuzziness: list[float]) -> pd.DataFrame:
-    """Return the ratio of each hidden layer, and how much noise on it alone changes log D of the last one."""
+def layer_sensitivities(results: pd.DataFrame, fuzziness: list[float]) -> pd.DataFrame:
+    """Return layer, ratio and change of log D of the last layer under noise on that layer alone, by hidden layer."""
+    changes = results[results["kind"] == "one_layer"].groupby("layer")["change"].mean().rename("change")
     ratios = fit_law(fuzziness).layer_ratios
-    changes = cells[cells["kind"] == "one_layer"].groupby("layer")["change"].mean()
-    layers = [layer for layer in range(1, len(ratios) + 1) if layer in changes.index]
-    return pd.DataFrame(
-        {
-            "layer": layers,
-            "ratio": [ratios[layer - 1] for layer in layers],
-            "change": [changes[layer] for layer in layers],
-        }
-    )
+    layers = pd.DataFrame({"layer": range(1, len(ratios) + 1), "ratio": ratios})
+    return layers.merge(changes, on="layer")
 
 
 def correlate(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     """Return by seed the claim's statistics: partial rank correlations over networks, and the median within them."""
-    found = []
+    statistics = []
     for seed, group in score_networks(tables, rows).groupby("seed"):
-        controls = [group[name] for name in CONTROLS]
-        unequal = group["log_ratio_cv"]
-        found.append(
-            {
-                "seed": seed,
-                "correlation_with_log_ratio_cv": partial_rank_correlation(unequal, group["area_weights"], controls),
-                "fuzziness_with_log_ratio_cv": partial_rank_correlation(unequal, group["rise"], controls),
-                "layer_sensitivity_with_ratio": group["layer_sensitivity"].median(),
-            }
-        )
-    return pd.DataFrame(found)
+        area, rise = (_partial_correlation(group, score) for score in ("area_weights", "rise"))
+        values = {"correlation_with_log_ratio_cv": area, "fuzziness_with_log_ratio_cv": rise}
+        within = {"layer_sensitivity_with_ratio": group["layer_sensitivity"].median()}
+        statistics.append({"seed": seed} | values | within)
+    return pd.DataFrame(statistics)
+
+
+def _partial_correlation(scores: pd.DataFrame, score: str, controls: Sequence[str] = CONTROLS) -> float:
+    return partial_rank_correlation(scores["log_ratio_cv"], scores[score], [scores[name] for name in controls])
 
 
 def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
-    """Return what else a reader should know: other kinds, other things held fixed."""
+    """Return further notes: correlations for other perturbations, and with other controls."""
     scores = score_networks(tables, rows)
-    told = [
-        f"{len(scores)} networks; Spearman's correlations, depth and training loss held fixed, a seed at a time; the "
-        "intervals are over seeds of the same networks, not over other networks.",
-        "Bands: the middle four fifths of the networks that fit; hollow: networks that do not.",
+    notes = [
+        f"{len(scores)} networks; Spearman's partial correlations, controlling for depth and training loss, per seed; "
+        "the intervals are over seeds of the same networks, not over other networks.",
+        "Bands: the middle 80 % of the networks that fit their data; hollow: networks that do not.",
     ]
-    others: list[tuple[str, str, tuple[str, ...]]] = [
+    scopes: list[tuple[str, str, tuple[str, ...]]] = [
         (f"accuracy under {kind.replace('_', ' ')}", f"area_{kind}", CONTROLS) for kind in STRENGTHS
     ]
-    for name, further in (("separation", "separation"), ("rate", "learning_rate")):
-        others.append((f"accuracy under weights, at equal {name} too", "area_weights", (*CONTROLS, further)))
+    for name, control in (("separation", "separation"), ("learning rate", "learning_rate")):
+        scopes.append((f"accuracy under weights, also controlling for {name}", "area_weights", (*CONTROLS, control)))
     parts = []
-    for name, score, controls in others:
-        values = [
-            partial_rank_correlation(group["log_ratio_cv"], group[score], [group[control] for control in controls])
-            for _, group in scores.groupby("seed")
-        ]
+    for name, score, controls in scopes:
+        values = [_partial_correlation(group, score, controls) for _, group in scores.groupby("seed")]
         if values and np.isfinite(values).all():
-            parts.append(f"{name} {_tell(values)}")
-    told += [f"Inequality of ratios against {'; '.join(parts)}."] if parts else []
+            interval = interval_over_seeds(values)
+            parts.append(f"{name} {interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]".replace("-", "−"))
+    notes += [f"CV of log ρ against {'; '.join(parts)}."] if parts else []
     within = []
     for depth, group in scores.groupby("depth"):
-        value = partial_rank_correlation(group["log_ratio_cv"], group["area_weights"], [group["train_loss"]])
-        within += [f"{value:.2f} at {depth}".replace("-", "−")] if math.isfinite(value) else []
-    told += [f"Accuracy under weights within one depth, all seeds: {', '.join(within)}."] if within else []
-    whole = scores["layer_sensitivity"].notna()
-    at_place = scores["layer_sensitivity_at_equal_place"].dropna()
-    if len(at_place):
-        told.append(
-            f"Sensitivity to a layer against its ratio: {whole.sum()} networks with {FEWEST_LAYERS} hidden layers or "
-            f"more; with the layer's place held fixed, median {at_place.median():.2f} of {len(at_place)} "
-            "(of the others place tells the ratio).".replace("-", "−")
+        value = _partial_correlation(group, "area_weights", ["train_loss"])
+        within += [f"{value:.2f} at depth {depth}".replace("-", "−")] if math.isfinite(value) else []
+    if within:
+        notes.append(f"CV of log ρ against accuracy under weights, within one depth, all seeds: {', '.join(within)}.")
+    partial = scores["layer_sensitivity_at_equal_place"].dropna()
+    if len(partial):
+        median = f"{partial.median():.2f}".replace("-", "−")
+        notes.append(
+            f"Sensitivity to a layer against its ratio: {scores['layer_sensitivity'].notna().sum()} networks with "
+            f"{MIN_LAYERS} or more hidden layers; controlling for the layer's position: median {median} of "
+            f"{len(partial)} (in the others the position determines the ratio)."
         )
-    return told
-
-
-def _tell(values: object) -> str:
-    interval = interval_over_seeds(values)  # type: ignore[arg-type]
-    return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]".replace("-", "−")
+    return notes
 
 
 def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: curves against strength of the networks that fit, then what inequality goes with."""
+    """Return the figure: curves against strength for networks that fit their data, and scores against CV of log ρ."""
     scores = score_networks(tables, rows)
     figure = wide_figure(7.8)
     panels = figure.subplots(3, 3)
@@ -158,16 +145,14 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
         return figure
     facts = scores[["run", "depth", "train_accuracy"]].rename(columns={"train_accuracy": "fit"})
     curves = _with_unperturbed(tables.perturbed).merge(facts[facts["fit"] >= FITTED], on="run")
-    places = (panels[0, 1], panels[1, 0], panels[1, 1], panels[1, 2], panels[2, 0])
+    accuracy_panels = (panels[0, 1], *panels[1], panels[2, 0])
     _curve(panels[0, 0], curves[curves["kind"] == "weights"], "weights", "D_last", legend=True)
     panels[0, 0].set(yscale="log", ylabel="D of the last layer")
-    for axes, kind in zip(places, STRENGTHS, strict=True):
+    for axes, kind in zip(accuracy_panels, STRENGTHS, strict=True):
         _curve(axes, curves[curves["kind"] == kind], kind, "test_accuracy")
         axes.set(ylabel="test accuracy", ylim=(0, None))
-    _scatter(panels[0, 2], scores, "log_ratio_cv", "area_weights")
-    panels[0, 2].set(xlabel="inequality of the ratios", ylabel="accuracy area, noisy weights")
-    _scatter(panels[2, 1], scores, "log_ratio_cv", "rise")
-    panels[2, 1].set(xlabel="inequality of the ratios", ylabel="rise of log D, noisy weights")
+    _scatter(panels[0, 2], scores, "area_weights", "accuracy area, noisy weights")
+    _scatter(panels[2, 1], scores, "rise", "rise of log D, noisy weights")
     _layers(panels[2, 2], tables, rows)
     for axes in panels.flat:
         axes.xaxis.label.set_size("small")
@@ -176,52 +161,45 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
 
 
 def _with_unperturbed(perturbed: pd.DataFrame) -> pd.DataFrame:
-    """Return the curves of each kind, with the unperturbed network at strength 0."""
+    """Return the curve of each perturbation, with the unperturbed network at strength 0."""
     clean = perturbed[perturbed["kind"] == "clean"]
     whole = perturbed[perturbed["layer"].isna() & (perturbed["kind"] != "clean")]
     return pd.concat([whole, *(clean.assign(kind=kind) for kind in dict.fromkeys(whole["kind"]))])
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, kind: str, y: str, *, legend: bool = False) -> None:
-    """Draw medians over networks against strength, by depth, with the middle four fifths of the networks as a band."""
+    """Draw medians over networks against strength, by depth, with a band for the middle 80 % of the networks."""
     if rows.empty:
         say_not_run(axes)
     else:
-        sns.lineplot(
-            rows,
-            x="strength",
-            y=y,
-            hue="depth",
-            style="depth",
-            palette="colorblind",
-            markers=True,
-            dashes=False,
-            markersize=4,
-            estimator="median",
-            errorbar=("pi", 80),
-            legend="full" if legend else False,
-            ax=axes,
-        )
+        looks: dict[str, Any] = {"hue": "depth", "style": "depth", "palette": "colorblind", "markersize": 4}
+        line: dict[str, Any] = {"markers": True, "dashes": False, "legend": "full" if legend else False}
+        sns.lineplot(rows, x="strength", y=y, estimator="median", errorbar=("pi", 80), ax=axes, **looks, **line)
         if legend:
             place_legend(axes, "lower right", title="depth")
     axes.set_xlabel(STRENGTHS[kind])
 
 
-def _scatter(axes: Axes, scores: pd.DataFrame, x: str, y: str) -> None:
-    """Draw a point a network, by depth; those that do not fit their data hollow."""
-    if y not in scores or scores[y].isna().all():
+def _palette(depths: pd.Series) -> dict[Any, Any]:
+    return dict(zip(sorted(set(depths)), sns.color_palette("colorblind"), strict=False))
+
+
+def _scatter(axes: Axes, scores: pd.DataFrame, y: str, label: str) -> None:
+    """Draw a score against CV of log ρ, a point per network coloured by depth; hollow if it does not fit its data."""
+    axes.set(xlabel="CV of log ρ", ylabel=label)
+    if scores[y].isna().all():
         say_not_run(axes)
         return
-    palette = dict(zip(sorted(set(scores["depth"])), sns.color_palette("colorblind"), strict=False))
+    palette = _palette(scores["depth"])
     for (depth, fits), group in scores.groupby(["depth", scores["train_accuracy"] >= FITTED]):
-        face = palette[depth] if fits else "none"
-        axes.scatter(group[x], group[y], s=14, facecolors=face, edgecolors=palette[depth], linewidths=0.8, alpha=0.8)
+        looks: dict[str, Any] = {"facecolors": palette[depth] if fits else "none", "edgecolors": palette[depth]}
+        axes.scatter(group["log_ratio_cv"], group[y], s=14, linewidths=0.8, alpha=0.8, **looks)
 
 
 def _layers(axes: Axes, tables: Tables, rows: pd.DataFrame) -> None:
-    """Draw for every hidden layer of every network that fits how much noise on it changes D, against its ratio."""
+    """Draw the change of log D under noise on one layer against its ratio, for each hidden layer of fitted networks."""
     by_run = dict(list(tables.perturbed.groupby("run", sort=False)))
-    palette = dict(zip(sorted(set(rows["depth"])), sns.color_palette("colorblind"), strict=False))
+    palette = _palette(rows["depth"])
     for row in rows[rows["train_accuracy"] >= FITTED].to_dict("records"):
         fuzziness = tables.fuzziness(row["run"], row["view"], row["epoch"])
         if row["run"] in by_run and min(fuzziness) > 0:
@@ -231,5 +209,5 @@ def _layers(axes: Axes, tables: Tables, rows: pd.DataFrame) -> None:
 
 
 REPRODUCTION = Reproduction(
-    "robustness", draw, ("depth", "learning_rate"), correlate, remarks=remark, more=tabulate_scores
+    "robustness", draw, ("depth", "learning_rate"), correlate, remarks=remark, extra_tables=tabulate_scores
 )

@@ -1,0 +1,4 @@
+from .measures.law import Law as Law, fit_law as fit_law
+from .measures.layers import measure_separation as measure_separation
+from .measures.separation import Separation as Separation, separation_fuzziness as separation_fuzziness
+from .store.table import load_runs as load_runs

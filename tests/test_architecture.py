@@ -1,0 +1,109 @@
+"""The wings: who imports whom, what a fresh process loads, how large a file is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import equisep
+from tests.conftest import ROOT
+
+STORE = ROOT / "tests/miniature_store"
+# What reading, judging and measuring could load by mistake; each takes from a tenth of a second to seconds.
+HEAVY = (
+    "torch",
+    "torchvision",
+    "wandb",
+    "hydra",
+    "omegaconf",
+    "pandas",
+    "scipy",
+    "statsmodels",
+    "matplotlib",
+    "seaborn",
+)
+
+
+def load_wings() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("wings", ROOT / "docs/wings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def loaded_by(code: str, *arguments: str) -> set[str]:
+    """Return the heavy packages that a fresh process has loaded after some code."""
+    code += f"\nimport json, sys\nprint(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_floors_and_the_imports_between_wings_are_few() -> None:
+    wings = load_wings()
+    edges = wings.imports_between_wings()
+    assert max(wings.floors(edges).values()) <= 7
+    assert sum(edges.values()) <= 80
+
+
+def test_no_file_is_much_longer_than_350_lines() -> None:
+    lines = load_wings().lines("src", "reproduce")
+    assert len(lines) > 80
+    assert [path for path, count in lines.items() if count > 360] == []
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert loaded_by("import equisep; dir(equisep)") == set()
+    wings = ("analysis", "config", "data", "execution", "measures", "networks", "robustness", "store", "training")
+    assert loaded_by("\n".join(f"import equisep.{wing}" for wing in wings)) == set()
+
+
+def test_measuring_loads_torch_and_numpy_alone() -> None:
+    measure = """
+import torch, equisep
+network = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.ReLU())
+inputs, labels = torch.randn(50, 20), torch.arange(50) % 5
+layers = equisep.measure_separation(network, inputs, labels, layers=["1"])
+equisep.fit_law([layer.fuzziness for layer in layers.values()])
+"""
+    assert loaded_by(measure) == {"torch"}
+
+
+def test_reading_a_table_loads_no_torch() -> None:
+    loaded = loaded_by("import sys, equisep; assert len(equisep.load_runs(sys.argv[1]))", str(STORE))
+    assert "pandas" in loaded
+    assert not loaded & {"torch", "torchvision", "wandb", "matplotlib"}
+
+
+def test_judging_and_writing_the_report_load_no_torch(tmp_path: Path) -> None:
+    judge = """
+import sys
+from equisep.analysis.figures.catalogue import REPRODUCTIONS
+from reproduce import report
+folder, results = sys.argv[1:]
+assert REPRODUCTIONS["frozen"].main([f"tables={folder}/frozen", f"results={results}"]) == 0
+assert report.main([f"results={results}"]) == 0
+"""
+    loaded = loaded_by(judge, str(ROOT / "results/reference"), str(tmp_path))
+    assert "seaborn" in loaded
+    assert not loaded & {"torch", "torchvision", "wandb"}
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", equisep.__all__)
+def test_public_names_load_when_they_are_asked_for(name: str) -> None:
+    assert callable(getattr(equisep, name))
+    assert name in dir(equisep)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="fuzzines"):
+        _ = equisep.fuzzines  # type: ignore[attr-defined]
