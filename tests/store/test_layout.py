@@ -44,7 +44,7 @@ def interrupted(store: Path) -> list[Config]:
 
 
 def test_run_ids_are_what_they_were(store: Path) -> None:
-    configs: Sequence[Config] = [
+    configs = [
         *(
             configure(store, f"optimizer={optimizer}", f"seed={seed}")
             for optimizer in ("adam", "sgd")
