@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from equisep.config import ConfigError, compose_sweep, require
+from equisep.config import ConfigError, SweepFailed, compose_sweep, require
 
 if TYPE_CHECKING:
     from equisep.execution import RemoteExecutor
@@ -31,6 +31,7 @@ class PopulationLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; raises SweepFailed after the last one if some failed, ConfigError for invalid overrides."""
+        from equisep.commands.sweep_table import sweep_table
         from equisep.execution import Request, launch_sweep
 
         remote = self._remote_executor()
@@ -39,7 +40,15 @@ class PopulationLauncher(Launcher):
             Request(" ".join(filter_overrides(overrides)), config)
             for overrides, config in zip(job_overrides, configs, strict=True)
         ]
-        outcomes = launch_sweep(requests, max_members=self.max_members, processes=self.processes, remote=remote)
+        outcomes, exit_code = launch_sweep(
+            requests, max_members=self.max_members, processes=self.processes, remote=remote
+        )
+        ended = [(list(job), facts) for job, facts in zip(job_overrides, outcomes, strict=True) if facts]
+        table = sweep_table([overrides for overrides, _ in ended], [facts for _, facts in ended])
+        if table:
+            print(table)
+        if exit_code:
+            raise SweepFailed(exit_code)
         completed = JobStatus.COMPLETED
         return [
             JobReturn(overrides=list(overrides), task_name="equisep", status=completed, _return_value=outcome)

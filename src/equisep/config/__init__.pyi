@@ -3,8 +3,7 @@ from .architectures import (
     FeedForward as FeedForward, ResNet as ResNet, Vgg as Vgg,
 )
 from .compose import (
-    compose_config as compose_config, compose_sweep as compose_sweep, conf_folder as conf_folder,
-    format_config_error as format_config_error, register as register, sweep_grid as sweep_grid, validate_config as
+    compose_config as compose_config, compose_sweep as compose_sweep, format_config_error as format_config_error, register as register, sweep_grid as sweep_grid, validate_config as
     validate_config,
 )
 from .identity import (
@@ -20,4 +19,7 @@ from .schema import (
 from .validation import (
     ConfigError as ConfigError, EquisepError as EquisepError, SweepFailed as SweepFailed, require as require,
     require_integer as require_integer,
+)
+from .vocabulary import (
+    conf_folder as conf_folder, field_names as field_names, nearest as nearest, refuse_unknown_words as refuse_unknown_words,
 )

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -20,12 +19,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from equisep.config.architectures import FAMILIES
 from equisep.config.schema import Config
 from equisep.config.validation import ConfigError
-
-
-def conf_folder() -> Path:
-    """Return the conf folder: inside the installed package, or next to src in a checkout."""
-    installed = Path(__file__).parents[1] / "conf"
-    return installed if installed.is_dir() else Path(__file__).parents[3] / "conf"
+from equisep.config.vocabulary import conf_folder
 
 
 def register() -> None:

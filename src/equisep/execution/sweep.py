@@ -7,21 +7,23 @@ on its population, not on the process or on what else was running.
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from equisep.config import Config, ConfigError, SweepFailed, require_integer
+from equisep.config import Config, ConfigError, require_integer, to_plain
 from equisep.execution.device import choose_device, named_device
 from equisep.execution.job import Job, prepare, split_into_populations
 from equisep.execution.planning import MIN_OPERATIONS_FOR_WORKERS, operations_of, plan
 from equisep.execution.progress import ConsoleObserver, print_line
 from equisep.execution.train import Stopped, execute
 from equisep.execution.workers import ReportEnd, Result, run_in_workers
-from equisep.store import InUse, Outcome, describe_owner, exit_code
+from equisep.store import InUse, Outcome, describe_owner, exit_code, planned_runs
 
 # Number of failed jobs that the last line of a sweep names.
 FAILURES_NAMED = 5
@@ -103,10 +105,16 @@ def run_sweep(
             elif job in number_of:
                 results[number_of[job]] = result
 
-    if remote is None:
-        _run_populations(populations, end, workers, console)
-    else:
-        remote.run(populations, end, console)
+    planned: dict[str, dict[str, Any]] = {}
+    for job in chain.from_iterable(populations):
+        planned.setdefault(job.config.results, {})[job.run.id] = to_plain(job.config)
+    with ExitStack() as stack:
+        for folder, configs in planned.items():
+            stack.enter_context(planned_runs(Path(folder), configs))
+        if remote is None:
+            _run_populations(populations, end, workers, console)
+        else:
+            remote.run(populations, end, console)
     failed = [request.overrides for number, request in enumerate(requests) if isinstance(results[number], Exception)]
     if failed:
         more = f"; and {len(failed) - FAILURES_NAMED} more" if len(failed) > FAILURES_NAMED else ""
@@ -115,15 +123,13 @@ def run_sweep(
     return [results[number] for number in range(len(requests))]
 
 
-def launch_sweep(requests: Sequence[Request], **options: Any) -> list[dict[str, object]]:
-    """Run a sweep and return the outcome of each request as plain values; raises SweepFailed if some failed.
+def launch_sweep(requests: Sequence[Request], **options: Any) -> tuple[list[dict[str, object]], int]:
+    """Run a sweep; return the outcome of each request as plain values, empty if it failed, and the exit code.
 
     options: the other arguments of :func:`run_sweep`.
     """
     results = run_sweep(requests, **options)
-    if exit_code(results):
-        raise SweepFailed(exit_code(results))
-    return [result.facts() for result in results if isinstance(result, Outcome)]
+    return [result.facts() if isinstance(result, Outcome) else {} for result in results], exit_code(results)
 
 
 def run_one(config: Config, console: Console | None = None) -> Outcome:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
+from rich.console import Console
+from rich.progress import track
 
 from equisep.config import ConfigError, Measure, Tracking, measure_id
 from equisep.measures import Epoch, LayerRecord, RobustnessResults, accuracy_areas
-from equisep.store import Run, all_runs, robustness_to_json, run_title
+from equisep.store import Run, all_runs, find_run, robustness_to_json, run_title
 
 
 class Mirror:
@@ -151,13 +153,18 @@ def _plot(record: LayerRecord, title: str) -> PIL.Image.Image:
     return PIL.Image.open(content)
 
 
-def mirror_store(results: Path, tracking: Tracking) -> int:
-    """Mirror every run of the store from its records; return the number of runs.
+def mirror_store(results: Path, tracking: Tracking, only: str | None = None) -> int:
+    """Mirror every run of the store from its records, with progress on the console; return the number of runs.
 
-    Offline segments of earlier mirrors are replaced.
+    only: the id of one run, or its beginning. Offline segments of earlier mirrors are replaced. Raises ConfigError.
     """
-    runs = list(all_runs(results))
-    for run in runs:
+    runs = list(all_runs(results)) if only is None else [find_run(results, only)]
+    console = Console(stderr=True)
+    for number, run in enumerate(
+        track(runs, "mirroring", console=console, transient=True, disable=not console.is_terminal)
+    ):
+        if number and number % 25 == 0 and not console.is_terminal:
+            console.print(f"mirrored {number} of {len(runs)} runs", highlight=False)
         earlier = list(results.glob(f"wandb/offline-run-*-{run.id}*")) if tracking.mode == "offline" else []
         Mirror(run, tracking, results).finish()
         for segment in earlier:

@@ -5,7 +5,7 @@ from .queue import (
 )
 from .readers import read_records as read_records, read_run as read_run, read_store as read_store
 from .record import RunRecord as RunRecord
-from .run import DamagedRun as DamagedRun, FINISHED as FINISHED, Run as Run, all_runs as all_runs
+from .run import DamagedRun as DamagedRun, FINISHED as FINISHED, Run as Run, all_runs as all_runs, find_run as find_run
 from .serialization import Submitted as Submitted, robustness_to_json as robustness_to_json
 from .status import (
     HOW_TO_RESUME as HOW_TO_RESUME, Outcome as Outcome, ROBUSTNESS as ROBUSTNESS, exit_code as exit_code,
@@ -13,3 +13,4 @@ from .status import (
     outcome_of_task as outcome_of_task, run_title as run_title, status_table as status_table,
 )
 from .table import load_runs as load_runs, tabulate_robustness as tabulate_robustness
+from .sweeps import planned_runs as planned_runs

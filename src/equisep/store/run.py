@@ -39,6 +39,7 @@ from safetensors import SafetensorError
 from equisep.config import (
     PROTOCOL,
     Config,
+    ConfigError,
     EquisepError,
     Measure,
     config_hash,
@@ -319,3 +320,22 @@ def refuse_later_protocol(run: str, protocol: object) -> None:
 def all_runs(results: Path) -> Iterator[Run]:
     """Yield every run of the store, ordered by id."""
     return (Run(results, folder.name) for folder in sorted(results.glob("runs/*")) if folder.is_dir())
+
+
+def find_run(results: Path, word: str) -> Run:
+    """Return the run of a store with this id, or the only one whose id begins so; for "last" the one written to last.
+
+    Raises ConfigError where there is none, or several.
+    """
+    runs = list(all_runs(results))
+    if word == "last":
+        runs = sorted(runs, key=lambda run: max((path.stat().st_mtime for path in run.path.iterdir()), default=0.0))[
+            -1:
+        ]
+    else:
+        runs = [run for run in runs if run.id.startswith(word)]
+    if len(runs) == 1:
+        return runs[0]
+    listed = ", ".join(run.id for run in runs[:5]) + (", …" if len(runs) > 5 else "")
+    problem = f"{len(runs)} runs begin so ({listed}); add digits" if runs else f"no such run in {results}/runs"
+    raise ConfigError(f"run {word}: {problem}; equisep status lists all")

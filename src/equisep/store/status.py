@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equisep.config import Config, EquisepError, robustness_id
+import yaml
+
+from equisep.config import Config, ConfigError, EquisepError, Measure, field_names, measure_id, nearest, robustness_id
 from equisep.measures import LayerRecord
 from equisep.store.queue import QueuedTask, is_queued, queued_jobs
-from equisep.store.run import FINISHED, DamagedRun, Run, all_runs
+from equisep.store.run import FINISHED, DamagedRun, LaterProtocol, Run, all_runs
 from equisep.store.serialization import Submitted
+from equisep.store.sweeps import load_planned_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 ROBUSTNESS = "robustness"
 HOW_TO_RESUME = "run the same command again to resume from the last checkpoint"
 # Words with which SLURM reports in a task's log why it ended the task.
+# What status can filter by besides the fields of the config.
+STATUS_FILTERS = ("state", "run", "experiment")
 SLURM_REASONS = ("oom_kill", "oom-kill", "out of memory", "time limit", "node failure")
 
 
@@ -33,34 +39,40 @@ class Outcome:
     """The outcome of a run for one config.
 
     state: done, diverged, or "in task ID" for a run of a SLURM task. final: D after the last epoch on the training
-    set, None if it is not measured. trained_epochs: by the present call.
+    set, test: the same of the test set, None if not measured. trained_epochs: by the present call.
     """
 
     run: Run
     state: str
     final: LayerRecord | None = None
     trained_epochs: int = 0
+    test: LayerRecord | None = None
 
     def facts(self) -> dict[str, object]:
         """Return plain values: run, state, trained_epochs and, if measured, train_accuracy, r and decay_ratio."""
         facts: dict[str, object] = {"run": self.run.id, "state": self.state, "trained_epochs": self.trained_epochs}
         if self.final is not None:
             facts["train_accuracy"] = self.final.accuracy
+            facts |= {"test_accuracy": self.test.accuracy} if self.test else {}
             law = self.final.law()
             if law is not None:
                 facts |= {"r": law.pearson_r, "decay_ratio": law.decay_ratio}
         return facts
 
     def __str__(self) -> str:
-        """Return one line for the user."""
+        """Return one line for the user; accuracies are in evaluation mode."""
         facts = self.facts()
         line = f"run {self.run.id}: {self.state}"
         if "r" in facts:
             line += f", r = {facts['r']:.4f}, ρ = {facts['decay_ratio']:.4f}"
         elif self.state == "done":
             line += ", no law (D of a layer is 0, or the last epoch is not measured)"
-        if "train_accuracy" in facts:
-            line += f", training accuracy {facts['train_accuracy']:.4f}"
+        if self.final is not None:
+            accuracies = {"training": self.final, "test": self.test}
+            line += "".join(f", {name} accuracy {record.accuracy:.4f}" for name, record in accuracies.items() if record)
+            chance = math.log(self.final.classes)
+            if not self.final.loss <= chance:
+                line += f"; its training loss {self.final.loss:.4g} is above chance (ln {self.final.classes} = {chance:.4g})"
         return line + ("" if self.trained_epochs else " (nothing to train)")
 
 
@@ -92,7 +104,9 @@ def is_complete(run: Run, config: Config) -> bool:
 
 def outcome_of(run: Run, config: Config, trained_epochs: int = 0) -> Outcome:
     """Return the outcome of a run that has ended. Raises DamagedRun."""
-    return Outcome(run, run.state()["state"], final_record(run, config), trained_epochs)
+    records = (final_record(run, config, split) for split in ("train", "test"))
+    state = run.state()["state"]
+    return Outcome(run, state, next(records), trained_epochs, next(records))
 
 
 def outcome_of_task(
@@ -150,39 +164,84 @@ def run_title(config: Mapping[str, Any]) -> str:
     )
 
 
-def status_table(results: Path) -> pd.DataFrame:
-    """Return a row per run: run, state, epoch, of (epochs), configuration; for a damaged run, the damaged file.
+def status_table(results: Path, filters: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Return a row per run: run, state, epoch, of (epochs), r and decay_ratio of the last epoch, configuration.
 
-    The state of a run that was submitted to SLURM includes its task and whether that is pending, running or ended.
+    A damaged run names the damaged file. The state of a run that was submitted to SLURM includes its task and whether
+    that is pending, running or ended; a run that a living sweep is going to train is waiting. filters: values by
+    dotted field of the config, or by state, run or experiment. Raises ConfigError for a filter that is neither.
     """
     import pandas as pd
 
+    filters = dict(filters or {})
+    for name in filters:
+        if name not in (*STATUS_FILTERS, *field_names()):
+            raise ConfigError(f"{name}: no such filter{nearest(name, [*STATUS_FILTERS, *field_names()])}")
     # squeue is called once, and only if a run was submitted.
     queue = cache(queued_jobs)
+    planned = load_planned_runs(results)
     rows: list[dict[str, Any]] = []
     for run in all_runs(results):
         try:
             config, state, epochs = run.config(), run.state()["state"], run.epochs()
+            if state == "new" and run.id in planned:
+                state = "waiting"
+            if state not in FINISHED and (task := run.submitted()):
+                state += f", task {task.task} {_state_of_task(task, queue())}"
+            if _matches(filters, run.id, state, config):
+                rows.append(_row(run.id, state, config, len(epochs)) | _law_of(run, config))
+        except LaterProtocol as error:
+            rows.append({"run": run.id, "state": str(error).split(": ")[0].removeprefix(f"run {run.id} was ")})
         except DamagedRun as error:
-            rows.append({"run": run.id, "state": f"damaged: {str(error).split(': ')[0]}"})
-            continue
-        architecture, optimizer = config["architecture"], config["optimizer"]
-        if state not in FINISHED and (task := run.submitted()):
-            state += f", task {task.task} {_state_of_task(task, queue())}"
-        rows.append(
-            {
-                "run": run.id,
-                "state": state,
-                "epoch": len(epochs),
-                "of": config["training"]["epochs"],
-                "dataset": f"{config['dataset']['name']} {config['dataset']['size']}",
-                "architecture": " ".join(f"{key}={value}" for key, value in architecture.items()),
-                "optimizer": f"{optimizer['kind']} {optimizer['learning_rate']:g}",
-                "seed": config["seed"],
-                "experiment": config["experiment"] or "",
-            }
-        )
+            if not filters or filters.get("state") == "damaged":
+                rows.append({"run": run.id, "state": f"damaged: {str(error).split(': ')[0]}"})
+    known = {row["run"] for row in rows} | {run.id for run in all_runs(results)}
+    for identity, config in planned.items():
+        if identity not in known and _matches(filters, identity, "waiting", config):
+            rows.append(_row(identity, "waiting", config, 0))
     return pd.DataFrame(rows, dtype=object).fillna("")
+
+
+def _row(identity: str, state: str, config: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    architecture, optimizer = config["architecture"], config["optimizer"]
+    return {
+        "run": identity,
+        "state": state,
+        "epoch": epochs,
+        "of": config["training"]["epochs"],
+        "r": "",
+        "decay_ratio": "",
+        "dataset": f"{config['dataset']['name']} {config['dataset']['size']}",
+        "architecture": " ".join(f"{key}={value}" for key, value in architecture.items() if value is not None),
+        "optimizer": f"{optimizer['kind']} {optimizer['learning_rate']:g}",
+        "seed": config["seed"],
+        "experiment": config["experiment"] or "",
+    }
+
+
+def _law_of(run: Run, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return r and the decay ratio of a run's first measure after the last epoch on the training set, if it has them."""
+    measurement = run.load_measures().get(measure_id(Measure(**config["measure"])))
+    final = (config["training"]["epochs"], "train")
+    records = [record for record in measurement.records if (record.epoch, record.split) == final] if measurement else []
+    law = records[0].law() if records else None
+    return {"r": f"{law.pearson_r:.4f}", "decay_ratio": f"{law.decay_ratio:.4f}"} if law else {}
+
+
+def _matches(filters: Mapping[str, str], identity: str, state: str, config: Mapping[str, Any]) -> bool:
+    for name, text in filters.items():
+        if name == "run":
+            matches = identity.startswith(text)
+        elif name == "state":
+            matches = state.partition(",")[0] == text
+        else:
+            value: Any = config
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            matches = str(value) == text or value == yaml.safe_load(text)
+        if not matches:
+            return False
+    return True
 
 
 def _state_of_task(task: Submitted, queue: Mapping[str, QueuedTask] | None) -> str:

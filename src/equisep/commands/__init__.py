@@ -1,0 +1,1 @@
+"""The command ``equisep``: runs, sweeps, and subcommands for what is in the store."""

@@ -1,0 +1,326 @@
+"""The command line: ``equisep KEY=VALUE …`` runs one config, with ``-m`` a sweep; subcommands do the rest.
+
+Nothing heavy is imported before it is known what is asked for, so that help and mistakes are answered at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from equisep.config.validation import ConfigError, EquisepError, SweepFailed
+from equisep.config.vocabulary import group_options, nearest, refuse_unknown_words
+
+FIGURE_OPTIONS = "KEY=VALUE overrides, profile=NAME, source=SOURCE, tables=FOLDER"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand. summary: one line; example: of its use; details: for its help; run: takes parsed arguments."""
+
+    summary: str
+    example: str
+    details: str
+    arguments: Callable[[argparse.ArgumentParser], object]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors that the user can correct are printed as one line.
+
+    words: the arguments; those of the process by default.
+    """
+    words = sys.argv[1:] if words is None else list(words)
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(overview())
+            return 0
+        if words[0] in COMMANDS:
+            return _run_command(words[0], words[1:])
+        if "=" not in words[0] and words[0][0].isalpha():
+            raise ConfigError(f"{words[0]}: no such command{nearest(words[0], COMMANDS) or '; see equisep --help'}")
+        return _run_configs(words)
+    except SweepFailed as error:
+        return error.exit_code
+    except EquisepError as error:
+        print(f"equisep: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        from equisep.store import HOW_TO_RESUME
+
+        print(f"equisep: stopped; {HOW_TO_RESUME}", file=sys.stderr)
+        return 130
+
+
+def overview() -> str:
+    """Return the help of the command: commands with an example each, then the groups of the configuration."""
+    width = max(map(len, COMMANDS))
+    lines = [
+        "usage: equisep KEY=VALUE …        train and measure one network",
+        "       equisep -m KEY=A,B,… …     a sweep over all combinations",
+        "       equisep COMMAND …          one of the commands below; equisep COMMAND --help describes it",
+        "",
+        "examples:",
+        "  equisep architecture.depth=8 optimizer=sgd",
+        "  equisep -m architecture.depth=4,8,20 seed=1,2,3 training=short",
+        "  equisep -m experiment=optimizers",
+        "",
+        "commands:",
+    ]
+    for name, command in COMMANDS.items():
+        lines += [f"  {name:{width}}  {command.summary}", f"  {'':{width}}    {command.example}"]
+    lines += ["", "groups of the configuration, GROUP=OPTION (fields: docs of src/equisep/config, or --cfg job):"]
+    for group, options in group_options().items():
+        lines += _wrap(f"  {group:16}", [option for option in options if not option.startswith("schema_")])
+    return "\n".join(lines)
+
+
+def _wrap(head: str, options: Sequence[str]) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap("  ".join(options), 118, initial_indent=head + "  ", subsequent_indent=" " * (len(head) + 2))
+
+
+def _run_command(name: str, words: Sequence[str]) -> int:
+    command = COMMANDS[name]
+    parser = _Parser(
+        f"equisep {name}",
+        description=f"{command.summary}. {command.details}".strip(),
+        epilog=f"example: {command.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.arguments(parser)
+    return command.run(parser.parse_args(words))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others are."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise ConfigError(f"{self.prog.removeprefix('equisep ')}: {message}; see {self.prog} --help")
+
+
+def _run_configs(words: Sequence[str]) -> int:
+    """Run one config or a sweep through Hydra."""
+    # A folder of the user's own may add groups and options that are not known here.
+    own_folder = any(word.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for word in words)
+    if not own_folder:
+        refuse_unknown_words(_without_option_values(words))
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from equisep.commands.run import task
+    from equisep.config import format_config_error, register
+
+    register()
+    # Without it, Hydra prints errors and exits itself.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    before, sys.argv = sys.argv, [sys.argv[0], *words]
+    try:
+        task()
+    except EquisepError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(format_config_error(error)) from None
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _without_option_values(words: Sequence[str]) -> list[str]:
+    """Return words without Hydra's options that take a value, ``--cfg job`` for example."""
+    valued = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--experimental-rerun", "--info", "-i")
+    return [word for word, previous in zip(words, ["", *words], strict=False) if previous not in valued]
+
+
+def results_of(words: Sequence[str]) -> Path:
+    """Return the results folder that words name, results=FOLDER, or the default one."""
+    from equisep.config import compose_config
+
+    return Path(compose_config([word for word in words if word.startswith("results=")]).results)
+
+
+def split_words(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
+    """Return the words NAME=VALUE of some names as a mapping, and the others. Raises ConfigError for a repeated name."""
+    own = [word for word in words if word.partition("=")[0] in names and "=" in word]
+    options = dict(word.split("=", 1) for word in own)
+    if len(options) < len(own):
+        repeated = next(name for name in names if sum(word.startswith(f"{name}=") for word in own) > 1)
+        raise ConfigError(f"{repeated}=: must be set once")
+    return options, [word for word in words if word not in own]
+
+
+def _words(metavar: str, text: str) -> Callable[[argparse.ArgumentParser], object]:
+    return lambda parser: parser.add_argument("words", nargs="*", metavar=metavar, help=text)
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from equisep.commands.reproduce import reproduce
+
+    return reproduce(arguments.profile, arguments.words)
+
+
+def _figure(arguments: argparse.Namespace) -> int:
+    from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
+
+    figures = {**REPRODUCTIONS, **OVERVIEWS}
+    if arguments.name not in figures:
+        hint = nearest(arguments.name, figures)
+        raise ConfigError(f"figure {arguments.name}: no such figure{hint}; choose one of {', '.join(figures)}")
+    return figures[arguments.name].main(arguments.words)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from equisep.commands.show import show
+
+    _, others = split_words(arguments.words, "results")
+    if others:
+        raise ConfigError(f"show: {others[0]}: unknown argument; use results=FOLDER")
+    show(results_of(arguments.words), arguments.run, epoch=arguments.epoch, split=arguments.split)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from equisep.commands.report import write
+
+    print(f"report: written: {write(results_of(_only_results('report', arguments.words)))}")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from equisep.store import status_table
+
+    _, others = split_words(arguments.words, "results")
+    results = results_of(arguments.words)
+    table = status_table(results, others)
+    print(
+        table.to_string(index=False) if len(table) else f"no runs under {results}/runs" + (" match" if others else "")
+    )
+    return 0
+
+
+def _mirror(arguments: argparse.Namespace) -> int:
+    from equisep.config import compose_config
+    from equisep.execution import mirror_store
+
+    config = compose_config(arguments.words)
+    count = mirror_store(Path(config.results), config.tracking, arguments.run)
+    print(f"mirrored {count} runs of {config.results}")
+    return 0
+
+
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from equisep.analysis.dashboards import build_workspace, save_workspace, workspace_json
+
+    workspace = build_workspace(arguments.entity, arguments.project)
+    print(workspace_json(workspace) if arguments.json else save_workspace(workspace))
+    return 0
+
+
+def _page(arguments: argparse.Namespace) -> int:
+    from equisep.analysis.dashboards import serve_page
+
+    options, others = split_words(arguments.words, "port")
+    port = options.get("port", "8808")
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError(f"port={port}: must be an integer in 1 … 65535")
+    serve_page(results_of(_only_results("page", others)), int(port))
+    return 0
+
+
+def _only_results(command: str, words: Sequence[str]) -> Sequence[str]:
+    unknown = [word for word in words if not word.startswith("results=")]
+    if unknown:
+        raise ConfigError(f"{command}: {unknown[0]}: unknown argument; use results=FOLDER")
+    return words
+
+
+def _reproduce_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("profile", nargs="?", default="headline", help="headline, cpu or paper (default: headline)")
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides of every run of the profile")
+
+
+def _figure_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="of an experiment, or decay_ratio or test_accuracy (over all runs)")
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help=FIGURE_OPTIONS)
+
+
+def _show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="id of a run, its beginning, or 'last'")
+    parser.add_argument("words", nargs="*", metavar="results=FOLDER", help="the store (default: results)")
+    parser.add_argument("--epoch", type=int, help="a measured epoch (default: the last one)")
+    parser.add_argument("--split", choices=("train", "test"), default="train", help="default: train")
+
+
+def _mirror_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="tracking=online, results=FOLDER")
+    parser.add_argument("--run", help="id of one run, or its beginning (default: all runs)")
+
+
+def _dashboard_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--entity", required=True, help="wandb user or team")
+    parser.add_argument("--project", required=True, help="wandb project")
+    parser.add_argument("--json", action="store_true", help="print what would be saved, and save nothing")
+
+
+COMMANDS: dict[str, Command] = {
+    "reproduce": Command(
+        "Train, draw and judge the experiments of a profile",
+        "equisep reproduce headline",
+        "Runs that are done are not trained again. Exit code 1 if something could not be run.",
+        _reproduce_arguments,
+        _reproduce,
+    ),
+    "figure": Command(
+        "Draw and judge one figure from the runs in the store",
+        "equisep figure optimizers",
+        "source= reads the runs from a results folder, a folder of wandb logs or wandb:ENTITY/PROJECT instead; "
+        "tables= draws from saved tables. Exit code 1 if runs are missing.",
+        _figure_arguments,
+        _figure,
+    ),
+    "show": Command(
+        "Print D per layer and the law of one run, and draw it",
+        "equisep show last",
+        "D, ratio and rank of every layer; r, decay ratio, half-life, residual, curvature; accuracies; the figure's path.",
+        _show_arguments,
+        _show,
+    ),
+    "report": Command(
+        "Write all results on one page, results/report.html",
+        "equisep report",
+        "Figures, verdicts and tables that are in the results folder; the figures over all runs are drawn anew.",
+        _words("results=FOLDER", "the store (default: results)"),
+        _report,
+    ),
+    "status": Command(
+        "List the runs of the store",
+        "equisep status architecture.depth=8 state=done",
+        "Waiting, queued, running, interrupted, failed, done, diverged and damaged runs, with r and the decay ratio.",
+        _words("KEY=VALUE", "filters: a field of the config, state, run or experiment; results=FOLDER"),
+        _status,
+    ),
+    "mirror": Command(
+        "Write runs of the store to wandb again",
+        "equisep mirror tracking=online",
+        "Offline logs that an earlier mirror of a run left are replaced.",
+        _mirror_arguments,
+        _mirror,
+    ),
+    "dashboard": Command(
+        "Save a workspace for the runs in wandb",
+        "equisep dashboard --entity TEAM --project equisep",
+        "Needs the extra equisep[dashboard] and, without --json, an account.",
+        _dashboard_arguments,
+        _dashboard,
+    ),
+    "page": Command(
+        "Show the newest runs in the browser, on this machine alone",
+        "equisep page port=8808",
+        "Needs the extra equisep[dashboard]. Ctrl-C ends it.",
+        _words("KEY=VALUE", "port=8808, results=FOLDER"),
+        _page,
+    ),
+}

@@ -1,0 +1,22 @@
+"""Write results/report.html: the output of the other scripts on one page, with updated figures over all runs."""
+
+from pathlib import Path
+
+from equisep.analysis.claims import load_claims
+from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
+from equisep.analysis.report import write_report
+from equisep.store import all_runs
+
+
+def write(results: Path) -> Path:
+    """Write the report of a results folder, with the figures over all runs drawn anew; return its path."""
+    # Without runs, figures from another source are kept.
+    for overview in OVERVIEWS.values() if any(all_runs(results)) else ():
+        overview.main([f"results={results}"])
+    return write_report(results, scripts())
+
+
+def scripts() -> dict[str, str]:
+    """Return the command of each claim's script, figures over all runs first; '' for a claim without a script."""
+    names = [*OVERVIEWS, *(name for name in load_claims() if name not in OVERVIEWS)]
+    return {name: f"equisep figure {name}" if name in REPRODUCTIONS | OVERVIEWS else "" for name in names}

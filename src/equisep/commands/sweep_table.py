@@ -1,0 +1,43 @@
+"""The end of a sweep: a row per setting, with means over seeds and their intervals."""
+
+from collections.abc import Mapping, Sequence
+
+from equisep.analysis.statistics import Interval, interval_over_seeds
+
+# Rows printed; a sweep of hundreds of settings is for equisep.load_laws.
+MAX_ROWS = 40
+COLUMNS = {"r": "r", "decay_ratio": "ρ", "train_accuracy": "training accuracy", "test_accuracy": "test accuracy"}
+
+
+def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Mapping[str, object]]) -> str:
+    """Return a table of the settings of a sweep: n, r, ρ and accuracies, as means over seeds with 95 % intervals.
+
+    overrides: of each job. outcomes: plain values of each (store.Outcome.facts). Accuracies are in evaluation mode at
+    the last epoch. '' for fewer than two jobs.
+    """
+    if len(outcomes) < 2:
+        return ""
+    import pandas as pd
+
+    shared = set.intersection(*map(set, overrides))
+    settings = [
+        " ".join(word for word in words if word not in shared and not word.startswith("seed=")) for words in overrides
+    ]
+    rows = []
+    groups: dict[str, list[Mapping[str, object]]] = {}
+    for setting, outcome in zip(settings, outcomes, strict=True):
+        groups.setdefault(setting, []).append(outcome)
+    for setting, members in list(groups.items())[:MAX_ROWS]:
+        row: dict[str, object] = {"setting": setting or "(all)", "n": len(members)}
+        diverged = sum(member["state"] == "diverged" for member in members)
+        for name, label in COLUMNS.items():
+            values = [float(str(member[name])) for member in members if name in member]
+            row[label] = _describe(interval_over_seeds(values)) if values else ""
+        rows.append(row | ({"note": f"{diverged} diverged"} if diverged else {}))
+    table = pd.DataFrame(rows).fillna("").to_string(index=False)
+    more = f"\nand {len(groups) - MAX_ROWS} more settings: equisep status" if len(groups) > MAX_ROWS else ""
+    return f"mean over n seeds [95 % interval], after the last epoch\n{table}{more}".replace(" -", " −")
+
+
+def _describe(interval: Interval) -> str:
+    return f"{interval.mean:.4f}" + (f" [{interval.low:.4f}, {interval.high:.4f}]" if interval.n > 1 else "")

@@ -1,0 +1,91 @@
+"""The words of a command line: groups with their options, and fields; the nearest ones to a word that is none of them."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import cast, get_args, get_origin, get_type_hints
+
+from equisep.config.validation import ConfigError
+
+
+def conf_folder() -> Path:
+    """Return the conf folder: inside the installed package, or next to src in a checkout."""
+    installed = Path(__file__).parents[1] / "conf"
+    return installed if installed.is_dir() else Path(__file__).parents[3] / "conf"
+
+
+@cache
+def group_options() -> dict[str, tuple[str, ...]]:
+    """Return the groups of the configuration with their options: ``optimizer`` to adam, momentum, sgd, …"""
+    root = conf_folder()
+    options: dict[str, tuple[str, ...]] = {}
+    for folder in sorted(path for path in root.rglob("*") if path.is_dir() and path != root / "profile"):
+        files = sorted(file.stem for file in folder.glob("*.yaml"))
+        if files:
+            options[folder.relative_to(root).as_posix()] = tuple(files)
+    return options
+
+
+@cache
+def field_names() -> tuple[str, ...]:
+    """Return the dotted names of all fields, ``architecture.depth`` and so on, those of every family included."""
+    from equisep.config.architectures import FAMILIES
+    from equisep.config.schema import Config
+
+    families = (name for family in FAMILIES.values() for name in _fields_of(family, "architecture."))
+    return tuple(dict.fromkeys([*_fields_of(Config, ""), *families]))
+
+
+def _fields_of(kind: type, prefix: str) -> Iterator[str]:
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        hint = hints[field.name]
+        # A group may be optional; a list of dataclasses, such as training.phases, is set as a whole.
+        group = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
+        if group is None or get_origin(hint) is list:
+            yield f"{prefix}{field.name}"
+        else:
+            yield from _fields_of(cast(type, group), f"{prefix}{field.name}.")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean A or B?" with the known words nearest to a word, or ''.
+
+    Dotted names are compared as a whole and by their last part.
+    """
+    candidates = list(known)
+    close = difflib.get_close_matches(word, candidates, n=2, cutoff=0.7)
+    leaf = word.rsplit(".", 1)[-1]
+    leaves = {name.rsplit(".", 1)[-1] for name in candidates}
+    for part in difflib.get_close_matches(leaf, leaves, n=2, cutoff=0.75):
+        close += [name for name in candidates if name.rsplit(".", 1)[-1] == part and name not in close]
+    return f"; did you mean {' or '.join(close[:3])}?" if close else ""
+
+
+def refuse_unknown_words(words: Sequence[str]) -> None:
+    """Raise ConfigError for a word that is not KEY=VALUE, or names no group, option or field; it names the nearest ones.
+
+    Left to Hydra: options (``-m``), additions (``+key=…``), removals (``~key``), Hydra's own fields, packages (``@``).
+    """
+    groups, names = group_options(), field_names()
+    for word in words:
+        key, equals, value = word.partition("=")
+        if word.startswith(("-", "+", "~")) or "@" in key or key.startswith("hydra."):
+            continue
+        if not equals:
+            raise ConfigError(f"{word}: must be KEY=VALUE{nearest(word, [*groups, *names])}")
+        if key in groups:
+            # A list of plain names, as in a sweep; anything else is Hydra's to read.
+            for option in value.split(",") if re.fullmatch(r"[\w,]+", value) else ():
+                if option not in (*groups[key], "null"):
+                    choices = ", ".join(groups[key])
+                    raise ConfigError(
+                        f"{key}={option}: no such option{nearest(option, groups[key])}; choices: {choices}"
+                    )
+        elif key not in names and not any(key.startswith(f"{name}.") for name in names):
+            raise ConfigError(
+                f"{key}: no such field or group{nearest(key, [*groups, *names]) or '; see equisep --help'}"
+            )
