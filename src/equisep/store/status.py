@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from equisep.config import Config, EquisepError, robustness_id
 from equisep.measures import LayerRecord
 from equisep.store.queue import QueuedTask, is_queued, queued_jobs
-from equisep.store.run import FINISHED, DamagedRun, Run, all_runs
+from equisep.store.run import FINISHED, DamagedRun, LaterProtocol, Run, all_runs
 from equisep.store.serialization import Submitted
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ class Outcome:
     """The outcome of a run for one config.
 
     state: done, diverged, or "in task ID" for a run of a SLURM task. final: D after the last epoch on the training
-    set, None if it is not measured. trained_epochs: by the present call.
+    set, None if it is not measured. trained_epochs: by the present call, None if a SLURM task trained it.
     """
 
     run: Run
     state: str
     final: LayerRecord | None = None
-    trained_epochs: int = 0
+    trained_epochs: int | None = 0
 
     def facts(self) -> dict[str, object]:
         """Return plain values: run, state, trained_epochs and, if measured, train_accuracy, r and decay_ratio."""
@@ -58,10 +58,10 @@ class Outcome:
         if "r" in facts:
             line += f", r = {facts['r']:.4f}, ρ = {facts['decay_ratio']:.4f}"
         elif self.state == "done":
-            line += ", no law (D of a layer is 0, or the last epoch is not measured)"
+            line += ", law not fitted (D of a layer is 0, or the last epoch is not measured)"
         if "train_accuracy" in facts:
             line += f", training accuracy {facts['train_accuracy']:.4f}"
-        return line + ("" if self.trained_epochs else " (nothing to train)")
+        return line + (" (nothing to train)" if self.trained_epochs == 0 else "")
 
 
 def missing_evaluations(run: Run, config: Config) -> list[tuple[int, str]]:
@@ -90,7 +90,7 @@ def is_complete(run: Run, config: Config) -> bool:
     return run.finished and not missing_evaluations(run, config)
 
 
-def outcome_of(run: Run, config: Config, trained_epochs: int = 0) -> Outcome:
+def outcome_of(run: Run, config: Config, trained_epochs: int | None = 0) -> Outcome:
     """Return the outcome of a run that has ended. Raises DamagedRun."""
     return Outcome(run, run.state()["state"], final_record(run, config), trained_epochs)
 
@@ -104,7 +104,7 @@ def outcome_of_task(
     """
     try:
         if is_complete(run, config):
-            return outcome_of(run, config)
+            return outcome_of(run, config, trained_epochs=None)
     except DamagedRun as error:
         return error
     if queue is None or is_queued(task, queue):
@@ -139,8 +139,8 @@ def final_record(run: Run, config: Config, split: str = "train") -> LayerRecord 
 def run_title(config: Mapping[str, Any]) -> str:
     """Return the title of a run in wandb and on the console: architecture, data set, optimizer, seed."""
     architecture = config["architecture"]
-    defaults = (None, True, "relu", 1.0)
-    fields = [(key, value) for key, value in architecture.items() if key != "family" and value not in defaults]
+    defaults = {"batch_norm": True, "activation": "relu", "width_multiplier": 1.0, "family": architecture["family"]}
+    fields = [(key, value) for key, value in architecture.items() if value not in (None, defaults.get(key))]
     shape = " ".join(f"{key} {value}" for key, value in fields)
     optimizer, dataset = config["optimizer"], config["dataset"]
     momentum = f" momentum {optimizer['momentum']:g}" if optimizer["momentum"] else ""
@@ -163,8 +163,11 @@ def status_table(results: Path) -> pd.DataFrame:
     for run in all_runs(results):
         try:
             config, state, epochs = run.config(), run.state()["state"], run.epochs()
+        except LaterProtocol as error:
+            rows.append({"run": run.id, "state": str(error).split(", but")[0].removeprefix(f"run {run.id} was ")})
+            continue
         except DamagedRun as error:
-            rows.append({"run": run.id, "state": f"damaged: {str(error).split(': ')[0]}"})
+            rows.append({"run": run.id, "state": f"damaged: {str(error).rsplit(': ', 1)[0]}"})
             continue
         architecture, optimizer = config["architecture"], config["optimizer"]
         if state not in FINISHED and (task := run.submitted()):
