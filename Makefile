@@ -6,7 +6,7 @@ PROFILE ?= headline
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report test test-slow slurm test-slurm bench lint wings readme format dashboard page clean
+.PHONY: help setup reproduce report test test-slow slurm test-slurm bench lint imports readme format dashboard page clean
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,8 +45,8 @@ lint: $(VENV)/.development  ## check format, lint, types and the order of import
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-wings: $(VENV)/.development  ## print the floors of the package and the imports between its wings
-	$(RUN) docs/wings.py
+imports: $(VENV)/.development  ## print the levels of the package and the imports between its subpackages
+	$(RUN) docs/imports.py
 
 readme: $(VENV)/.runtime  ## write the tables of the README from their data
 	$(RUN) -m reproduce.readme

@@ -1,4 +1,4 @@
-"""The wings: who imports whom, what a fresh process loads, how large a file is."""
+"""The structure of the package: who imports whom, what a fresh process loads, how large a file is."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ HEAVY = (
 )
 
 
-def load_wings() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("wings", ROOT / "docs/wings.py")
+def load_docs_imports() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_imports", ROOT / "docs/imports.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -47,23 +47,23 @@ def loaded_by(code: str, *arguments: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_the_floors_and_the_imports_between_wings_are_few() -> None:
-    wings = load_wings()
-    edges = wings.imports_between_wings()
-    assert max(wings.floors(edges).values()) <= 7
+def test_levels_and_imports_between_subpackages_are_few() -> None:
+    structure = load_docs_imports()
+    edges = structure.imports_between_subpackages()
+    assert max(structure.levels(edges).values()) <= 7
     assert sum(edges.values()) <= 80
 
 
 def test_no_file_is_much_longer_than_350_lines() -> None:
-    lines = load_wings().lines("src", "reproduce")
+    lines = load_docs_imports().lines("src", "reproduce")
     assert len(lines) > 80
     assert [path for path, count in lines.items() if count > 360] == []
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import equisep; dir(equisep)") == set()
-    wings = ("analysis", "config", "data", "execution", "measures", "networks", "robustness", "store", "training")
-    assert loaded_by("\n".join(f"import equisep.{wing}" for wing in wings)) == set()
+    subpackages = ("analysis", "config", "data", "execution", "measures", "networks", "robustness", "store", "training")
+    assert loaded_by("\n".join(f"import equisep.{subpackage}" for subpackage in subpackages)) == set()
 
 
 def test_measuring_loads_torch_and_numpy_alone() -> None:

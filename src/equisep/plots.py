@@ -15,7 +15,6 @@ from equisep.measures import Law, fit_law
 FULL_WIDTH = 7.0
 # From seaborn's colour-blind safe palette.
 BLUE, ORANGE, GREEN, PINK = "#0173b2", "#de8f05", "#029e73", "#cc78bc"
-PALETTE = (BLUE, ORANGE, GREEN, "#d55e00", PINK)
 
 
 def use_style() -> None:

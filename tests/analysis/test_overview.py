@@ -77,7 +77,7 @@ def test_runs_that_cannot_be_compared_are_left_out_and_counted() -> None:
     summary = summarise_runs(tabulate(records))
     assert summary.table["run"].tolist() == ["a"]
     assert summary.notes == (
-        "Left out: 1 of 7 runs: a D without logarithm in the last epoch.",
+        "Left out: 1 of 7 runs: a non-positive D in the last epoch.",
         "Left out: 1 of 7 runs: damaged or incomplete records.",
         "Left out: 1 of 7 runs: another protocol version than 1.",
         "Left out: 1 of 7 runs: unfinished or diverged.",

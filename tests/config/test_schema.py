@@ -62,6 +62,7 @@ def test_every_config_file_composes_and_starts_with_a_comment(choice: str) -> No
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1"),
         ("dataset.std=[0.5,0.5]", "dataset.std=.*as many values"),
         ("dataset.channel=1", "dataset.channel=1"),
+        ("dataset.subset_seed=-1", "dataset.subset_seed=-1"),
         ("dataset.source=web", "choose one of auto, folder"),
         ("training.epochs=-1", "training.epochs=-1"),
         ("training.batch_size=1", "training.batch_size=1: must be at least 2"),

@@ -22,9 +22,10 @@ from equisep.data import Data
 from equisep.execution import Resources, prepare
 from equisep.execution.slurm_options import refuse_idle_or_missing
 from equisep.execution.slurm_task import PopulationTask
+from equisep.execution.train import execute
 from equisep.store import Run, all_runs, outcome_of_task
 from equisep.store.run import Submitted
-from equisep.store.status import TaskEnded
+from equisep.store.status import Outcome, TaskEnded
 from tests.conftest import ROOT
 from tests.slurm_cluster import NoSlurm, throwaway_cluster
 
@@ -156,6 +157,16 @@ def test_the_reason_for_a_tasks_end_is_read_from_its_log(tmp_path: Path, configu
     assert "Detected 1 oom_kill event" in str(outcome)
 
 
+def test_a_run_that_a_task_trained_is_not_called_untouched(tmp_path: Path, configure: Callable[..., Config]) -> None:
+    config = configure("architecture.depth=4")
+    (trained,) = execute([config])
+    outcome = outcome_of_task(trained.run, config, Submitted("7_0", "equisep-1"), {}, tmp_path)
+    assert isinstance(outcome, Outcome)
+    assert (outcome.state, outcome.trained_epochs) == ("done", None)
+    assert "nothing to train" not in str(outcome)
+    assert "nothing to train" in str(execute([config])[0])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_the_submitting_machine_lacks_is_left_to_the_task(tmp_path: Path, fashion: Data) -> None:
     environment = os.environ | {"PATH": "/nowhere"}
@@ -189,6 +200,7 @@ def test_the_debug_launcher_reports_why_a_task_failed(fashion: Data, tmp_path: P
 WAITING = """
 import sys
 from equisep.execution.slurm_task import PopulationTask
+from equisep.execution.train import execute
 from equisep.config import compose_config
 PopulationTask([compose_config(sys.argv[1:])], gpus=0)()
 """

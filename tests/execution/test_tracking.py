@@ -13,7 +13,7 @@ import pytest
 from equisep.config import Config, ConfigError, Tracking, measure_id
 from equisep.execution import mirror_store
 from equisep.measures import Epoch, fit_law
-from equisep.store import Run
+from equisep.store import DamagedRun, Run
 from tests.conftest import run_one
 
 
@@ -97,3 +97,17 @@ def test_online_without_an_account_names_the_remedy(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="wandb login"):
         run_one(configure("tracking=online"))
+
+
+def test_mirroring_needs_a_mode_and_reports_a_damaged_run_after_the_others(
+    configure: Callable[..., Config], tmp_path: Path
+) -> None:
+    runs = [run_one(configure("architecture.depth=4", f"seed={seed}")).run for seed in (1, 2)]
+    with pytest.raises(ConfigError, match=r"tracking\.mode=off"):
+        mirror_store(tmp_path, Tracking("off", "equisep"))
+    first = min(runs, key=lambda run: run.id)
+    (first.path / "state.json").write_text("{")
+    with pytest.raises(DamagedRun, match=rf"{first.id}/state\.json .*1 of 2 runs are mirrored"):
+        mirror_store(tmp_path, Tracking("offline", "equisep"))
+    (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert first.id not in log.name

@@ -402,3 +402,50 @@ def test_a_run_that_another_process_started_before_the_lock_is_resumed(
     outcomes = execute(configs)
     assert [(outcome.state, outcome.trained_epochs) for outcome in outcomes] == [("done", 7), ("done", 12)]
     assert [run.state()["state"] for run in all_runs(tmp_path)] == ["done"] * 3
+
+
+def test_a_training_from_the_start_discards_what_an_earlier_one_measured(configure: Configure, tmp_path: Path) -> None:
+    """A population that lost its checkpoint starts anew; a record of its first training must not survive."""
+    config = configure("training.epochs=12", "training.snapshots=[0,1,2]", "architecture.depth=4")
+
+    class StopAfterTwo(Observer):
+        left = 2
+
+        def advance(self, epoch: int, loss: float, accuracy: float) -> None:
+            self.left -= 1
+
+        def wants_stop(self) -> bool:
+            return self.left <= 0
+
+    with pytest.raises(Stopped):
+        execute([config], StopAfterTwo())
+    run = only_run(tmp_path)
+    (run.path / "checkpoint.pt").unlink()
+    (measure,) = run.path.glob("measures/*.json")
+    content = json.loads(measure.read_text())
+    assert [record["epoch"] for record in content["records"]][:2] == [0, 1]
+    content["records"][1]["fuzziness"][-1] = 12345.0
+    measure.write_text(json.dumps(content))
+    outcome = run_one(config)
+    assert outcome.trained_epochs == 12
+    records = run.load_measure(config.measure)
+    assert [(record.epoch, record.split) for record in records if record.split == "train"] == [
+        *((epoch, "train") for epoch in (0, 1, 2, 12))
+    ]
+    assert 12345.0 not in [value for record in records for value in record.fuzziness]
+
+
+def test_the_mean_of_a_population_leaves_diverged_members_out(configure: Configure) -> None:
+    configs = [
+        configure("training.epochs=3", "architecture.depth=4", "optimizer=sgd", f"seed={seed}", *more)
+        for seed, more in ((1, []), (2, ["optimizer.learning_rate=1e30"]))
+    ]
+    losses: list[float] = []
+
+    class Recorder(Observer):
+        def advance(self, epoch: int, loss: float, accuracy: float) -> None:
+            losses.append(loss)
+
+    assert [outcome.state for outcome in execute(configs, Recorder())] == ["done", "diverged"]
+    assert len(losses) == 3
+    assert all(0 < loss < 10 for loss in losses)

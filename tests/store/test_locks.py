@@ -192,3 +192,15 @@ def test_a_living_owners_file_is_restored_without_hard_links(tmp_path: Path, mon
         locks._remove_stale(path)
         assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", "{}", '{"process": "7"}'])
+def test_a_lock_file_that_names_no_process_is_stale_after_a_heartbeat(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "owner.json"
+    path.write_text(content)
+    assert living_owner(path) is not None
+    long_ago = time.time() - locks.HEARTBEAT_S - 1
+    os.utime(path, (long_ago, long_ago))
+    assert living_owner(path) is None
+    with held(path, "it"):
+        assert living_owner(path) is not None

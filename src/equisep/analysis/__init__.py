@@ -1,1 +1,1 @@
-"""What is made of recorded runs: tables, verdicts, figures, the report."""
+"""Tables, verdicts, figures and the report, from recorded runs."""

@@ -99,7 +99,7 @@ def summarise_runs(runs: pd.DataFrame) -> Runs:
         rows.append(_describe(first) | values | {name: first[name] for name in PROVENANCE})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     complete = set(table.loc[table["last"].astype(bool), "run"])
-    reasons[(reasons == "") & ~reasons.index.isin(complete)] = "a D without logarithm in the last epoch"
+    reasons[(reasons == "") & ~reasons.index.isin(complete)] = "a non-positive D in the last epoch"
     counts = reasons[reasons != ""].value_counts(sort=False)
     notes = tuple(f"Left out: {count} of {len(reasons)} runs: {reason}." for reason, count in counts.items())
     return Runs(table[table["run"].isin(complete)], notes)

@@ -23,7 +23,7 @@ class Architecture:
     """Base of the network families."""
 
     family: str = MISSING
-    """Name of the family: a file in equisep/networks."""
+    """Name of the family, see equisep.networks.families."""
 
 
 @dataclass

@@ -53,6 +53,7 @@ class Dataset:
         require(all(map(math.isfinite, self.mean)), "dataset.mean", self.mean, "must be finite")
         fits = len(self.std) == len(self.mean) and all(map(is_positive, self.std))
         require(fits, "dataset.std", self.std, "must be positive, with as many values as dataset.mean")
+        require(0 <= self.subset_seed < 2**32, "dataset.subset_seed", self.subset_seed, "must be 0 … 4294967295")
         seeded = self.label_seed is None or 0 <= self.label_seed < 2**32
         require(seeded, "dataset.label_seed", self.label_seed, "must be 0 … 4294967295, or null for the true labels")
         in_range = self.channel is None or 0 <= self.channel < len(self.mean)

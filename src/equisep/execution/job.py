@@ -121,7 +121,7 @@ class Job:
         """Whether the run is trained and evaluated as the config requests."""
         return is_complete(self.run, self.config)
 
-    def outcome(self, trained_epochs: int = 0) -> Outcome:
+    def outcome(self, trained_epochs: int | None = 0) -> Outcome:
         """Return the outcome of the run, which has ended."""
         return outcome_of(self.run, self.config, trained_epochs)
 

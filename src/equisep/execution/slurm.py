@@ -70,7 +70,7 @@ def run_in_process(
             raise KeyboardInterrupt
         if error is not None and not isinstance(error, Exception):
             raise error
-        end(index, error or [job.outcome() for job in population])
+        end(index, error or [job.outcome(None) for job in population])
     if populations:
         print_line(console, f"ran {len(populations)} tasks in this process")
 

@@ -15,9 +15,9 @@ import PIL.Image
 from rich.console import Console
 from rich.progress import track
 
-from equisep.config import ConfigError, Measure, Tracking, measure_id
+from equisep.config import ConfigError, Measure, Tracking, measure_id, require
 from equisep.measures import Epoch, LayerRecord, RobustnessResults, accuracy_areas
-from equisep.store import Run, all_runs, find_run, robustness_to_json, run_title
+from equisep.store import DamagedRun, Run, all_runs, find_run, robustness_to_json, run_title
 
 
 class Mirror:
@@ -33,7 +33,9 @@ class Mirror:
         os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
         import wandb
 
-        config = run.config()
+        # Read before the wandb run is opened: what cannot be read leaves none behind.
+        config, finished, epochs = run.config(), run.finished, run.epochs()
+        measures, evaluations = run.load_measures(), run.load_robustness()
         # With a relative folder, wandb silently writes nothing once the working folder changes.
         folder = results.resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +59,7 @@ class Mirror:
             raise ConfigError(
                 f"tracking.mode=online: {reason}; run `wandb login` or set tracking.mode=offline"
             ) from None
-        self._broken = False
+        self.broken = False
         self._image = wandb.Image
         self._last = int(config["training"]["epochs"])
         self._first_measure = measure_id(Measure(**config["measure"]))
@@ -68,15 +70,15 @@ class Mirror:
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
         self._stored_run = run
-        if not run.finished:
+        if not finished:
             self._log_state()
         # Every segment of a run's log repeats what is already recorded, so that it is complete up to its end.
-        for epoch in run.epochs():
+        for epoch in epochs:
             self.log_epoch(epoch)
-        for measure, measurement in run.load_measures().items():
+        for measure, measurement in measures.items():
             for record in measurement.records:
                 self.log_measure(measure, measurement.settings, record)
-        for identity, evaluation in run.load_robustness().items():
+        for identity, evaluation in evaluations.items():
             self.log_robustness(identity, evaluation)
 
     def log_epoch(self, epoch: Epoch) -> None:
@@ -133,12 +135,12 @@ class Mirror:
 
     def _guard(self, act: Callable[[], None]) -> None:
         """Call wandb unless it failed before: training continues without its mirror, which can be written again."""
-        if self._broken:
+        if self.broken:
             return
         try:
             act()
         except Exception as error:
-            self._broken = True
+            self.broken = True
             reason = f"wandb stopped ({type(error).__name__}: {error})"
             remedy = "run `python -m equisep mirror` to write the mirror again"
             warnings.warn(f"run {self._run.id}: {reason}; {remedy}", stacklevel=2)
@@ -156,17 +158,25 @@ def _plot(record: LayerRecord, title: str) -> PIL.Image.Image:
 def mirror_store(results: Path, tracking: Tracking, only: str | None = None) -> int:
     """Mirror every run of the store from its records, with progress on the console; return the number of runs.
 
-    only: the id of one run, or its beginning. Offline segments of earlier mirrors are replaced. Raises ConfigError.
+    only: the id of one run, or its beginning. Offline segments of earlier mirrors are replaced. Raises ConfigError for
+    tracking=off, and DamagedRun, after all other runs are mirrored, for one that cannot be read.
     """
-    runs = list(all_runs(results)) if only is None else [find_run(results, only)]
+    require(tracking.mode != "off", "tracking.mode", tracking.mode, "nothing to mirror to; choose offline or online")
+    runs, damaged = list(all_runs(results)) if only is None else [find_run(results, only)], []
     console = Console(stderr=True)
-    for number, run in enumerate(
-        track(runs, "mirroring", console=console, transient=True, disable=not console.is_terminal)
-    ):
+    shown = track(runs, "mirroring", console=console, transient=True, disable=not console.is_terminal)
+    for number, run in enumerate(shown):
         if number and number % 25 == 0 and not console.is_terminal:
             console.print(f"mirrored {number} of {len(runs)} runs", highlight=False)
         earlier = list(results.glob(f"wandb/offline-run-*-{run.id}*")) if tracking.mode == "offline" else []
-        Mirror(run, tracking, results).finish()
-        for segment in earlier:
+        try:
+            mirror = Mirror(run, tracking, results)
+        except DamagedRun as error:
+            damaged.append(error)
+            continue
+        mirror.finish()
+        for segment in [] if mirror.broken else earlier:
             shutil.rmtree(segment)
+    if damaged:
+        raise DamagedRun(f"{damaged[0]} ({len(runs) - len(damaged)} of {len(runs)} runs are mirrored)")
     return len(runs)

@@ -24,7 +24,7 @@ from equisep.training import Member, Population, can_compile, has_kernels
 
 # Fields of compute that the bits of a result depend on; a population resumes with those it was started with.
 ENGINE = ("threads", "dtype", "tf32", "deterministic")
-# Steps × layers × networks from which compiling pays; it takes 3 s, and 15 s the first time.
+# Steps × layers × networks above which compiling pays off; it takes 3 s, and 15 s the first time.
 MIN_LAYER_STEPS_TO_COMPILE = 50_000
 
 
@@ -33,7 +33,7 @@ class Stopped(Exception):
 
 
 def execute(configs: Sequence[Config], observer: Observer | None = None) -> list[Outcome]:
-    """Train, measure and mirror what is missing of the configs' runs, as one population; return their outcomes.
+    """Train, measure and mirror whatever is missing from the configs' runs, as one population; return their outcomes.
 
     configs: of equal data set sizes, training schedule and compute. A finished run is not trained again; an
     interrupted one resumes from its checkpoint, together with the whole population that it was started in. Raises
@@ -126,22 +126,10 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
     started_at = population.epoch
     seconds: float = checkpoint["seconds"] if checkpoint else 0.0
     kept = training.kept_epochs()
-    machine = machine_facts(accelerator=accelerator_name(jobs[0].device), threads=torch.get_num_threads())
     # The mirrors are closed last, so that they include the final state.
     with ExitStack() as mirrors, ExitStack() as stack:
         stack.push(lambda kind, error, trace: _record_failure(jobs, error))
-        members = []
-        for index, job in enumerate(jobs):
-            epochs = [Epoch(*values) for values in checkpoint["epochs"][index]] if checkpoint else []
-            # Epochs after the checkpoint are trained and recorded again.
-            job.run.save_epochs(epochs)
-            job.run.write_state("running", machine=machine | engine, population=ids)
-            diverged = bool(checkpoint["diverged"][index]) if checkpoint else False
-            members.append(_MemberProgress(job, mirrors.enter_context(_mirrored(job)), epochs, diverged))
-            facts = f"{run_title(to_plain(job.config))} ({job.data.source}; {job.device})"
-            resumption = f"resumed after epoch {started_at}" if started_at else ""
-            job.run.log(f"{resumption or 'starts'}, {index + 1} of {len(jobs)} in its population, {engine}: {facts}")
-            observer.say(f"run {job.run.id}: {facts}" + (f", {resumption}" if resumption else ""))
+        members = _start(jobs, checkpoint, engine, observer, mirrors)
 
         def save_checkpoint() -> None:
             for member in members:
@@ -183,13 +171,41 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
             seconds += time.perf_counter() - clock
             for member, epoch in zip(members, records, strict=True):
                 member.record(epoch)
+            finite = [epoch for epoch in records if not epoch.diverged] or records
             observer.advance(
-                population.epoch, fmean(epoch.loss for epoch in records), fmean(epoch.accuracy for epoch in records)
+                population.epoch, fmean(epoch.loss for epoch in finite), fmean(epoch.accuracy for epoch in finite)
             )
         for member in members:
             member.end(seconds / len(members))
         leader.remove_checkpoint()
     return population.epoch - started_at
+
+
+def _start(
+    jobs: Sequence[Job],
+    checkpoint: Mapping[str, Any] | None,
+    engine: Mapping[str, Any],
+    observer: Observer,
+    mirrors: ExitStack,
+) -> list[_MemberProgress]:
+    """Record that the members of a population start, or resume from a checkpoint, and open their mirrors."""
+    ids = [job.run.id for job in jobs]
+    machine = machine_facts(accelerator=accelerator_name(jobs[0].device), threads=torch.get_num_threads())
+    resumption = f"resumed after epoch {checkpoint['population']['epoch']}" if checkpoint else ""
+    members = []
+    for index, job in enumerate(jobs):
+        epochs = [Epoch(*values) for values in checkpoint["epochs"][index]] if checkpoint else []
+        # Epochs after the checkpoint are trained and recorded again; without one, all of them.
+        job.run.save_epochs(epochs)
+        if not checkpoint:
+            job.run.discard_results()
+        job.run.write_state("running", machine=machine | dict(engine), population=ids)
+        diverged = bool(checkpoint["diverged"][index]) if checkpoint else False
+        members.append(_MemberProgress(job, mirrors.enter_context(_mirrored(job)), epochs, diverged))
+        facts = f"{run_title(to_plain(job.config))} ({job.data.source}; {job.device})"
+        job.run.log(f"{resumption or 'starts'}, {index + 1} of {len(jobs)} in its population, {engine}: {facts}")
+        observer.say(f"run {job.run.id}: {facts}" + (f", {resumption}" if resumption else ""))
+    return members
 
 
 def _build_population(jobs: Sequence[Job], engine: Mapping[str, Any]) -> tuple[list[Job], Population]:

@@ -154,6 +154,8 @@ def living_owner(path: Path) -> dict[str, Any] | None:
     try:
         age = time.time() - retrying(path.stat).st_mtime
         owner: dict[str, Any] = json.loads(retrying(path.read_bytes))
+        if not isinstance(owner, dict) or not isinstance(owner.get("process"), int):
+            raise ValueError("not an owner")
     except FileNotFoundError:
         return None
     except ValueError:

@@ -225,6 +225,13 @@ class Run:
         self.confirm_held()
         (self.path / f"snapshots/epoch_{epoch:04d}.safetensors").unlink()
 
+    def discard_results(self) -> None:
+        """Remove snapshots and evaluations of an earlier training, which a training from the start may not repeat."""
+        self.confirm_held()
+        for pattern in ("snapshots/*.safetensors", "measures/*.json", "robustness/*.json"):
+            for path in self.path.glob(pattern):
+                path.unlink()
+
     def snapshot_epochs(self) -> list[int]:
         """Return the epochs whose weights are stored, ascending."""
         return sorted(int(path.stem.removeprefix("epoch_")) for path in self.path.glob("snapshots/epoch_*.safetensors"))

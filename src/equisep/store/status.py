@@ -39,13 +39,14 @@ class Outcome:
     """The outcome of a run for one config.
 
     state: done, diverged, or "in task ID" for a run of a SLURM task. final: D after the last epoch on the training
-    set, test: the same of the test set, None if not measured. trained_epochs: by the present call.
+    set, test: the same of the test set, None if not measured. trained_epochs: by the present call, None if a SLURM task
+    trained it.
     """
 
     run: Run
     state: str
     final: LayerRecord | None = None
-    trained_epochs: int = 0
+    trained_epochs: int | None = 0
     test: LayerRecord | None = None
 
     def facts(self) -> dict[str, object]:
@@ -66,14 +67,14 @@ class Outcome:
         if "r" in facts:
             line += f", r = {facts['r']:.4f}, ρ = {facts['decay_ratio']:.4f}"
         elif self.state == "done":
-            line += ", no law (D of a layer is 0, or the last epoch is not measured)"
+            line += ", law not fitted (D of a layer is 0, or the last epoch is not measured)"
         if self.final is not None:
             accuracies = {"training": self.final, "test": self.test}
             line += "".join(f", {name} accuracy {record.accuracy:.4f}" for name, record in accuracies.items() if record)
-            chance = math.log(self.final.classes)
+            classes, chance = self.final.classes, math.log(self.final.classes)
             if not self.final.loss <= chance:
-                line += f"; its training loss {self.final.loss:.4g} is above chance (ln {self.final.classes} = {chance:.4g})"
-        return line + ("" if self.trained_epochs else " (nothing to train)")
+                line += f"; its training loss {self.final.loss:.4g} is above chance (ln {classes} = {chance:.4g})"
+        return line + (" (nothing to train)" if self.trained_epochs == 0 else "")
 
 
 def missing_evaluations(run: Run, config: Config) -> list[tuple[int, str]]:
@@ -102,7 +103,7 @@ def is_complete(run: Run, config: Config) -> bool:
     return run.finished and not missing_evaluations(run, config)
 
 
-def outcome_of(run: Run, config: Config, trained_epochs: int = 0) -> Outcome:
+def outcome_of(run: Run, config: Config, trained_epochs: int | None = 0) -> Outcome:
     """Return the outcome of a run that has ended. Raises DamagedRun."""
     records = (final_record(run, config, split) for split in ("train", "test"))
     state = run.state()["state"]
@@ -118,7 +119,7 @@ def outcome_of_task(
     """
     try:
         if is_complete(run, config):
-            return outcome_of(run, config)
+            return outcome_of(run, config, trained_epochs=None)
     except DamagedRun as error:
         return error
     if queue is None or is_queued(task, queue):
@@ -153,8 +154,8 @@ def final_record(run: Run, config: Config, split: str = "train") -> LayerRecord 
 def run_title(config: Mapping[str, Any]) -> str:
     """Return the title of a run in wandb and on the console: architecture, data set, optimizer, seed."""
     architecture = config["architecture"]
-    defaults = (None, True, "relu", 1.0)
-    fields = [(key, value) for key, value in architecture.items() if key != "family" and value not in defaults]
+    defaults = {"batch_norm": True, "activation": "relu", "width_multiplier": 1.0, "family": architecture["family"]}
+    fields = [(key, value) for key, value in architecture.items() if value not in (None, defaults.get(key))]
     shape = " ".join(f"{key} {value}" for key, value in fields)
     optimizer, dataset = config["optimizer"], config["dataset"]
     momentum = f" momentum {optimizer['momentum']:g}" if optimizer["momentum"] else ""
@@ -191,11 +192,11 @@ def status_table(results: Path, filters: Mapping[str, str] | None = None) -> pd.
             if _matches(filters, run.id, state, config):
                 rows.append(_row(run.id, state, config, len(epochs)) | _law_of(run, config))
         except LaterProtocol as error:
-            rows.append({"run": run.id, "state": str(error).split(": ")[0].removeprefix(f"run {run.id} was ")})
+            rows.append({"run": run.id, "state": str(error).split(", but")[0].removeprefix(f"run {run.id} was ")})
         except DamagedRun as error:
             if not filters or filters.get("state") == "damaged":
-                rows.append({"run": run.id, "state": f"damaged: {str(error).split(': ')[0]}"})
-    known = {row["run"] for row in rows} | {run.id for run in all_runs(results)}
+                rows.append({"run": run.id, "state": f"damaged: {str(error).rsplit(': ', 1)[0]}"})
+    known = {run.id for run in all_runs(results)}
     for identity, config in planned.items():
         if identity not in known and _matches(filters, identity, "waiting", config):
             rows.append(_row(identity, "waiting", config, 0))
@@ -220,7 +221,7 @@ def _row(identity: str, state: str, config: Mapping[str, Any], epochs: int) -> d
 
 
 def _law_of(run: Run, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return r and the decay ratio of a run's first measure after the last epoch on the training set, if it has them."""
+    """Return r and the decay ratio of a run's first measure, after the last epoch on the training set, if recorded."""
     measurement = run.load_measures().get(measure_id(Measure(**config["measure"])))
     final = (config["training"]["epochs"], "train")
     records = [record for record in measurement.records if (record.epoch, record.split) == final] if measurement else []

@@ -24,7 +24,7 @@ from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 
 # Learning rate of the published figures on networks without batch normalisation and on linear networks.
-PUBLISHED_NEGATIVE_RATE = 3e-5
+PUBLISHED_RATE_OF_NEGATIVE_RESULTS = 3e-5
 
 
 def rise_beyond_best_depth(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
@@ -48,7 +48,7 @@ def compare_views(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
 
 def at_best_and_published_rate(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows shown and those at the published rate, distinguished by ``choice``."""
-    published = tables.runs[tables.runs["learning_rate"] == PUBLISHED_NEGATIVE_RATE]
+    published = tables.runs[tables.runs["learning_rate"] == PUBLISHED_RATE_OF_NEGATIVE_RESULTS]
     return pd.concat([rows.assign(choice="best rate"), published.assign(choice="published rate")])
 
 
@@ -77,7 +77,7 @@ PUBLISHED_ORIGINAL_SIZE = {
     ("cifar10_32x32", 20): 3e-5,
 }
 
-# Experiments with their own drawing are defined in the file of their name.
+# Experiments with their own drawing are defined in the file named after them.
 REPRODUCTIONS: dict[str, Reproduction] = {
     reproduction.name: reproduction
     for reproduction in (
@@ -99,7 +99,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
                 name,
                 draw_best_and_published_rate,
                 statistics=at_best_and_published_rate,
-                published={(): PUBLISHED_NEGATIVE_RATE},
+                published={(): PUBLISHED_RATE_OF_NEGATIVE_RESULTS},
             )
             for name in ("no_batch_norm", "linear")
         ),

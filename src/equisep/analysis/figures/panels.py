@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from equisep.analysis.claims import name_value
 from equisep.analysis.tables import Tables
-from equisep.plots import BLUE, FULL_WIDTH, GREEN, ORANGE, PALETTE, PINK, draw_law, draw_points, use_style
+from equisep.plots import BLUE, FULL_WIDTH, GREEN, ORANGE, PINK, draw_law, draw_points, use_style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
 def draw_curves(axes: Axes, curves: Sequence[Sequence[float]], colours: tuple[str, str] = PAIRS[0]) -> list[float]:
     """Draw D per layer of runs that differ only in their seed, with the law; return r of each.
 
-    Curves with a D without logarithm are left out. colours: of points and line.
+    Curves with a non-positive D are left out. colours: of points and line.
     """
     usable = [curve for curve in curves if min(curve) > 0]
     laws = next(iter(draw_points(axes, usable, colours).values())) if usable else []
@@ -89,6 +89,10 @@ def label_law_axes(panels: Any) -> None:
         axes.set_ylabel("separation fuzziness D")
     for axes in panels[-1]:
         axes.set_xlabel("layer")
+    # Above a place that is left empty.
+    for axes, below in zip(panels[:-1].flat, panels[1:].flat, strict=True):
+        if not below.axison:
+            axes.set_xlabel("layer")
 
 
 def panel_title(name: str, rows: pd.DataFrame) -> str:
@@ -101,10 +105,14 @@ def panel_title(name: str, rows: pd.DataFrame) -> str:
 
 def depth_figure(tables: Tables, rows: pd.DataFrame) -> Figure:
     """Return the last layer's D, decay ratio and test accuracy against depth, coloured by the best learning rate."""
+    # It takes a second to load.
+    import seaborn as sns
+
     figure = wide_figure(2.8)
     panels = figure.subplots(1, 3)
     kinds = {"D_last": "D of the last layer", "decay_ratio": "decay ratio ρ", "test_accuracy": "test accuracy"}
-    colours = dict(zip(sorted(set(rows["learning_rate"])), PALETTE, strict=False))
+    rates = sorted(set(rows["learning_rate"]))
+    colours = dict(zip(rates, sns.color_palette("colorblind", len(rates)), strict=True))
     for axes, (column, label) in zip(panels, kinds.items(), strict=True):
         by_depth = rows.groupby("depth")
         spread, best_rate = by_depth[column].agg(["median", "min", "max"]), by_depth["learning_rate"].first()
