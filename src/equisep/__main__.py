@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 from equisep.config import (
     ConfigError,
     EquisepError,
-    SweepFailed,
     compose_config,
     conf_folder,
     format_config_error,
@@ -56,8 +55,6 @@ def main() -> int:
             COMMANDS[sys.argv[1]](sys.argv[2:])
         else:
             task()
-    except SweepFailed as error:
-        return error.exit_code
     except (EquisepError, HydraException, OmegaConfBaseException, ValueError) as error:
         message = str(error) if isinstance(error, EquisepError) else format_config_error(error)
         print(f"equisep: {message}", file=sys.stderr)

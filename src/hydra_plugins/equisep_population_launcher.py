@@ -30,7 +30,7 @@ class PopulationLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; raises SweepFailed after the last one if some failed, ConfigError for invalid overrides."""
+        """Run the jobs; raises SystemExit after the last one if some failed, ConfigError for invalid overrides."""
         from equisep.execution import Request, launch_sweep
 
         remote = self._remote_executor()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from equisep.config import Config, ConfigError, SweepFailed, require_integer
+from equisep.config import Config, ConfigError, require_integer
 from equisep.execution.device import choose_device, named_device
 from equisep.execution.job import Job, prepare, split_into_populations
 from equisep.execution.planning import MIN_OPERATIONS_FOR_WORKERS, operations_of, plan
@@ -116,13 +116,13 @@ def run_sweep(
 
 
 def launch_sweep(requests: Sequence[Request], **options: Any) -> list[dict[str, object]]:
-    """Run a sweep and return the outcome of each request as plain values; raises SweepFailed if some failed.
+    """Run a sweep and return the outcome of each request as plain values; raises SystemExit if some failed.
 
     options: the other arguments of :func:`run_sweep`.
     """
     results = run_sweep(requests, **options)
     if exit_code(results):
-        raise SweepFailed(exit_code(results))
+        raise SystemExit(exit_code(results))
     return [result.facts() for result in results if isinstance(result, Outcome)]
 
 
