@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from equisep.config import ConfigError, SweepFailed, compose_sweep, require
+from equisep.config import ConfigError, compose_sweep, require
 
 if TYPE_CHECKING:
     from equisep.execution import RemoteExecutor
@@ -30,7 +30,7 @@ class PopulationLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; raises SweepFailed after the last one if some failed, ConfigError for invalid overrides."""
+        """Run the jobs; raises SystemExit after the last one if some failed, ConfigError for invalid overrides."""
         from equisep.commands.sweep_table import sweep_table
         from equisep.execution import Request, launch_sweep
 
@@ -48,7 +48,7 @@ class PopulationLauncher(Launcher):
         if table:
             print(table)
         if exit_code:
-            raise SweepFailed(exit_code)
+            raise SystemExit(exit_code)
         completed = JobStatus.COMPLETED
         return [
             JobReturn(overrides=list(overrides), task_name="equisep", status=completed, _return_value=outcome)

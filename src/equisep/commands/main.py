@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from equisep.config.validation import ConfigError, EquisepError, SweepFailed
+from equisep.config.validation import ConfigError, EquisepError
 from equisep.config.vocabulary import group_options, nearest, refuse_unknown_words
 
 FIGURE_OPTIONS = "KEY=VALUE overrides, profile=NAME, source=SOURCE, tables=FOLDER"
@@ -42,8 +42,6 @@ def main(words: Sequence[str] | None = None) -> int:
         if "=" not in words[0] and words[0][0].isalpha():
             raise ConfigError(f"{words[0]}: no such command{nearest(words[0], COMMANDS) or '; see equisep --help'}")
         return _run_configs(words)
-    except SweepFailed as error:
-        return error.exit_code
     except EquisepError as error:
         print(f"equisep: {error}", file=sys.stderr)
         return 2
@@ -164,8 +162,10 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 def _figure(arguments: argparse.Namespace) -> int:
     from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
+    from equisep.analysis.overview import Overview
+    from equisep.analysis.reproduction import Reproduction
 
-    figures = {**REPRODUCTIONS, **OVERVIEWS}
+    figures: dict[str, Reproduction | Overview] = {**REPRODUCTIONS, **OVERVIEWS}
     if arguments.name not in figures:
         hint = nearest(arguments.name, figures)
         raise ConfigError(f"figure {arguments.name}: no such figure{hint}; choose one of {', '.join(figures)}")
@@ -194,7 +194,10 @@ def _status(arguments: argparse.Namespace) -> int:
 
     _, others = split_words(arguments.words, "results")
     results = results_of(arguments.words)
-    table = status_table(results, others)
+    filters = dict(word.split("=", 1) for word in others if "=" in word)
+    if len(filters) < len(others):
+        raise ConfigError(f"status: {next(w for w in others if '=' not in w)}: must be KEY=VALUE")
+    table = status_table(results, filters)
     print(
         table.to_string(index=False) if len(table) else f"no runs under {results}/runs" + (" match" if others else "")
     )

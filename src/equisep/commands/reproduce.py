@@ -53,7 +53,7 @@ def reproduce(profile: str, overrides: Sequence[str]) -> int:
     config = compose_config([word for word in overrides if word.startswith(("results=", "compute."))])
     plans = [make_plan(name, sweeps, overrides) for name, sweeps in load_profile(profile).items()]
     print(estimate(plans, config), flush=True)
-    verdicts = {}
+    verdicts: dict[str, Mapping[str, Any]] = {}
     for plan in plans:
         if plan.problem:
             print(f"{plan.name}: {plan.problem}", file=sys.stderr, flush=True)

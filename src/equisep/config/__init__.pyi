@@ -17,7 +17,7 @@ from .schema import (
     as Robustness, Tracking as Tracking, Training as Training,
 )
 from .validation import (
-    ConfigError as ConfigError, EquisepError as EquisepError, SweepFailed as SweepFailed, require as require,
+    ConfigError as ConfigError, EquisepError as EquisepError, require as require,
     require_integer as require_integer,
 )
 from .vocabulary import (

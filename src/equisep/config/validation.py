@@ -11,14 +11,6 @@ class ConfigError(EquisepError, ValueError):
     """A configuration that cannot be run; the message names the field, the value and a remedy."""
 
 
-class SweepFailed(Exception):
-    """Some jobs of a sweep failed and were already reported. exit_code: of the command."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("some jobs of the sweep failed")
-        self.exit_code = exit_code
-
-
 def require(valid: bool, name: str, value: object, remedy: str) -> None:
     """Raise ConfigError ``name=value: remedy`` unless the value is valid."""
     if not valid:
