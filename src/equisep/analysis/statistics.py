@@ -158,3 +158,7 @@ def interval_over_seeds(values: ArrayLike) -> Interval:
     result = bootstrap((sample,), np.mean, n_resamples=9999, method="percentile", rng=random)
     low, high = result.confidence_interval
     return Interval(mean, float(low), float(high), len(sample))
+
+
+# The public name, equisep.interval.
+interval = interval_over_seeds

@@ -198,9 +198,8 @@ def _status(arguments: argparse.Namespace) -> int:
     if len(filters) < len(others):
         raise ConfigError(f"status: {next(w for w in others if '=' not in w)}: must be KEY=VALUE")
     table = status_table(results, filters)
-    print(
-        table.to_string(index=False) if len(table) else f"no runs under {results}/runs" + (" match" if others else "")
-    )
+    nothing = f"no runs under {results}/runs" + (" match" if filters else "")
+    print(table.to_string(index=False) if len(table) else nothing)
     return 0
 
 
@@ -287,7 +286,7 @@ COMMANDS: dict[str, Command] = {
     "show": Command(
         "Print D per layer and the law of one run, and draw it",
         "equisep show last",
-        "D, ratio and rank of every layer; r, decay ratio, half-life, residual, curvature; accuracies; the figure's path.",
+        "D, ratio and rank of every layer; r, decay ratio, half-life, residual, curvature; accuracies; the figure.",
         _show_arguments,
         _show,
     ),

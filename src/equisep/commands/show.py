@@ -47,7 +47,7 @@ def describe(record: LayerRecord) -> str:
     else:
         lines += [
             f"r = {law.pearson_r:.4f}, decay ratio ρ = {law.decay_ratio:.4f}, half-life {law.half_life:.2f} layers",
-            f"largest residual {law.relative_residual:.3f}, curvature {law.relative_curvature:.3f} of the fall of log D",
+            f"residual {law.relative_residual:.3f}, curvature {law.relative_curvature:.3f} (of the fall of log D)",
         ]
     where = "training" if record.split == "train" else "test"
     lines.append(f"{where} accuracy {record.accuracy:.4f}, {where} loss {record.loss:.4g} nats (evaluation mode)")

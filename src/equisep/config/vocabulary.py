@@ -1,4 +1,4 @@
-"""The words of a command line: groups with their options, and fields; the nearest ones to a word that is none of them."""
+"""The words of a command line: groups with their options, and fields; and the nearest ones to an unknown word."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""Sweeps in progress: results/sweeps/<id>/ holds the runs that a sweep is going to train, as long as its process lives."""
+"""Sweeps in progress: results/sweeps/<id>/ lists the runs that a sweep will train, as long as its process lives."""
 
 import json
 import uuid

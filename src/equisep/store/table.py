@@ -21,6 +21,10 @@ PERTURBED = (
 RUN = ("run", "state", "flaw", "protocol")
 NUMBERS = ("D", "NC1", "ratio", "loss", "accuracy", "training_loss", "training_accuracy")
 MEASURED = ("measure", "epoch", "split", "layer", "name", "rank", *NUMBERS)
+LAW = (
+    *("measure", "epoch", "split", "D_first", "D_last"),
+    *("r", "decay_ratio", "half_life", "residual", "curvature", "loss", "accuracy"),
+)
 MACHINE = ("commit", "torch", "processor")
 SETTINGS = tuple(field.name for field in fields(Measure) if field.name not in NOT_MEASURE)
 
@@ -40,6 +44,26 @@ def load_runs(source: str | Path) -> pd.DataFrame:
     return tabulate(read_records(source))
 
 
+def load_laws(source: str | Path) -> pd.DataFrame:
+    """Return the laws of all runs of a source: a row per run, measure, epoch and split.
+
+    Columns: run, state, flaw, protocol, measure, epoch, split; D_first, D_last; r, decay_ratio, half_life (layers),
+    residual and curvature (both relative to the fall of log D), see :class:`equisep.Law`, NaN if D of a layer is not
+    positive; loss (nats), accuracy (0 … 1) of the split in evaluation mode; then the columns of :func:`load_runs` for
+    the configuration, times and machine. Runs without a measure have no row. Raises ConfigError.
+    """
+    records = list(read_records(source))
+    rows, places, settings = [], [], []
+    for place, record in enumerate(records):
+        for measure, measurement in record.measures.items():
+            for layers in measurement.records:
+                ends = (layers.fuzziness[0], layers.fuzziness[-1])
+                rows.append((measure, layers.epoch, layers.split, *ends, *_fit(layers), layers.loss, layers.accuracy))
+                places.append(place)
+                settings.append(measurement.settings)
+    return _with_configuration(pd.DataFrame(rows, columns=list(LAW)), records, places, settings)
+
+
 def tabulate(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return records as one tidy table; see :func:`load_runs`."""
     records = list(records)
@@ -57,7 +81,25 @@ def tabulate(records: Iterable[RunRecord]) -> pd.DataFrame:
                 column.append(place if name == "place" else None)
             settings.append({})
     table = pd.DataFrame({name: rows[name] for name in MEASURED}).astype(dict.fromkeys(NUMBERS, float))
-    runs = _describe_runs(records).iloc[rows["place"]].reset_index(drop=True)
+    return _with_configuration(table, records, rows["place"], settings)
+
+
+def _fit(record: LayerRecord) -> tuple[float, ...]:
+    """Return r, decay ratio, half-life, residual and curvature of a record's law, NaN if there is none."""
+    law = record.law()
+    if law is None:
+        return (math.nan,) * 5
+    return (law.pearson_r, law.decay_ratio, law.half_life, law.relative_residual, law.relative_curvature)
+
+
+def _with_configuration(
+    table: pd.DataFrame,
+    records: Sequence[RunRecord],
+    places: Sequence[int],
+    settings: Sequence[Mapping[str, Any]],
+) -> pd.DataFrame:
+    """Return a table with the columns of its runs. places: of the record, and settings: of the measure, of each row."""
+    runs = _describe_runs(records).iloc[list(places)].reset_index(drop=True)
     # All columns exist even where nothing is measured yet.
     measures = pd.DataFrame(settings, columns=list(SETTINGS)).add_prefix("measure.")
     return pd.concat([runs[list(RUN)], table, measures, runs.drop(columns=list(RUN))], axis=1)
