@@ -8,7 +8,9 @@ every condition, otherwise "not supported"; "not run" if a condition is missing 
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,12 @@ import numpy as np
 import yaml
 
 from equisep.analysis.statistics import Interval, interval_over_seeds
-from equisep.config import ConfigError, conf_folder
+from equisep.config import ConfigError, conf_folder, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUPPORTED, NOT_SUPPORTED, NOT_RUN = "supported", "not supported", "not run"
+SUPPORTED, NOT_SUPPORTED, NOT_RUN, NO_CLAIM = "supported", "not supported", "not run", "no claim"
 
 
 @dataclass(frozen=True)
@@ -131,26 +133,46 @@ def load_claims() -> dict[str, Claim]:
 
 
 def _read_criteria(entry: Mapping[str, Mapping[str, Any]]) -> tuple[Criterion, ...]:
-    criteria = tuple(
-        Criterion(statistic, kind, float(threshold))
-        for statistic, sides in entry.items()
-        for kind, threshold in sides.items()
-    )
-    if not criteria or any(criterion.kind not in ("at_most", "at_least") for criterion in criteria):
+    if not entry:
         raise ValueError("each rule needs statistics with at_most or at_least")
-    return criteria
+    criteria = []
+    for statistic, sides in entry.items():
+        for kind, threshold in sides.items():
+            if kind not in ("at_most", "at_least"):
+                raise ValueError(f"{statistic}: {kind}: must be at_most or at_least")
+            criteria.append(Criterion(statistic, kind, float(threshold)))
+    return tuple(criteria)
 
 
 def _read(name: str, entry: Mapping[str, Any]) -> Claim:
     try:
         rule = next(rule for rule in ("all", "any", "none") if rule in entry)
         premise = _read_criteria(entry["premise"]) if "premise" in entry else ()
-        changed = tuple(map(str, entry["changed"]))
-        return Claim(
-            name, str(entry["claim"]), int(entry["seeds"]), premise, _read_criteria(entry[rule]), rule, changed
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        criteria, seeds, changed = _read_criteria(entry[rule]), int(entry["seeds"]), tuple(map(str, entry["changed"]))
+        undated = [change for change in changed if not re.match(r"\d{4}-\d{2}-\d{2}", change)]
+        if undated:
+            raise ValueError(f"changed: {undated[0][:40]!r}: must begin with a date, YYYY-MM-DD")
+        _refuse_undated_change(str(entry["fixed"]), (seeds, rule, premise, criteria), changed)
+        return Claim(name, str(entry["claim"]), seeds, premise, criteria, rule, changed)
+    except KeyError as error:
+        raise ConfigError(f"conf/claims.yaml: {name}: {error} is missing") from None
+    except (TypeError, ValueError, AttributeError, StopIteration) as error:
         raise ConfigError(f"conf/claims.yaml: {name}: {error}") from None
+
+
+def _refuse_undated_change(fixed: str, rules: tuple[Any, ...], changed: Sequence[str]) -> None:
+    """Raise ValueError unless the digest of rules is ``fixed``, or that of the last dated change that names one."""
+    digest = hashlib.sha256(repr(rules).encode()).hexdigest()[:8]
+    digests = [match.group(1) for change in changed if (match := re.search(r"\(([0-9a-f]{8})\)$", change))]
+    if digest != (digests or [fixed])[-1]:
+        raise ValueError(
+            f"seeds or thresholds changed without a dated reason; add one to `changed`: 'YYYY-MM-DD: … ({digest})'"
+        )
+
+
+def claims_digest() -> str:
+    """Return a digest of conf/claims.yaml, which a verdict records."""
+    return hashlib.sha256((conf_folder() / "claims.yaml").read_bytes()).hexdigest()[:12]
 
 
 def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], missing: str = "") -> Verdict:
@@ -162,6 +184,11 @@ def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], mis
     """
     if statistics.empty:
         return Verdict(claim, NOT_RUN, (), 0, 0, missing or "no runs to judge")
+    names = [criterion.statistic for criterion in (*claim.premise, *claim.criteria)]
+    for name in names:
+        if name not in statistics:
+            hint = nearest(name, statistics.columns)
+            raise ConfigError(f"conf/claims.yaml: {claim.name}: {name}: no such statistic{hint}")
     groups = statistics.groupby(list(conditions), sort=False) if len(conditions) else [((), statistics)]
     findings: list[Finding] = []
     held = too_few_seeds = 0

@@ -7,7 +7,7 @@ per run and epoch. Statistics are computed for each data set and seed, over all 
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -225,13 +225,16 @@ class Overview:
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 if there are too few runs, 2 if the arguments are invalid."""
         try:
+            if {"-h", "--help"} & set(arguments):
+                print(f"usage: equisep figure {self.name} [source=SOURCE] [results=FOLDER]\n{__doc__}")
+                return 0
             sources = [word.removeprefix("source=") for word in arguments if word.startswith("source=")]
             others = [word for word in arguments if not word.startswith("source=")]
             invalid = [word for word in others if not word.startswith("results=")]
             if invalid or len(sources) > 1:
                 raise ConfigError(f"{(invalid or sources)[-1]}: use source=SOURCE and results=FOLDER, once each")
             results = Path(compose_config(others).results)
-            result = self.make(load_runs(sources[0] if sources else results))
+            result = replace(self.make(load_runs(sources[0] if sources else results)), call=tuple(arguments))
             result.write(results)
         except ConfigError as error:
             print(f"{self.name}: {error}", file=sys.stderr)

@@ -6,10 +6,13 @@ the runs that conf/profile defines; further overrides are those of the sweep. Wi
 saved tables instead, for example from the reference results.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +22,11 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from equisep.analysis.claims import NOT_RUN, Verdict, judge, load_claims, name_value
+from equisep.analysis.claims import NO_CLAIM, NOT_RUN, Claim, Verdict, claims_digest, judge, load_claims, name_value
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch
 from equisep.analysis.figures.panels import save_figure, state_claim
 from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables, save_tables
-from equisep.config import ConfigError, Training, compose_config, conf_folder
-from equisep.files import write_atomically
+from equisep.config import ConfigError, EquisepError, Training, compose_config, conf_folder
 
 # Of the file names of an experiment's tables.
 SUFFIXES = ("", "_layers", "_perturbed", "_comparisons", "_scores")
@@ -57,9 +59,12 @@ class Reproduction:
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 if runs are missing, 2 if the arguments are invalid."""
         try:
+            if {"-h", "--help"} & set(arguments):
+                print(f"usage: equisep figure {self.name} [KEY=VALUE …]\n{__doc__}")
+                return 0
             tables, results = self._read(arguments)
-            verdict = self.write(tables, results)
-        except ConfigError as error:
+            verdict = self.write(tables, results, arguments)
+        except EquisepError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
         return 1 if verdict.status == NOT_RUN else 0
@@ -114,7 +119,9 @@ class Reproduction:
 
     def judge(self, tables: Tables) -> Verdict:
         """Return the verdict of the experiment's claim."""
-        claim = load_claims()[self.name]
+        claim = load_claims().get(self.name)
+        if claim is None:
+            return Verdict(Claim(self.name, "no claim stated", 0, (), (), "all", ()), NO_CLAIM, (), 0, 0)
         rows = self.shown(tables)
         statistics = self.statistics(tables, rows) if self.statistics and len(rows) else rows
         conditions = [column for column in (*self.conditions, "choice") if column in statistics]
@@ -165,11 +172,17 @@ class Reproduction:
         values = {key: name_value("learning_rate", rate).removeprefix("rate ") for key, rate in rates.items()}
         return ", ".join(f"{value} ({self._describe(key)})" if key else value for key, value in values.items())
 
-    def write(self, tables: Tables, results: Path) -> Verdict:
-        """Write figure, tables and verdict to a results folder, print a summary, and return the verdict.
+    def write(self, tables: Tables, results: Path, call: Sequence[str] = ()) -> Verdict:
+        """Write the result of tables to a results folder, print a summary, and return the verdict; see make."""
+        result = self.make(tables, call)
+        result.write(results)
+        return result.verdict
 
-        No figure is drawn if no network has a value. No tables are written if runs are missing, since partial tables
-        could be mistaken for complete ones.
+    def make(self, tables: Tables, call: Sequence[str] = ()) -> Result:
+        """Return figure, tables and verdict. call: the arguments that chose the runs; they are recorded.
+
+        There is no figure if no network has a value, and no tables if runs are missing, since partial tables could be
+        mistaken for complete ones.
         """
         verdict, rows = self.judge(tables), self.shown(tables)
         notes = list(tables.flaws)
@@ -180,8 +193,7 @@ class Reproduction:
         if len(rows) and not tables.missing:
             contents = {"": tables.runs, "_layers": tables.layers, **self.extra_tables(tables, rows)}
             contents |= {"_perturbed": tables.perturbed} if len(tables.perturbed) else {}
-        Result(self.name, verdict, figure, contents, tuple(notes)).write(results)
-        return verdict
+        return Result(self.name, verdict, figure, contents, tuple(notes), tuple(call))
 
 
 @dataclass(frozen=True)
@@ -193,20 +205,71 @@ class Result:
     figure: Figure | None
     tables: Mapping[str, pd.DataFrame]
     notes: tuple[str, ...]
+    call: tuple[str, ...] = ()
 
     def write(self, results: Path) -> None:
-        """Write figures/, tables/ and verdicts/ in a results folder, and print a summary."""
-        verdict = self.verdict
-        written: list[Path] = []
-        self._remove_previous(results)
+        """Write figures/, tables/ and verdicts/ in a results folder, together or not at all, and print a summary.
+
+        A result that could not be judged does not replace one that was: it is written to RESULTS/partial.
+        """
+        verdict, note = self.verdict, ""
+        if verdict.status == NOT_RUN and self._judged(results):
+            note = f"{results}/verdicts/{self.name}.json has a verdict and is kept; this result is in {results}/partial"
+            results = results / "partial"
+        try:
+            results.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=results, prefix=f".{self.name}-") as folder:
+                self._write_files(Path(folder))
+                written = self._replace(Path(folder), results)
+        except OSError as error:
+            raise ConfigError(f"results={results}: {error.strerror}; choose a writable folder") from None
+        output = f"written: {', '.join(map(str, written))}"
+        for line in filter(None, [f"claim: {verdict.claim.text}", f"verdict: {verdict}", *self.notes, note, output]):
+            print(f"{self.name}: {line}")
+
+    def _judged(self, results: Path) -> bool:
+        try:
+            earlier = json.loads((results / "verdicts" / f"{self.name}.json").read_bytes())
+            return bool(earlier["verdict"] != NOT_RUN)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _replace(self, folder: Path, results: Path) -> list[Path]:
+        """Move the files of a folder to their places, the verdict last, and remove other files of an earlier result."""
+        new = sorted(
+            (path.relative_to(folder) for path in folder.rglob("*.*")), key=lambda path: path.suffix == ".json"
+        )
+        names = (
+            f"figures/{self.name}.png",
+            f"figures/{self.name}.pdf",
+            *(f"tables/{self.name}{s}.csv" for s in SUFFIXES),
+        )
+        for name in names:
+            if Path(name) not in new:
+                (results / name).unlink(missing_ok=True)
+        for path in new:
+            (results / path.parent).mkdir(exist_ok=True)
+            (folder / path).replace(results / path)
+        return [results / path for path in new]
+
+    def _write_files(self, results: Path) -> None:
         if self.figure is not None:
-            state_claim(self.figure, [f"Claim: {verdict.claim.text}", f"Here: {verdict}", *self.notes])
-            written += save_figure(self.figure, results / "figures", self.name)
-        written += save_tables(self.tables, results / "tables", self.name)
-        record: dict[str, Any] = {
+            state_claim(self.figure, [f"Claim: {self.verdict.claim.text}", f"Here: {self.verdict}", *self.notes])
+            save_figure(self.figure, results / "figures", self.name)
+        save_tables(self.tables, results / "tables", self.name)
+        (results / "verdicts").mkdir()
+        path = results / "verdicts" / f"{self.name}.json"
+        path.write_text(json.dumps(self.record(), indent=1, ensure_ascii=False))
+
+    def record(self) -> dict[str, Any]:
+        """Return the verdict with all findings as plain values, as it is written to verdicts/NAME.json."""
+        verdict = self.verdict
+        return {
             "experiment": self.name,
             "claim": verdict.claim.text,
             "changed": verdict.claim.changed,
+            "call": self.call,
+            "claims": claims_digest(),
             "verdict": verdict.status,
             "held": verdict.held,
             "conditions": verdict.conditions,
@@ -223,21 +286,6 @@ class Result:
                 for finding in verdict.findings
             ],
         }
-        path = results / "verdicts" / f"{self.name}.json"
-        write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False).encode())
-        output = f"written: {', '.join(map(str, [*written, path]))}"
-        for line in [f"claim: {verdict.claim.text}", f"verdict: {verdict}", *self.notes, output]:
-            print(f"{self.name}: {line}")
-
-    def _remove_previous(self, results: Path) -> None:
-        """Remove the files of a previous call, so that figure, tables and verdict are always of the same runs."""
-        tables = [f"tables/{self.name}{suffix}.csv" for suffix in SUFFIXES]
-        try:
-            for name in (f"figures/{self.name}.png", f"figures/{self.name}.pdf", *tables):
-                (results / name).unlink(missing_ok=True)
-            (results / "verdicts").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"results={results}: {error.strerror}; choose a writable folder") from None
 
 
 def _finite(value: float) -> float | None:

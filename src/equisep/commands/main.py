@@ -141,7 +141,7 @@ def results_of(words: Sequence[str]) -> Path:
 
 
 def split_words(words: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
-    """Return the words NAME=VALUE of some names as a mapping, and the others. Raises ConfigError for a repeated name."""
+    """Return the words NAME=VALUE of some names as a mapping, and the others; raises ConfigError for a repeated one."""
     own = [word for word in words if word.partition("=")[0] in names and "=" in word]
     options = dict(word.split("=", 1) for word in own)
     if len(options) < len(own):

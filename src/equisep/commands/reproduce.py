@@ -3,7 +3,7 @@
 If a data set cannot be found or downloaded, its experiments are skipped with a message.
 """
 
-import json
+import shlex
 import subprocess
 import sys
 import time
@@ -134,12 +134,12 @@ def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
     """Write an experiment's figure, tables and verdict; return the verdict's record."""
     reproduction = REPRODUCTIONS[plan.name]
     try:
-        reproduction.write(reproduction.collect(plan.sweeps), results)
+        result = reproduction.make(reproduction.collect(plan.sweeps), [shlex.join(sweep) for sweep in plan.sweeps])
+        result.write(results)
     except (ConfigError, DamagedRun) as error:
         print(f"{plan.name}: {error}", file=sys.stderr, flush=True)
         return {"verdict": NOT_RUN, "statistics": str(error)}
-    record: dict[str, Any] = json.loads((results / "verdicts" / f"{plan.name}.json").read_text())
-    return record
+    return result.record()
 
 
 def tabulate(verdicts: Mapping[str, Mapping[str, Any]], results: Path) -> str:

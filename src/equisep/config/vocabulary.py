@@ -66,7 +66,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def refuse_unknown_words(words: Sequence[str]) -> None:
-    """Raise ConfigError for a word that is not KEY=VALUE, or names no group, option or field; it names the nearest ones.
+    """Raise ConfigError, with the nearest names, for a word that is not KEY=VALUE or names no group, option or field.
 
     Left to Hydra: options (``-m``), additions (``+key=…``), removals (``~key``), Hydra's own fields, packages (``@``).
     """

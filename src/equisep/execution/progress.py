@@ -1,6 +1,8 @@
 """Progress on a console: a bar for one population, a table for a sweep, plain lines without a terminal."""
 
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
@@ -29,6 +31,22 @@ class Observer:
     def wants_stop(self) -> bool:
         """Return whether training should stop after the current epoch, with a checkpoint."""
         return False
+
+
+@contextmanager
+def announced(observer: Observer, what: str, after: float = 2.0) -> Iterator[None]:
+    """Say what is being done if it takes longer than ``after`` seconds, and then how long it took."""
+    started = time.monotonic()
+    timer = threading.Timer(after, observer.say, [f"{what} …"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    seconds = time.monotonic() - started
+    if seconds > after:
+        observer.say(f"{what}: {seconds:.0f} s")
 
 
 class ConsoleObserver(Observer):

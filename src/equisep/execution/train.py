@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from equisep.config import Config, ConfigError, to_plain
 from equisep.execution.device import accelerator_name, set_arithmetic
 from equisep.execution.job import Job, evaluate_missing, prepare, split_into_populations
-from equisep.execution.progress import Observer
+from equisep.execution.progress import Observer, announced
 from equisep.execution.tracking import Mirror
 from equisep.measures import Epoch, NotFinite
 from equisep.store import DamagedRun, InUse, Outcome, Run, machine_facts, run_title
@@ -62,11 +62,12 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
             trained |= {job.run.path: epochs for job in population}
         # One run may be requested with several measures.
         for job in jobs:
-            if job.missing():
+            if missing := job.missing():
                 if observer.wants_stop():
                     raise Stopped("while measuring")
                 set_arithmetic(job.config.compute, job.device)
-                with _mirrored(job) as mirror:
+                what = f"run {job.run.id}: measuring {len(missing)} snapshots"
+                with _mirrored(job) as mirror, announced(observer, what):
                     evaluate_missing(job, mirror)
     return [job.outcome(trained.get(job.run.path, 0)) for job in requested]
 
@@ -160,14 +161,18 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
             if population.epoch in kept:
                 # Measuring may take longer than training: the checkpoint is written before, and a stop is possible
                 # before each member.
-                for member in members:
-                    stop_if_wanted()
-                    member.measure(population.epoch)
+                with announced(observer, f"measuring {len(members)} networks at epoch {population.epoch}"):
+                    for member in members:
+                        stop_if_wanted()
+                        member.measure(population.epoch)
             if population.epoch == training.epochs or all(member.diverged for member in members):
                 break
             stop_if_wanted()
             clock = time.perf_counter()
-            records = population.run_epoch()
+            # The first epoch compiles the kernels.
+            compiling = engine["compiled"] and population.epoch == started_at
+            with announced(observer, "compiling kernels") if compiling else nullcontext():
+                records = population.run_epoch()
             seconds += time.perf_counter() - clock
             for member, epoch in zip(members, records, strict=True):
                 member.record(epoch)
@@ -254,7 +259,9 @@ def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
         # A run that another process has taken over is not written to.
         with suppress(InUse):
             job.run.write_state(state, error=f"{type(error).__name__}: {error}")
-            job.run.log(f"{state}: {''.join(traceback.format_exception(error)).rstrip()}")
+            # A traceback tells nothing of a run that the user stopped.
+            reason = str(error) if state == "interrupted" else "".join(traceback.format_exception(error)).rstrip()
+            job.run.log(f"{state}: {reason or type(error).__name__}")
 
 
 @contextmanager
