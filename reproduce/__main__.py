@@ -4,4 +4,5 @@ import sys
 
 from equisep.commands.main import main
 
-sys.exit(main(["reproduce", *sys.argv[1:]]))
+if __name__ == "__main__":
+    sys.exit(main(["reproduce", *sys.argv[1:]]))

@@ -87,10 +87,10 @@ def test_judging_and_writing_the_report_load_no_torch(tmp_path: Path) -> None:
     judge = """
 import sys
 from equisep.analysis.figures.catalogue import REPRODUCTIONS
-from reproduce import report
+from equisep.commands.main import main
 folder, results = sys.argv[1:]
 assert REPRODUCTIONS["frozen"].main([f"tables={folder}/frozen", f"results={results}"]) == 0
-assert report.main([f"results={results}"]) == 0
+assert main(["report", f"results={results}"]) == 0
 """
     loaded = loaded_by(judge, str(ROOT / "results/reference"), str(tmp_path))
     assert "seaborn" in loaded

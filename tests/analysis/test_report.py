@@ -13,9 +13,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from equisep.analysis.claims import load_claims
 from equisep.analysis.report import write_report
+from equisep.commands.main import main
+from equisep.commands.report import scripts
 from equisep.config import ConfigError
 from equisep.store import machine_facts
-from reproduce.report import main, scripts
 from tests.conftest import ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -128,9 +129,9 @@ def test_text_from_records_is_escaped(results: Path, tmp_path: Path) -> None:
 def test_invalid_input_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="contains no verdicts; run `make reproduce`"):
         write_report(tmp_path, WIDTH)
-    assert main(["source=x"]) == 2
+    assert main(["report", "source=x"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("report: source=x: unknown argument")
+    assert line.startswith("equisep: report: source=x: unknown argument")
 
 
 FINDING = {"condition": "", "statistic": "r", "holds": True, "mean": -0.99, "low": -1.0, "high": -0.98, "n": 5}

@@ -21,12 +21,13 @@ from equisep.analysis.figures.catalogue import REPRODUCTIONS, at_best_and_publis
 from equisep.analysis.figures.out_of_sample import compare
 from equisep.analysis.reproduction import Reproduction, load_profile
 from equisep.analysis.tables import Tables, load_tables
+from equisep.commands import reproduce as whole
+from equisep.commands.main import main
 from equisep.config import ConfigError, Tracking, conf_folder
 from equisep.data import DataUnavailable
 from equisep.execution import mirror_store
 from equisep.execution.train import execute
 from equisep.store import all_runs
-from reproduce import __main__ as whole
 from tests.conftest import ROOT
 from tests.data.test_dataset import DEVELOPMENT_DATA
 
@@ -225,7 +226,7 @@ def test_an_unavailable_data_set_is_named_and_other_experiments_continue(
 
     monkeypatch.setattr(whole, "load_profile", lambda name: small)
     monkeypatch.setattr(whole, "prepare", no_mnist)
-    code = whole.main(["tiny", *SMOKE, f"results={tmp_path}"])
+    code = main(["reproduce", "tiny", *SMOKE, f"results={tmp_path}"])
     output = capfd.readouterr()
     assert code == 1
     assert re.search(r"depth_mnist +45 +0 +not run", output.out)
@@ -238,11 +239,11 @@ def test_an_unavailable_data_set_is_named_and_other_experiments_continue(
 
 
 def test_an_invalid_profile_or_override_is_an_error_before_any_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert whole.main(["gpu"]) == 2
+    assert main(["reproduce", "gpu"]) == 2
     assert "choose one of cpu, headline, paper" in capsys.readouterr().err
-    assert whole.main(["headline", "cpu"]) == 2
-    assert "use one profile" in capsys.readouterr().err
-    assert whole.main(["headline", "architecture.dept=3"]) == 2
+    assert main(["reproduce", "headline", "cpu"]) == 2
+    assert "cpu: must be KEY=VALUE" in capsys.readouterr().err
+    assert main(["reproduce", "headline", "architecture.dept=3"]) == 2
     assert "architecture.dept: " in capsys.readouterr().err
 
 
@@ -295,7 +296,7 @@ def test_a_damaged_run_is_named_and_other_experiments_continue(
         train(name, tmp_path, *sweep)
     (damaged,) = [run for run in all_runs(tmp_path) if run.config()["architecture"]["width"] == 20]
     (damaged.path / "state.json").write_text("{")
-    assert whole.main(["tiny", *SMOKE, f"results={tmp_path}"]) == 1
+    assert main(["reproduce", "tiny", *SMOKE, f"results={tmp_path}"]) == 1
     output = capfd.readouterr()
     assert "Traceback" not in output.err
     assert re.search(r"width: .*state.json is damaged", output.err)
