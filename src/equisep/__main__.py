@@ -54,8 +54,8 @@ def main() -> int:
         if sys.argv[1:2] and sys.argv[1] in COMMANDS:
             COMMANDS[sys.argv[1]](sys.argv[2:])
         else:
-            task()
-    except (EquisepError, HydraException, OmegaConfBaseException, ValueError) as error:
+            _run_configs()
+    except (EquisepError, HydraException, OmegaConfBaseException) as error:
         message = str(error) if isinstance(error, EquisepError) else format_config_error(error)
         print(f"equisep: {message}", file=sys.stderr)
         return 2
@@ -65,6 +65,16 @@ def main() -> int:
         print(f"equisep: stopped; {HOW_TO_RESUME}", file=sys.stderr)
         return 130
     return 0
+
+
+def _run_configs() -> None:
+    try:
+        task()
+    except (EquisepError, HydraException, OmegaConfBaseException):
+        raise
+    except ValueError as error:
+        # One of Hydra's errors in the command.
+        raise ConfigError(format_config_error(error)) from None
 
 
 def status(overrides: list[str]) -> None:

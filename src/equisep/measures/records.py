@@ -3,9 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from equisep.measures.law import Law, fit_law, normalized_auc
+
+# How pydantic, with which the store reads records, treats keys that a record does not have.
+REFUSE_UNKNOWN_KEYS = {"extra": "forbid"}
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,7 @@ class Epoch:
     epoch: number of completed epochs, ≥ 1. loss: cross-entropy, nats. accuracy: 0 … 1.
     """
 
+    __pydantic_config__: ClassVar = REFUSE_UNKNOWN_KEYS
     epoch: int
     loss: float
     accuracy: float
@@ -34,6 +38,7 @@ class LayerRecord:
     SS_b per layer. classes: K. loss (nats), accuracy (0 … 1): in evaluation mode.
     """
 
+    __pydantic_config__: ClassVar = REFUSE_UNKNOWN_KEYS
     epoch: int
     split: str
     layers: tuple[str, ...]
@@ -72,6 +77,7 @@ class PerturbationResult:
     train_accuracy, test_accuracy: 0 … 1, in evaluation mode, per draw; empty for one_layer.
     """
 
+    __pydantic_config__: ClassVar = REFUSE_UNKNOWN_KEYS
     kind: str
     strength: float
     layer: int | None
