@@ -11,7 +11,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +219,8 @@ class Result:
                     "threshold": finding.criterion.bound,
                     "holds": finding.holds,
                 }
-                | {name: _finite(getattr(finding.interval, name)) for name in ("mean", "low", "high", "n")}
+                # JSON has neither NaN nor infinity.
+                | {name: value if math.isfinite(value) else None for name, value in asdict(finding.interval).items()}
                 for finding in verdict.findings
             ],
         }
@@ -238,11 +239,6 @@ class Result:
             (results / "verdicts").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"results={results}: {error.strerror}; choose a writable folder") from None
-
-
-def _finite(value: float) -> float | None:
-    """Return a value for JSON, which has neither NaN nor infinity."""
-    return value if math.isfinite(value) else None
 
 
 def _describe_rows(tables: Tables, rows: pd.DataFrame) -> list[str]:

@@ -7,9 +7,6 @@ from typing import Any, ClassVar
 
 from equisep.measures.law import Law, fit_law, normalized_auc
 
-# How pydantic, with which the store reads records, treats keys that a record does not have.
-REFUSE_UNKNOWN_KEYS = {"extra": "forbid"}
-
 
 @dataclass(frozen=True)
 class Epoch:
@@ -18,7 +15,8 @@ class Epoch:
     epoch: number of completed epochs, ≥ 1. loss: cross-entropy, nats. accuracy: 0 … 1.
     """
 
-    __pydantic_config__: ClassVar = REFUSE_UNKNOWN_KEYS
+    # The store reads records with pydantic, which is to refuse unknown keys.
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
     epoch: int
     loss: float
     accuracy: float
@@ -38,7 +36,7 @@ class LayerRecord:
     SS_b per layer. classes: K. loss (nats), accuracy (0 … 1): in evaluation mode.
     """
 
-    __pydantic_config__: ClassVar = REFUSE_UNKNOWN_KEYS
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
     epoch: int
     split: str
     layers: tuple[str, ...]
@@ -77,7 +75,7 @@ class PerturbationResult:
     train_accuracy, test_accuracy: 0 … 1, in evaluation mode, per draw; empty for one_layer.
     """
 
-    __pydantic_config__: ClassVar = REFUSE_UNKNOWN_KEYS
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
     kind: str
     strength: float
     layer: int | None

@@ -163,11 +163,9 @@ def status_table(results: Path) -> pd.DataFrame:
     for run in all_runs(results):
         try:
             config, state, epochs = run.config(), run.state()["state"], run.epochs()
-        except LaterProtocol as error:
-            rows.append({"run": run.id, "state": str(error).split(", but")[0].removeprefix(f"run {run.id} was ")})
-            continue
         except DamagedRun as error:
-            rows.append({"run": run.id, "state": f"damaged: {str(error).rsplit(': ', 1)[0]}"})
+            label = "" if isinstance(error, LaterProtocol) else "damaged: "
+            rows.append({"run": run.id, "state": label + str(error).rsplit(": ", 1)[0]})
             continue
         architecture, optimizer = config["architecture"], config["optimizer"]
         if state not in FINISHED and (task := run.submitted()):
