@@ -1,7 +1,7 @@
 """The time to plan a sweep of 10,000 runs of which half are done: ``python -m benchmarks.planning [RUNS]``.
 
-Looks up each run in the store and groups the missing ones into populations; nothing is trained. The store is simulated:
-its finished runs have a state, empty snapshots and a measure, but no weights.
+Composes 100 settings, then looks up each run in the store and groups the missing ones into populations; nothing is
+trained. The store is simulated: its finished runs have a state, empty snapshots and a measure, but no weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from equisep.config import Config, compose_config
+from equisep.config import Config, compose_config, compose_sweep
 from equisep.execution import prepare
 from equisep.execution.planning import plan
 from equisep.measures import LayerRecord
@@ -30,6 +30,8 @@ def main(runs: int) -> None:
             for seed in range(runs // 5)
             for rate in (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
         ]
+        rates = [[f"optimizer.learning_rate={number}e-5", "architecture.depth=8"] for number in range(1, 101)]
+        _measure("composing 100 settings, one choice of groups", lambda: compose_sweep(rates))
         first = prepare(base)
         _measure("simulating done runs", lambda: [_simulate_done(config, first.data) for config in configs[::2]])
         jobs = _measure(f"looking up {len(configs):,} runs", lambda: [prepare(config) for config in configs])

@@ -99,7 +99,7 @@ def test_failures_are_reported_immediately_and_do_not_stop_others(tmp_path: Path
     assert facts_of(results[0]) == facts_of(results[3])
     assert facts_of(results[0])["state"] == facts_of(results[2])["state"] == "done"
     lines = text.getvalue().splitlines()
-    assert lines[0].startswith("failed: architecture.depth=12: ConfigError: architecture.depth=12: no rate")
+    assert lines[0].startswith("failed: architecture.depth=12: architecture.depth=12: no rate")
     assert lines[-1] == "2 of 5 jobs failed: architecture.depth=12; dataset.per_class=1000000"
 
 

@@ -14,7 +14,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -282,15 +282,11 @@ class Result:
                     "threshold": finding.criterion.bound,
                     "holds": finding.holds,
                 }
-                | {name: _finite(getattr(finding.interval, name)) for name in ("mean", "low", "high", "n")}
+                # JSON has neither NaN nor infinity.
+                | {name: value if math.isfinite(value) else None for name, value in asdict(finding.interval).items()}
                 for finding in verdict.findings
             ],
         }
-
-
-def _finite(value: float) -> float | None:
-    """Return a value for JSON, which has neither NaN nor infinity."""
-    return value if math.isfinite(value) else None
 
 
 def _describe_rows(tables: Tables, rows: pd.DataFrame) -> list[str]:

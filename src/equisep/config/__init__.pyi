@@ -1,5 +1,5 @@
 from .architectures import (
-    FAMILIES as FAMILIES, Architecture as Architecture, Convolutional as Convolutional, DenseNet as DenseNet,
+    FAMILIES as FAMILIES, AlexNet as AlexNet, Architecture as Architecture, Convolutional as Convolutional, DenseNet as DenseNet,
     FeedForward as FeedForward, ResNet as ResNet, Vgg as Vgg,
 )
 from .compose import (

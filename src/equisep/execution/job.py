@@ -60,16 +60,13 @@ class Job:
     @property
     def outline(self) -> Network:
         """The network without its values: names and shapes; one object shared by all jobs of an architecture."""
-        return self._outlined[0]
-
-    @cached_property
-    def _outlined(self) -> tuple[Network, int]:
         return _outline(_as_key(self.config.architecture), *self._shape)
 
     @cached_property
     def operations(self) -> float:
         """Floating-point operations of the whole training: the forward pass of every image, and twice that backward."""
-        return 3.0 * self._outlined[1] * len(self.data.train.labels) * self.config.training.epochs
+        forward = _count_operations(_as_key(self.config.architecture), *self._shape)
+        return 3.0 * forward * len(self.data.train.labels) * self.config.training.epochs
 
     @property
     def _shape(self) -> tuple[tuple[int, ...], int]:
@@ -296,10 +293,13 @@ def _as_key(part: Any) -> str:
 
 
 @lru_cache(maxsize=256)
-def _outline(architecture: str, input_shape: tuple[int, ...], classes: int) -> tuple[Network, int]:
-    """Return a network without its values, and the floating-point operations of one image's forward pass."""
-    outline = outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes)
-    return outline, forward_operations(outline, input_shape)
+def _outline(architecture: str, input_shape: tuple[int, ...], classes: int) -> Network:
+    return outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes)
+
+
+@lru_cache(maxsize=256)
+def _count_operations(architecture: str, input_shape: tuple[int, ...], classes: int) -> int:
+    return forward_operations(_outline(architecture, input_shape, classes), input_shape)
 
 
 @lru_cache(maxsize=4)

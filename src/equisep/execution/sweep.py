@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from equisep.config import Config, ConfigError, require_integer, to_plain
+from equisep.config import Config, ConfigError, EquisepError, require_integer, to_plain
 from equisep.execution.device import choose_device, named_device
 from equisep.execution.job import Job, prepare, split_into_populations
 from equisep.execution.planning import MIN_OPERATIONS_FOR_WORKERS, operations_of, plan
@@ -74,7 +74,7 @@ def run_sweep(
     def fail(number: int, error: Exception) -> None:
         results[number] = error
         # An error that several jobs share is reported once, for the first of them.
-        reason = f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, EquisepError) else f"{type(error).__name__}: {error}"
         if reason not in reported:
             reported.add(reason)
             print_line(console, f"failed: {requests[number].overrides}: {reason}", style="red")

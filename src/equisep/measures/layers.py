@@ -128,7 +128,8 @@ def _validate(
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     unknown = [name for name in layers if name not in named]
     if unknown:
-        raise ValueError(f"layer {unknown[0]!r}: no such module; choose from {', '.join(filter(None, named))}")
+        names = ", ".join(filter(None, named)) or "none, it has no submodules"
+        raise ValueError(f"layer {unknown[0]!r}: no such module; choose from {names}")
     if INPUT in layers:
         raise ValueError(f"layer {INPUT!r}: reserved for the network's input; rename the module")
     repeated = [name for index, name in enumerate(layers) if name in layers[:index]]

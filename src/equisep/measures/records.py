@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from equisep.measures.law import Law, fit_law, normalized_auc
 
@@ -15,6 +15,8 @@ class Epoch:
     epoch: number of completed epochs, ≥ 1. loss: cross-entropy, nats. accuracy: 0 … 1.
     """
 
+    # The store reads records with pydantic, which is to refuse unknown keys.
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
     epoch: int
     loss: float
     accuracy: float
@@ -34,6 +36,7 @@ class LayerRecord:
     SS_b per layer. classes: K. loss (nats), accuracy (0 … 1): in evaluation mode.
     """
 
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
     epoch: int
     split: str
     layers: tuple[str, ...]
@@ -72,6 +75,7 @@ class PerturbationResult:
     train_accuracy, test_accuracy: 0 … 1, in evaluation mode, per draw; empty for one_layer.
     """
 
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
     kind: str
     strength: float
     layer: int | None

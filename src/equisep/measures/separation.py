@@ -173,8 +173,9 @@ class ClassSums:
         for rows, labels in _chunks(features, self.labels[self.seen : self.seen + len(features)]):
             indicator = torch.zeros(len(self.counts), len(labels), dtype=torch.float64)
             indicator[labels, torch.arange(len(labels))] = 1.0
-            # Rounded to a grid this coarse, the rows of a chunk are summed without error.
-            grid = 1.5 * 2.0**52 * _power_of_two(rows.abs().amax() * len(rows) * 2.0**-51)
+            # Rounded to a grid this coarse, a power of two, the rows of a chunk are summed without error.
+            bound = rows.abs().amax() * len(rows) * 2.0**-51
+            grid = 1.5 * 2.0**52 * torch.ldexp(torch.ones_like(bound), torch.frexp(bound).exponent)
             coarse = (rows + grid).sub_(grid)
             self.high, error = _two_sum(self.high, indicator @ coarse)
             self.low += error + indicator @ rows.sub_(coarse)
@@ -246,11 +247,6 @@ def _row_chunks(features: Tensor) -> Iterator[Tensor]:
     """Yield float64 copies on the CPU, in chunks of rows."""
     for rows in torch.split(features, max(1, CHUNK_VALUES // features.shape[1])):
         yield rows.to(device="cpu", dtype=torch.float64, copy=True)
-
-
-def _power_of_two(bound: Tensor) -> Tensor:
-    """Return a power of two that is at least the bound."""
-    return torch.ldexp(torch.ones_like(bound), torch.frexp(bound).exponent)
 
 
 def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from equisep.config import FAMILIES, Architecture, ConfigError, Convolutional, DenseNet, FeedForward, ResNet, Vgg
+from equisep.config import AlexNet, Architecture, ConfigError, Convolutional, DenseNet, FeedForward, ResNet, Vgg
 from equisep.networks.convolutional import build_alexnet, build_vgg
 from equisep.networks.densenet import DenseNetwork
 from equisep.networks.fnn import FeedForwardNetwork
@@ -39,7 +39,8 @@ def _build(architecture: Architecture, input_shape: tuple[int, ...], classes: in
                 scaled = (architecture.width_multiplier, architecture.classifier_width)
                 if isinstance(architecture, Vgg):
                     return build_vgg(input_shape, classes, architecture.depth, *scaled, **shared)
-                return build_alexnet(input_shape, classes, *scaled, **shared)
+                if isinstance(architecture, AlexNet):
+                    return build_alexnet(input_shape, classes, *scaled, **shared)
             case ResNet():
                 blocks = (architecture.blocks, architecture.kernels, architecture.input_repeats)
                 return ResidualNetwork(input_shape, classes, *blocks)
@@ -48,4 +49,4 @@ def _build(architecture: Architecture, input_shape: tuple[int, ...], classes: in
                 return DenseNetwork(input_shape, classes, architecture.blocks, growth, architecture.kernel)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    raise ConfigError(f"architecture.family={architecture.family}: unknown family; choose one of {', '.join(FAMILIES)}")
+    raise ConfigError(f"architecture.family={architecture.family}: networks/families.py has no case for it")

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, make_dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from equisep.measures import Epoch, Measurement, RobustnessResults
 from equisep.store.run import FINISHED, refuse_later_protocol
-from equisep.store.serialization import Reader
+from equisep.store.serialization import CONFIG, STATE, Reader
 
 
 @dataclass(frozen=True)
@@ -29,31 +29,14 @@ class RunRecord:
     flaw: str = ""
 
 
-# The fields of a stored configuration and of a stored state that every reader of a record relies on.
-_PARTS: dict[str, dict[str, Any]] = {
-    "architecture": {"family": str},
-    "dataset": {"name": str, "size": int, "sizes": list[int] | None},
-    "optimizer": {"kind": str, "learning_rate": float, "momentum": float},
-    "training": {"epochs": int, "snapshots": list[int], "phases": list[Any]},
-    "measure": {"view": str},
-    "data": {"train_images": int, "test_images": int},
-}
-_FIELDS: dict[str, Any] = {"seed": int, "science": str, "protocol": int, "experiment": str | None}
-_PART_TYPES = {name: make_dataclass(name, part.items()) for name, part in _PARTS.items()}
-_CONFIG: Reader[Any] = Reader(make_dataclass("Config", (_PART_TYPES | _FIELDS).items()))
-_STATES = Literal["new", "running", "interrupted", "failed", "done", "diverged"]
-_OPTIONAL = [("machine", dict[str, Any] | None, None), ("seconds", float | None, None)]
-_STATE: Reader[Any] = Reader(make_dataclass("State", [("state", _STATES), *_OPTIONAL]))
-
-
 def checked(record: RunRecord) -> RunRecord:
     """Return a record that readers can rely on, with a flaw where a part is missing or invalid.
 
     Raises LaterProtocol for a run that a later version of the package recorded.
     """
     refuse_later_protocol(record.run, record.config.get("protocol"))
-    config_flaw = _flaw_of(_CONFIG, "config", record.config)
-    flaw = record.flaw or config_flaw or _flaw_of(_STATE, "state", record.state) or _flaw_of_results(record)
+    config_flaw = _flaw_of(CONFIG, "config", record.config)
+    flaw = record.flaw or config_flaw or _flaw_of(STATE, "state", record.state) or _flaw_of_results(record)
     if not flaw:
         return record
     state = record.state if isinstance(record.state.get("state"), str) and not config_flaw else {"state": "damaged"}

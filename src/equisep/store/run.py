@@ -51,7 +51,9 @@ from equisep.files import retrying, write_atomically
 from equisep.measures import Epoch, LayerRecord, Measurement, RobustnessResults
 from equisep.store.locks import confirm, held, living_owner
 from equisep.store.serialization import (
+    CONFIG,
     EPOCHS,
+    STATE,
     SUBMITTED,
     Submitted,
     measurement_from_json,
@@ -103,10 +105,8 @@ class Run:
 
         def parse(content: bytes) -> dict[str, Any]:
             config = yaml.load(content, Loader=_SAFE_LOADER)
-            missing = {"architecture", "dataset", "optimizer", "training", "measure", "seed", "science"} - set(config)
-            if missing:
-                raise ValueError(f"it lacks {sorted(missing)[0]}")
-            refuse_later_protocol(self.id, config.get("protocol"))
+            CONFIG.check(config)
+            refuse_later_protocol(self.id, config["protocol"])
             return dict(config)
 
         return self._read("config.yaml", parse, self._remove_run)
@@ -132,6 +132,7 @@ class Run:
 
         def parse(content: bytes) -> dict[str, Any]:
             state: dict[str, Any] = json.loads(content)
+            STATE.check(state)
             if state["state"] == "running" and self.owner() is None:
                 state["state"] = "interrupted"
             return state

@@ -5,8 +5,8 @@ Invalid content raises ValueError with one line that names the field.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import asdict, dataclass, make_dataclass
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -62,6 +62,23 @@ EPOCHS: Reader[list[Epoch]] = Reader(list[Epoch])
 SUBMITTED: Reader[Submitted] = Reader(Submitted)
 _MEASUREMENT: Reader[_StoredMeasurement] = Reader(_StoredMeasurement)
 _ROBUSTNESS: Reader[_StoredRobustness] = Reader(_StoredRobustness)
+
+
+# The fields of a stored configuration and of a stored state that every reader of a record relies on.
+_PARTS: dict[str, dict[str, Any]] = {
+    "architecture": {"family": str},
+    "dataset": {"name": str, "size": int, "sizes": list[int] | None},
+    "optimizer": {"kind": str, "learning_rate": float, "momentum": float},
+    "training": {"epochs": int, "snapshots": list[int], "phases": list[Any]},
+    "measure": {"view": str},
+    "data": {"train_images": int, "test_images": int},
+}
+_FIELDS: dict[str, Any] = {"seed": int, "science": str, "protocol": int, "experiment": str | None}
+_PART_TYPES = {name: make_dataclass(name, part.items()) for name, part in _PARTS.items()}
+CONFIG: Reader[Any] = Reader(make_dataclass("Config", (_PART_TYPES | _FIELDS).items()))
+_STATES = Literal["new", "running", "interrupted", "failed", "done", "diverged"]
+_OPTIONAL = [("machine", dict[str, Any] | None, None), ("seconds", float | None, None)]
+STATE: Reader[Any] = Reader(make_dataclass("State", [("state", _STATES), *_OPTIONAL]))
 
 
 def measurement_to_json(settings: Mapping[str, Any], records: Sequence[LayerRecord]) -> str:

@@ -191,11 +191,10 @@ def status_table(results: Path, filters: Mapping[str, str] | None = None) -> pd.
                 state += f", task {task.task} {_state_of_task(task, queue())}"
             if _matches(filters, run.id, state, config):
                 rows.append(_row(run.id, state, config, len(epochs)) | _law_of(run, config))
-        except LaterProtocol as error:
-            rows.append({"run": run.id, "state": str(error).split(", but")[0].removeprefix(f"run {run.id} was ")})
         except DamagedRun as error:
             if not filters or filters.get("state") == "damaged":
-                rows.append({"run": run.id, "state": f"damaged: {str(error).rsplit(': ', 1)[0]}"})
+                label = "" if isinstance(error, LaterProtocol) else "damaged: "
+                rows.append({"run": run.id, "state": label + str(error).rsplit(": ", 1)[0]})
     known = {run.id for run in all_runs(results)}
     for identity, config in planned.items():
         if identity not in known and _matches(filters, identity, "waiting", config):

@@ -97,7 +97,9 @@ def record_from_wandb(
         values: dict[int, dict[str, Any]] = defaultdict(dict)
         for row in (row for row in rows if isinstance(row.get("epoch"), int)):
             values[row["epoch"]].update(row)
-        epochs = tuple(_epoch_of(epoch, values[epoch]) for epoch in sorted(values) if "training/loss" in values[epoch])
+        names = [f"training/{name}" for name in ("loss", "accuracy", "learning_rate")]
+        trained = [(epoch, row) for epoch, row in sorted(values.items()) if names[0] in row]
+        epochs = tuple(Epoch(epoch, *(_number(row[name]) for name in names)) for epoch, row in trained)
         measures = {
             measure: Measurement(facts["settings"], tuple(_records_of(facts, values)))
             for measure, facts in sorted(config.get("measures", {}).items())
@@ -108,10 +110,6 @@ def record_from_wandb(
         reason = f"not a run of this package ({type(error).__name__}: {error})"
         return checked(RunRecord(run, plain, {"state": "damaged"}, (), {}, {}, flaw or reason))
     return checked(RunRecord(run, plain, state, epochs, measures, robustness, flaw))
-
-
-def _epoch_of(epoch: int, row: Mapping[str, Any]) -> Epoch:
-    return Epoch(epoch, *(_number(row[f"training/{name}"]) for name in ("loss", "accuracy", "learning_rate")))
 
 
 def _records_of(facts: Mapping[str, Any], values: Mapping[int, Mapping[str, Any]]) -> Iterator[LayerRecord]:

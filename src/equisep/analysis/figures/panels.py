@@ -87,11 +87,9 @@ def label_law_axes(panels: Any) -> None:
     """Label the axes of the first column and the last row of a grid of panels."""
     for axes in panels[:, 0]:
         axes.set_ylabel("separation fuzziness D")
-    for axes in panels[-1]:
-        axes.set_xlabel("layer")
-    # Above a place that is left empty.
-    for axes, below in zip(panels[:-1].flat, panels[1:].flat, strict=True):
-        if not below.axison:
+    # The last row, and above places that are left empty.
+    for axes, below in zip(panels.flat, [*panels[1:].flat, *[None] * panels.shape[1]], strict=True):
+        if below is None or not below.axison:
             axes.set_xlabel("layer")
 
 
