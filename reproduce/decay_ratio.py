@@ -3,6 +3,7 @@
 python reproduce/decay_ratio.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("decay_ratio")
+if __name__ == "__main__":
+    run_script("decay_ratio")

@@ -3,6 +3,7 @@
 python -m equisep -m experiment=depth_mnist && python reproduce/depth_mnist.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("depth_mnist")
+if __name__ == "__main__":
+    run_script("depth_mnist")

@@ -3,6 +3,7 @@
 python -m equisep -m experiment=learning_rate && python reproduce/learning_rate.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("learning_rate")
+if __name__ == "__main__":
+    run_script("learning_rate")

@@ -3,6 +3,7 @@
 python -m equisep -m experiment=linear && python reproduce/linear.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("linear")
+if __name__ == "__main__":
+    run_script("linear")

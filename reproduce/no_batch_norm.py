@@ -3,6 +3,7 @@
 python -m equisep -m experiment=no_batch_norm && python reproduce/no_batch_norm.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("no_batch_norm")
+if __name__ == "__main__":
+    run_script("no_batch_norm")

@@ -3,6 +3,7 @@
 python -m equisep -m experiment=original_size && python reproduce/original_size.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("original_size")
+if __name__ == "__main__":
+    run_script("original_size")

@@ -3,6 +3,7 @@
 python -m equisep -m experiment=out_of_sample && python reproduce/out_of_sample.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("out_of_sample")
+if __name__ == "__main__":
+    run_script("out_of_sample")

@@ -3,6 +3,7 @@
 python -m equisep -m experiment=resnet_two_layer && python reproduce/resnet_two_layer.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("resnet_two_layer")
+if __name__ == "__main__":
+    run_script("resnet_two_layer")

@@ -3,6 +3,7 @@
 python -m equisep -m experiment=shape && python reproduce/shape.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("shape")
+if __name__ == "__main__":
+    run_script("shape")

@@ -3,6 +3,7 @@
 python reproduce/test_accuracy.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("test_accuracy")
+if __name__ == "__main__":
+    run_script("test_accuracy")

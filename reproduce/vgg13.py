@@ -3,6 +3,7 @@
 python -m equisep -m experiment=vgg13 && python reproduce/vgg13.py
 """
 
-from equisep.analysis.figures.catalogue import run_script
+from equisep.commands.main import run_script
 
-run_script("vgg13")
+if __name__ == "__main__":
+    run_script("vgg13")

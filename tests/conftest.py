@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from equisep.commands.main import main
 from equisep.config import Config, compose_config
 from equisep.data import Data, load_data
 from equisep.execution.train import execute
@@ -34,9 +36,44 @@ def fashion() -> Data:
 
 @pytest.fixture
 def configure(tmp_path: Path, fashion: Data) -> Callable[..., Config]:
-    """Compose a config that writes below the test's own folder."""
+    """Compose a config of a small network that writes below the test's own folder."""
 
     def composed(*overrides: str) -> Config:
-        return compose_config([f"results={tmp_path}", "tracking=off", "training=smoke", *overrides])
+        small = [] if any(override.startswith("architecture") for override in overrides) else ["architecture.depth=4"]
+        return compose_config([f"results={tmp_path}", "tracking=off", "training=smoke", *small, *overrides])
 
     return composed
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended: its exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def equisep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Call the command line in this process, in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Ended:
+        capsys.readouterr()
+        code = main(words)
+        return Ended(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, fashion: Data) -> Path:
+    """A results folder with four short runs, SGD and Adam with seed 1 and 2, made once; tests only read it."""
+    results = tmp_path_factory.mktemp("trained")
+    short = [f"results={results}", "tracking=off", "training=smoke"]
+    for optimizer in ("sgd", "adam"):
+        execute([compose_config([*short, f"optimizer={optimizer}", f"seed={seed}"]) for seed in (1, 2)])
+    return results

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -97,7 +99,12 @@ def test_every_experiment_has_its_claim_and_every_claim_its_experiment_or_overvi
     [
         ("width: {claim: c, seeds: 1, changed: []}", "width"),
         ("width: {claim: c, seeds: 1, all: {}, changed: []}", "width: .*at_most or at_least"),
-        ("width: {claim: c, seeds: 1, all: {r: {below: 1}}, changed: []}", "width: .*at_most or at_least"),
+        ("width: {claim: c, seeds: 1, all: {r: {at_mots: 1}}, changed: []}", "width: r: at_mots: must be at_most or "),
+        ("width: {claim: c, seeds: 1, all: {r: {at_most: 1}}, changed: []}", "width: 'fixed' is missing"),
+        (
+            "width: {claim: c, seeds: 1, all: {r: {at_most: 1}}, changed: [later], fixed: ''}",
+            "width: changed: 'later': ",
+        ),
         ("width: {claim: c, seeds: many, all: {r: {at_most: 1}}, changed: []}", "width: .*many"),
         ("width: {claim: c, seeds: 1, all: {r: {at_most: 1}}}", "width: 'changed'"),
     ],
@@ -107,3 +114,35 @@ def test_an_invalid_entry_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(claims, "conf_folder", lambda: tmp_path)
     with pytest.raises(ConfigError, match=f"claims.yaml: {message}"):
         load_claims()
+
+
+def test_a_changed_threshold_needs_a_dated_reason_with_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "conf_folder", lambda: tmp_path)
+
+    def load(threshold: float, fixed: str, changed: str = "") -> Claim:
+        entry = f"claim: c, seeds: 1, fixed: '{fixed}', all: {{r: {{at_most: {threshold}}}}}, changed: [{changed}]"
+        (tmp_path / "claims.yaml").write_text(f"width: {{{entry}}}")
+        return load_claims()["width"]
+
+    def digest_asked_for(*arguments: Any) -> str:
+        with pytest.raises(ConfigError, match="width: seeds or thresholds changed without a dated reason") as error:
+            load(*arguments)
+        return re.search(r"\((\w{8})\)'$", str(error.value))[1]  # type: ignore[index]
+
+    first = digest_asked_for(-0.97, "")
+    assert load(-0.97, first).criteria[0].threshold == -0.97
+    second = digest_asked_for(-0.9, first)
+    assert second != first
+    assert digest_asked_for(-0.9, first, "'2026-11-26: too strict'") == second
+    changed = load(-0.9, first, f"'2026-11-26: too strict ({second})'")
+    assert changed.changed == (f"2026-11-26: too strict ({second})",)
+    assert digest_asked_for(-0.97, first, f"'2026-11-26: too strict ({second})'") == first
+
+
+def test_an_unknown_statistic_is_named_with_the_nearest() -> None:
+    mistyped = Claim("width", "A claim.", 3, (), (Criterion("decay_ration", "at_most", 0.95),), "all", ())
+    rows = statistics(GOOD, [0.2] * 3).assign(decay_ratio=0.9)
+    with pytest.raises(ConfigError, match=r"width: decay_ration: no such statistic; did you mean decay_ratio\?"):
+        judge(mistyped, rows, ["depth"])

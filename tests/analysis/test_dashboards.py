@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from equisep.config import ConfigError, compose_config
 from equisep.execution.train import execute
 from equisep.store import Run
 from tests.analysis.test_report import browser  # noqa: F401
-from tests.conftest import ROOT
+from tests.conftest import Ended
+from tests.processes import call, start
 from tests.store.test_readers import KEYS_LOGGED, free_port
 
 
@@ -43,17 +44,17 @@ def test_every_panel_shows_a_logged_key() -> None:
             assert any(re.search(pattern, key) for key in KEYS_LOGGED), pattern
 
 
-def test_saving_without_an_account_is_an_error_of_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "equisep", "dashboard", "--entity", "team", "--project", "law"]
+def test_saving_without_an_account_is_an_error_of_one_line(equisep: Callable[..., Ended], tmp_path: Path) -> None:
+    command = ["dashboard", "--entity", "team", "--project", "law"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | {
         "HOME": str(tmp_path)
     }
-    failed = subprocess.run(command, cwd=tmp_path, env=plain, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert failed.returncode == 2
-    assert failed.stderr.strip().startswith("equisep: dashboard: No API key configured")
-    assert len(failed.stderr.strip().splitlines()) == 1
-    printed = subprocess.run([*command, "--json"], cwd=tmp_path, env=plain, capture_output=True, text=True)
-    assert json.loads(printed.stdout)["section"]["panelBankConfig"]["sections"][0]["name"] == "law"
+    failed = call(*command, folder=tmp_path, environment=plain)
+    assert failed.code == 2
+    assert failed.err.strip().startswith("equisep: dashboard: No API key configured")
+    assert len(failed.err.strip().splitlines()) == 1
+    printed = equisep(*command, "--json")
+    assert json.loads(printed.out)["section"]["panelBankConfig"]["sections"][0]["name"] == "law"
     with pytest.raises(ConfigError, match="--entity .* and --project"):
         build_workspace("", "law")
 
@@ -62,20 +63,20 @@ def test_the_page_shows_the_runs_of_a_store(browser: Browser, tmp_path: Path) ->
     usual = [f"results={tmp_path}", "tracking=off", "training=smoke", "architecture.depth=4"]
     execute([compose_config([*usual, f"seed={seed}"]) for seed in (1, 2)])
     port = free_port()
-    command = [sys.executable, "-m", "equisep", "page", f"results={tmp_path}", f"port={port}"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            address = next(line for line in process.stdout if "the newest 2 runs" in line).split(": ")[1].split()[0]
-            page = browser.new_page()
-            requested: list[str] = []
-            page.on("request", lambda request: requested.append(request.url))
-            page.goto(address)
-            page.get_by_text("decay ratio").first.wait_for(timeout=60_000)
-            assert page.get_by_text("fnn depth 4 width 100, fashion_mnist 10").count() >= 2
-            assert all(url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:")) for url in requested)
-        finally:
-            process.terminate()
+    process = start("page", f"results={tmp_path}", f"port={port}")
+    try:
+        line = process.line()
+        assert "the newest 2 runs" in line
+        page = browser.new_page()
+        requested: list[str] = []
+        page.on("request", lambda request: requested.append(request.url))
+        page.goto(line.split(": ")[1].split()[0])
+        page.get_by_text("decay ratio").first.wait_for(timeout=60_000)
+        assert page.get_by_text("fnn depth 4 width 100, fashion_mnist 10").count() >= 2
+        assert all(url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:")) for url in requested)
+    finally:
+        process.signal(signal.SIGTERM)
+        process.wait()
 
 
 @pytest.mark.parametrize(
@@ -85,11 +86,12 @@ def test_the_page_shows_the_runs_of_a_store(browser: Browser, tmp_path: Path) ->
         (["results=nowhere"], "equisep: results=nowhere: .*no runs"),
     ],
 )
-def test_an_invalid_page_is_an_error_of_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "equisep", "page", *arguments]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 2
-    (line,) = run.stderr.splitlines()
+def test_an_invalid_page_is_an_error_of_one_line(
+    arguments: list[str], message: str, equisep: Callable[..., Ended]
+) -> None:
+    run = equisep("page", *arguments)
+    assert run.code == 2
+    (line,) = run.err.splitlines()
     assert re.match(message, line)
 
 

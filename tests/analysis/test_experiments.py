@@ -66,7 +66,7 @@ def test_emergence_shares_its_runs_with_optimizers() -> None:
     ("overrides", "message"),
     [
         (["architecture.dept=3"], "architecture.dept: "),
-        (["optimizer=lion"], "Could not find 'optimizer/lion'"),
+        (["optimizer=lion"], "optimizer=lion: no such option; choices: adam, momentum, sgd"),
         (["architecture.depth=1"], "at least 2 layers"),
         (["seed=[1"], "no viable alternative"),
     ],

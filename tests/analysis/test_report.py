@@ -127,7 +127,7 @@ def test_text_from_records_is_escaped(results: Path, tmp_path: Path) -> None:
 
 
 def test_invalid_input_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match="contains no verdicts; run `make reproduce`"):
+    with pytest.raises(ConfigError, match="contains no verdicts; run equisep reproduce"):
         write_report(tmp_path, WIDTH)
     assert main(["report", "source=x"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -158,5 +158,5 @@ def test_the_threshold_is_read_by_its_current_and_its_former_name(key: str, tmp_
 )
 def test_an_invalid_verdict_file_is_named_with_a_remedy(content: str, tmp_path: Path) -> None:
     write_verdict(tmp_path, content)
-    with pytest.raises(ConfigError, match=r"width.json cannot be read: remove it and run `python reproduce/width.py`"):
+    with pytest.raises(ConfigError, match=r"width.json cannot be read: remove it and run `equisep figure width`"):
         write_report(tmp_path, WIDTH)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
-import subprocess
+import runpy
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from equisep.analysis.claims import load_claims
 from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.figures.catalogue import REPRODUCTIONS, at_best_and_published_rate, rise_beyond_best_depth
 from equisep.analysis.figures.out_of_sample import compare
@@ -30,6 +32,7 @@ from equisep.execution.train import execute
 from equisep.store import all_runs
 from tests.conftest import ROOT
 from tests.data.test_dataset import DEVELOPMENT_DATA
+from tests.processes import call
 
 EXPERIMENTS = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
 CIFAR = {"depth_cifar10", "frozen", "original_size", "vgg13", "alexnet", "densenet"}
@@ -98,8 +101,7 @@ def test_every_experiment_runs_and_gives_figure_table_and_verdict(name: str, tmp
     if name in CIFAR | {"depth_mnist"} and not DEVELOPMENT_DATA:
         pytest.skip("EQUISEP_TEST_DATA is not set to a folder with MNIST and CIFAR-10")
     overrides = overrides_of(name, tmp_path)
-    sweep = [sys.executable, "-m", "equisep", "-m", f"experiment={name}", *overrides]
-    subprocess.run(sweep, check=True, cwd=ROOT)
+    assert main(["-m", f"experiment={name}", *overrides]) == 0
     reproduction = reproduction_of(name)
     tables = reproduction.collect([overrides])
     assert tables.missing == 0
@@ -131,24 +133,88 @@ def test_every_experiment_runs_and_gives_figure_table_and_verdict(name: str, tmp
     assert repr(reproduction.judge(logged)) == repr(verdict)
 
 
-def test_figure_and_tables_of_earlier_runs_are_removed(tmp_path: Path) -> None:
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_a_partial_result_is_written_beside_a_verdict_and_never_over_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = f"tables={ROOT}/results/reference/width"
+    assert main(["figure", "width", tables, f"results={tmp_path}"]) == 0
+    whole = contents(tmp_path)
+    assert set(whole) == {
+        *(f"figures/width.{kind}" for kind in ("png", "pdf")),
+        *("tables/width.csv", "tables/width_layers.csv", "verdicts/width.json"),
+    }
+    record = json.loads(whole["verdicts/width.json"])
+    assert record["call"] == [tables]
+    assert record["claims"] == hashlib.sha256((conf_folder() / "claims.yaml").read_bytes()).hexdigest()[:12]
+    capsys.readouterr()
+    assert main(["figure", "width", "seed=1", f"results={tmp_path}"]) == 1
+    assert (
+        f"verdicts/width.json has a verdict and is kept; this result is in {tmp_path}/partial"
+        in capsys.readouterr().out
+    )
+    partial = {name: data for name, data in contents(tmp_path).items() if name not in whole}
+    assert set(partial) == {"partial/verdicts/width.json"}
+    assert {name: data for name, data in contents(tmp_path).items() if name in whole} == whole
+    record = json.loads(partial["partial/verdicts/width.json"])
+    assert (record["verdict"], record["call"]) == ("not run", ["seed=1"])
+    assert record["statistics"].startswith("15 runs are missing")
+
+
+def test_figure_and_tables_of_an_earlier_unjudged_result_are_removed(tmp_path: Path) -> None:
     reproduction = reproduction_of("width")
-    reference = load_tables(ROOT / "results/reference/width", "width")
-    reproduction.write(reference, tmp_path)
+    whole = load_tables(ROOT / "results/reference/width", "width")
+    shallow = whole.runs["width"] == 20
+    kept = whole.layers["run"].isin(whole.runs.loc[shallow, "run"])
+    reproduction.write(Tables(whole.runs[shallow], whole.layers[kept], 0), tmp_path)
     assert (tmp_path / "figures/width.png").exists()
     empty = reproduction.collect([[f"results={tmp_path}", "seed=1"]])
     assert reproduction.write(empty, tmp_path).status == "not run"
-    assert [path.name for path in tmp_path.rglob("*.*")] == ["width.json"]
+    assert list(contents(tmp_path)) == ["verdicts/width.json"]
     assert json.loads((tmp_path / "verdicts/width.json").read_text())["statistics"].startswith("15 runs")
 
 
-def test_a_script_names_missing_runs_and_how_to_train_them(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "reproduce/width.py"), f"results={tmp_path}", "seed=1"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert "15 runs are missing; these commands train them:" in run.stderr
-    assert f"python -m equisep -m experiment=width results={tmp_path} seed=1" in run.stderr
-    assert "verdict: not run: 15 runs" in run.stdout
+def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reproduction = reproduction_of("width")
+    whole = load_tables(ROOT / "results/reference/width", "width")
+    reproduction.write(whole, tmp_path)
+    before = contents(tmp_path)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("equisep.analysis.reproduction.save_tables", full)
+    with pytest.raises(ConfigError, match="results=.*: No space left on device; choose a writable folder"):
+        reproduction.write(whole, tmp_path, ["another=call"])
+    assert contents(tmp_path) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"figures", "tables", "verdicts"}
+
+
+def test_an_experiment_without_a_claim_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = {name: claim for name, claim in load_claims().items() if name != "width"}
+    monkeypatch.setattr("equisep.analysis.reproduction.load_claims", lambda: others)
+    assert main(["figure", "width", f"tables={ROOT}/results/reference/width", f"results={tmp_path}"]) == 0
+    assert "width: verdict: no claim stated for this experiment in conf/claims.yaml" in capsys.readouterr().out
+    assert json.loads((tmp_path / "verdicts/width.json").read_text())["verdict"] == "no claim"
+    assert (tmp_path / "figures/width.png").exists()
+
+
+def test_a_script_names_missing_runs_and_how_to_train_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduce/width.py", f"results={tmp_path}", "seed=1"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "reproduce/width.py"), run_name="__main__")
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    assert "15 runs are missing; these commands train them:" in printed.err
+    assert f"\n  equisep -m experiment=width results={tmp_path} seed=1\n" in printed.err
+    assert "verdict: not run: 15 runs" in printed.out
     assert json.loads((tmp_path / "verdicts/width.json").read_text())["verdict"] == "not run"
     assert not (tmp_path / "figures").exists()
 
@@ -161,7 +227,7 @@ def test_a_script_names_missing_runs_and_how_to_train_them(tmp_path: Path) -> No
         (["profile=headline"], "profile=headline: does not include"),
         (["tables=nowhere"], "nowhere/width.csv not found"),
         (["tables=nowhere", "seed=1"], "tables=nowhere: can be combined with results=FOLDER only"),
-        (["--help"], "--help: unknown argument; use KEY=VALUE"),
+        (["seed"], "seed: unknown argument; use KEY=VALUE"),
         (["architecture.depth=4,8"], "depth=4,8: this figure does not vary depth; choose one value"),
     ],
 )
@@ -194,10 +260,14 @@ def numbers(notes: list[str]) -> Counter[float]:
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_reference_results_can_be_drawn_again_with_the_same_verdict(name: str, tmp_path: Path) -> None:
+def test_reference_results_can_be_drawn_again_with_the_same_verdict(name: str) -> None:
     folder = ROOT / "results/reference" / name
-    assert reproduction_of(name).main([f"tables={folder}", f"results={tmp_path}"]) == 0
-    again, before = (json.loads((path / f"{name}.json").read_text()) for path in (tmp_path / "verdicts", folder))
+    result = reproduction_of(name).make(load_tables(folder, name))
+    assert result.figure is not None
+    result.figure.draw_without_rendering()
+    before = json.loads((folder / f"{name}.json").read_text())
+    # As it is written to a file and read again.
+    again = json.loads(json.dumps(result.record()))
     expected = [current_names(finding) for finding in before["findings"]]
     for finding in [*again["findings"], *expected]:
         # The tables have nine digits.
@@ -226,6 +296,7 @@ def test_an_unavailable_data_set_is_named_and_other_experiments_continue(
 
     monkeypatch.setattr(whole, "load_profile", lambda name: small)
     monkeypatch.setattr(whole, "prepare", no_mnist)
+    monkeypatch.setattr(whole, "train", lambda name, sweep: call("-m", f"experiment={name}", *sweep).code)
     code = main(["reproduce", "tiny", *SMOKE, f"results={tmp_path}"])
     output = capfd.readouterr()
     assert code == 1

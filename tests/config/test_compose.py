@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException
 
 from equisep.config import Config, ConfigError, compose_config, compose_sweep, sweep_grid
-from tests.conftest import ROOT
+from tests.conftest import Ended
 
 JOBS = [
     ["seed=1"],
@@ -63,12 +62,13 @@ def test_the_grid_of_an_experiment_is_read_from_its_file() -> None:
 
 
 @pytest.mark.parametrize("multirun", [[], ["-m"]])
-def test_config_groups_in_a_folder_of_the_user_are_used(multirun: list[str], tmp_path: Path) -> None:
+def test_config_groups_in_a_folder_of_the_user_are_used(
+    multirun: list[str], equisep: Callable[..., Ended], tmp_path: Path
+) -> None:
     (tmp_path / "training").mkdir()
     (tmp_path / "training/mine.yaml").write_text("defaults:\n  - smoke\n  - _self_\n\nepochs: 1\n")
     overrides = ["training=mine", "architecture.depth=4", "tracking=off", f"results={tmp_path}", "dataset.per_class=10"]
-    command = [sys.executable, "-m", "equisep", "--config-dir", str(tmp_path), *multirun, *overrides]
-    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert completed.returncode == 0, completed.stderr
+    completed = equisep("--config-dir", str(tmp_path), *multirun, *overrides)
+    assert completed.code == 0, completed.err
     (metrics,) = tmp_path.glob("runs/*/metrics.jsonl")
     assert len(metrics.read_text().splitlines()) == 1

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,10 +22,11 @@ from equisep.execution import Resources, prepare
 from equisep.execution.slurm_options import refuse_idle_or_missing
 from equisep.execution.slurm_task import PopulationTask
 from equisep.execution.train import execute
-from equisep.store import Run, all_runs, outcome_of_task
+from equisep.store import Run, all_runs, outcome_of_task, queue
 from equisep.store.run import Submitted
 from equisep.store.status import Outcome, TaskEnded
-from tests.conftest import ROOT
+from tests.conftest import Ended
+from tests.processes import start
 from tests.slurm_cluster import NoSlurm, throwaway_cluster
 
 DEFAULTS = {"partition": None, "account": None, "qos": None, "gpus": 0, "gpu_memory": None, "cpus": 1, "memory": 1.0}
@@ -42,27 +42,29 @@ def sweep(results: Path, *overrides: str, launcher: str = "slurm") -> list[str]:
             "hydra.launcher.memory=1",
             "compute.compile=never",
         ]
-    return [sys.executable, "-m", "equisep", "-m", *arguments]
+    return ["-m", *arguments]
 
 
-def run(command: list[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+def run(words: list[str], environment: Mapping[str, str] | None = None) -> Ended:
+    return start(*words, environment=environment).wait(900)
 
 
 def states(results: Path) -> dict[str, str]:
     return {run.id: run.state()["state"] for run in all_runs(results)}
 
 
-def test_the_debug_launcher_runs_tasks_without_slurm(fashion: Data, tmp_path: Path) -> None:
+def test_the_debug_launcher_runs_tasks_without_slurm(
+    equisep: Callable[..., Ended], fashion: Data, tmp_path: Path
+) -> None:
     command = sweep(tmp_path, "training=smoke", "seed=1,2,3", "hydra.launcher.max_members=2", launcher="debug")
-    result = run(command)
-    assert result.returncode == 0, result.stderr
-    assert "ran 2 tasks in this process" in result.stderr
+    result = equisep(*command)
+    assert result.code == 0, result.err
+    assert "ran 2 tasks in this process" in result.err
     # They were not submitted to a queue.
     assert not list(tmp_path.glob("runs/*/submitted.json"))
     assert set(states(tmp_path).values()) == {"done"}
-    again = run(command)
-    assert (again.returncode, "3 of 3 runs are already done" in again.stderr) == (0, True)
+    again = equisep(*command)
+    assert (again.code, "3 of 3 runs are already done" in again.err) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +111,13 @@ def test_resources_become_sbatch_options() -> None:
     assert "account" not in options
 
 
-def test_without_sbatch_the_error_is_one_line(tmp_path: Path, fashion: Data) -> None:
-    result = run(sweep(tmp_path, "training=smoke", "seed=1"), os.environ | {"PATH": "/nowhere"})
-    assert result.returncode == 2
-    assert "hydra/launcher=slurm: no sbatch on this machine" in result.stderr.splitlines()[-1]
+def test_without_sbatch_the_error_is_one_line(
+    equisep: Callable[..., Ended], tmp_path: Path, fashion: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    result = equisep(*sweep(tmp_path, "training=smoke", "seed=1"))
+    assert result.code == 2
+    assert "hydra/launcher=slurm: no sbatch on this machine" in result.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -123,11 +128,11 @@ def test_without_sbatch_the_error_is_one_line(tmp_path: Path, fashion: Data) -> 
     ],
 )
 def test_fields_of_the_launcher_are_checked_before_work(
-    override: str, message: str, tmp_path: Path, fashion: Data
+    override: str, message: str, equisep: Callable[..., Ended], tmp_path: Path, fashion: Data
 ) -> None:
-    result = run([*sweep(tmp_path, "training=smoke", "seed=1"), override])
-    assert result.returncode == 2
-    assert message in result.stderr.splitlines()[-1]
+    result = equisep(*sweep(tmp_path, "training=smoke", "seed=1"), override)
+    assert result.code == 2
+    assert message in result.err.splitlines()[-1]
     assert not list(tmp_path.glob("runs/*"))
 
 
@@ -168,13 +173,20 @@ def test_a_run_that_a_task_trained_is_not_called_untouched(tmp_path: Path, confi
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_the_submitting_machine_lacks_is_left_to_the_task(tmp_path: Path, fashion: Data) -> None:
-    environment = os.environ | {"PATH": "/nowhere"}
+def test_a_device_that_the_submitting_machine_lacks_is_left_to_the_task(
+    equisep: Callable[..., Ended],
+    tmp_path: Path,
+    fashion: Data,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
     command = sweep(tmp_path, "training=smoke", "seed=1")
-    result = run([*command, "compute.device=cuda:1"], environment)
-    assert "no sbatch on this machine" in result.stderr.splitlines()[-1]
-    result = run([*command, "compute.device=warp"], environment)
-    assert "compute.device=warp: no such device" in result.stderr
+    result = equisep(*command, "compute.device=cuda:1")
+    assert "no sbatch on this machine" in result.err.splitlines()[-1]
+    with pytest.raises(SystemExit):
+        equisep(*command, "compute.device=warp")
+    assert "compute.device=warp: no such device" in capsys.readouterr().err
 
 
 def test_the_memory_of_a_tasks_gpu_is_the_configured_one() -> None:
@@ -190,20 +202,17 @@ def test_a_task_that_finds_no_gpu_fails_immediately(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_debug_launcher_reports_why_a_task_failed(fashion: Data, tmp_path: Path) -> None:
-    command = sweep(tmp_path, "training=smoke", "seed=1", "hydra.launcher.gpus=1", launcher="debug")
-    result = run(command)
-    assert result.returncode != 0
-    assert "finds no GPU" in result.stderr
+def test_the_debug_launcher_reports_why_a_task_failed(
+    equisep: Callable[..., Ended], fashion: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        equisep(*sweep(tmp_path, "training=smoke", "seed=1", "hydra.launcher.gpus=1", launcher="debug"))
+    assert ended.value.code != 0
+    assert "finds no GPU" in capsys.readouterr().err
 
 
-WAITING = """
-import sys
-from equisep.execution.slurm_task import PopulationTask
-from equisep.execution.train import execute
-from equisep.config import compose_config
-PopulationTask([compose_config(sys.argv[1:])], gpus=0)()
-"""
+def run_task(overrides: list[str]) -> None:
+    PopulationTask([compose_config(overrides)], gpus=0)()
 
 
 def test_a_task_that_waits_for_another_process_stops_on_notice(fashion: Data, tmp_path: Path) -> None:
@@ -211,14 +220,13 @@ def test_a_task_that_waits_for_another_process_stops_on_notice(fashion: Data, tm
     job = prepare(compose_config(overrides))
     job.create_run()
     with job.run.held():
-        command = [sys.executable, "-u", "-c", WAITING, *overrides]
-        task = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert task.stdout
-        assert task.stdout.readline().startswith(f"waiting: run {job.run.id} is in use by process {os.getpid()} on ")
+        task = start(*overrides, target=run_task, environment=os.environ | {"PYTHONUNBUFFERED": "1"})
+        assert task.line().startswith(f"waiting: run {job.run.id} is in use by process {os.getpid()} on ")
         # Without SLURM it cannot be requeued, and ends.
-        task.send_signal(signal.SIGUSR2)
-        assert "InUse: " in task.communicate(timeout=120)[1]
-        assert task.returncode == 1
+        task.signal(signal.SIGUSR2)
+        ended = task.wait()
+        assert "InUse: " in ended.err
+        assert ended.code == 1
     assert job.run.state()["state"] == "new"
 
 
@@ -267,7 +275,7 @@ def test_preempted_killed_requeued_and_timed_out_tasks_end_bit_for_bit_as_undist
     network += ["seed=range(1,17)", "hydra.launcher.max_members=4", "compute.checkpoint_every=40"]
     store = tmp_path / "disturbed"
     disturbed = sweep(store, *network, "hydra.launcher.minutes=15", "hydra.launcher.notice=15")
-    first = subprocess.Popen(disturbed, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True)
+    first = start(*disturbed, environment=cluster)
     wait_for(lambda: len(training(store, 100)) == 2, "two populations in training")
     preempted, killed = training(store, 100)
     owner = killed.owner()
@@ -288,18 +296,18 @@ def test_preempted_killed_requeued_and_timed_out_tasks_end_bit_for_bit_as_undist
     timed_out = later()[0]
     # SLURM may give notice of a limit up to a minute early.
     subprocess.run(["scontrol", "update", f"JobId={task_of(timed_out)}", "TimeLimit=1"], env=cluster, check=True)
-    errors = first.communicate(timeout=900)[1]
-    assert first.returncode != 0
-    assert re.search(r"task \d+_\d ended before its runs", errors)
+    ended = first.wait(900)
+    assert ended.code != 0
+    assert re.search(r"task \d+_\d ended before its runs", ended.err)
     # Only the killed population is unfinished.
     assert [one.id for one in all_runs(store) if not one.finished] == sorted(killed.state()["population"])
     second = run(disturbed, cluster)
-    assert second.returncode == 0, second.stderr
-    assert "submitted 4 runs as 1 tasks" in second.stderr
+    assert second.code == 0, second.err
+    assert "submitted 4 runs as 1 tasks" in second.err
     assert set(states(store).values()) == {"done"}
     calm = ["hydra.launcher.processes=2", "compute.compile=never"]
     undisturbed = run(sweep(tmp_path / "calm", *network, *calm, launcher="population"), cluster)
-    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert undisturbed.code == 0, undisturbed.err
     for one in all_runs(store):
         other = Run(tmp_path / "calm", one.id)
         assert one.state()["population"] == other.state()["population"]
@@ -318,20 +326,17 @@ def test_two_concurrent_sweeps_submit_each_run_once_and_tasks_outlive_their_swee
 ) -> None:
     network = ["architecture.depth=4", "training=short", "training.epochs=1500", "seed=range(1,5)"]
     command = sweep(tmp_path, *network, "hydra.launcher.max_members=2")
-    both = [
-        subprocess.Popen(command, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        for _ in range(2)
-    ]
+    both = [start(*command, environment=cluster) for _ in range(2)]
     wait_for(lambda: len(training(tmp_path, 20)) == 2, "both populations in training")
-    os.killpg(both[0].pid, signal.SIGKILL)
-    status = run([sys.executable, "-m", "equisep", "status", f"results={tmp_path}"], cluster)
-    assert len(re.findall(r"running, task \d+_\d running", status.stdout)) == 4
-    assert both[1].wait(timeout=300) == 0
+    both[0].signal(signal.SIGKILL, group=True)
+    status = run(["status", f"results={tmp_path}"], cluster)
+    assert len(re.findall(r"running, task \d+_\d running", status.out)) == 4
+    assert both[1].wait(300).code == 0
     assert set(states(tmp_path).values()) == {"done"}
     assert len(tasks(tmp_path)) == 2
     # Other populations of the same runs are done as well.
     third = run([*command, "hydra.launcher.max_members=3"], cluster)
-    assert "4 of 4 runs are already done" in third.stderr
+    assert "4 of 4 runs are already done" in third.err
     assert len(tasks(tmp_path)) == 2
 
 
@@ -342,7 +347,7 @@ def test_a_cancelled_task_is_not_requeued_and_the_next_call_resumes_it(
     network = ["architecture.depth=4", "training=short", "training.epochs=3000", "seed=1,2"]
     command = sweep(tmp_path, *network)
     submitted = run([*command, "hydra.launcher.wait=false"], cluster)
-    assert submitted.returncode == 0, submitted.stderr
+    assert submitted.code == 0, submitted.err
     wait_for(lambda: len(training(tmp_path, 20)) == 1, "the population in training")
     (leader,) = training(tmp_path, 20)
     subprocess.run(["scancel", task_of(leader)], env=cluster, check=True)
@@ -350,11 +355,11 @@ def test_a_cancelled_task_is_not_requeued_and_the_next_call_resumes_it(
     assert leader.state()["state"] == "interrupted"
     trained = len(leader.epochs())
     again = run(command, cluster)
-    assert again.returncode == 0, again.stderr
+    assert again.code == 0, again.err
     assert set(states(tmp_path).values()) == {"done"}
-    (start,) = re.findall(r"resumed after epoch (\d+)", leader.path.joinpath("run.log").read_text())
+    (epoch,) = re.findall(r"resumed after epoch (\d+)", leader.path.joinpath("run.log").read_text())
     # The task had time for a checkpoint of its last epoch.
-    assert int(start) == trained
+    assert int(epoch) == trained
 
 
 @pytest.mark.slurm
@@ -363,8 +368,8 @@ def test_a_gpu_that_torch_does_not_find_is_reported_by_the_sweep(
 ) -> None:
     command = [*sweep(tmp_path, "training=smoke", "seed=1"), "hydra.launcher.gpus=1"]
     result = run(command, cluster)
-    assert result.returncode != 0
-    assert "finds no GPU" in result.stderr
+    assert result.code != 0
+    assert "finds no GPU" in result.err
     assert json.loads((next(all_runs(tmp_path)).path / "submitted.json").read_text())["task"]
 
 
@@ -378,20 +383,20 @@ def test_a_call_killed_after_sbatch_leaves_no_task_and_no_run_is_trained_twice(
     calm = sweep(
         store, "architecture.depth=4", "training=smoke", "seed=1", "compute.compile=never", launcher="population"
     )
-    assert run(calm, cluster).returncode == 0
+    assert run(calm, cluster).code == 0
     programs = tmp_path / "programs"
     programs.mkdir()
     real = shutil.which("sbatch", path=cluster["PATH"])
     (programs / "sbatch").write_text(f'#!/bin/sh\n{real} --hold "$@"\nkill -9 $PPID\n')
     (programs / "sbatch").chmod(0o755)
     killed = run(command, {**cluster, "PATH": f"{programs}:{cluster['PATH']}"})
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.code == -signal.SIGKILL
     assert len(list(store.glob("slurm/equisep-*.json"))) == 1
     assert not list(store.glob("runs/*/submitted.json"))
     result = run(command, cluster)
-    assert result.returncode == 0, result.stderr
-    assert "ended 2 tasks of a call that was killed while it submitted" in result.stderr
-    assert "submitted 3 runs as 2 tasks" in result.stderr
+    assert result.code == 0, result.err
+    assert "ended 2 tasks of a call that was killed while it submitted" in result.err
+    assert "submitted 3 runs as 2 tasks" in result.err
     assert set(states(store).values()) == {"done"}
     assert [one.path.joinpath("run.log").read_text().count(" starts,") for one in all_runs(store)] == [1] * 4
     assert not list(store.glob("slurm/equisep-*.json"))
@@ -416,13 +421,17 @@ def test_a_slow_sbatch_and_the_users_sbatch_variables_do_no_harm(
     store = tmp_path / "store"
     command = sweep(store, "architecture.depth=4", "training=smoke", "seed=1,2", "hydra.launcher.max_members=1")
     result = run(command, environment)
-    assert result.returncode == 0, result.stderr
-    assert "submitted 2 runs as 2 tasks" in result.stderr
+    assert result.code == 0, result.err
+    assert "submitted 2 runs as 2 tasks" in result.err
     assert set(states(store).values()) == {"done"}
     # The name of the cluster is known outside its jobs too.
-    printed = run([sys.executable, "-c", "from equisep.store import queue; print(queue.own_cluster())"], cluster)
+    printed = start(environment=cluster, target=print_own_cluster).wait()
     configured = subprocess.run(["scontrol", "show", "config"], env=cluster, capture_output=True, text=True).stdout
-    assert re.search(rf"ClusterName\s*= {printed.stdout.strip()}$", configured, flags=re.MULTILINE)
+    assert re.search(rf"ClusterName\s*= {printed.out.strip()}$", configured, flags=re.MULTILINE)
+
+
+def print_own_cluster(words: list[str]) -> None:
+    print(queue.own_cluster())
 
 
 @pytest.mark.slurm
@@ -432,7 +441,7 @@ def test_unrecorded_tasks_are_recovered_and_runs_in_use_are_not_submitted(
     command = [*sweep(tmp_path, "architecture.depth=4", "training=smoke", "hydra.launcher.max_members=1"), "seed=1,2"]
     command += ["hydra.launcher.wait=false", "+hydra.launcher.options.hold=true"]
     first = run(command, cluster)
-    assert "submitted 2 runs as 2 tasks" in first.stderr, first.stderr
+    assert "submitted 2 runs as 2 tasks" in first.err, first.err
     runs = list(all_runs(tmp_path))
     submissions = {one.id: one.submitted() for one in runs}
     # The state after a kill between sbatch and the recording of the tasks.
@@ -443,18 +452,18 @@ def test_unrecorded_tasks_are_recovered_and_runs_in_use_are_not_submitted(
     for one in runs:
         (one.path / "submitted.json").unlink()
     again = run(command, cluster)
-    assert again.returncode == 0, again.stderr
-    assert "2 runs are already queued or running" in again.stderr
-    assert "submitted" not in again.stderr
+    assert again.code == 0, again.err
+    assert "2 runs are already queued or running" in again.err
+    assert "submitted" not in again.err
     assert {one.id: one.submitted() for one in runs} == submissions
     assert not intention.exists()
     for task, _ in by_task:
         subprocess.run(["scancel", task], env=cluster, check=True)
     with runs[0].held():
         result = run(command, cluster)
-    assert result.returncode != 0
-    assert f"1 runs are in use by process {os.getpid()} on " in result.stderr
-    assert "submitted 1 runs as 1 tasks" in result.stderr
+    assert result.code != 0
+    assert f"1 runs are in use by process {os.getpid()} on " in result.err
+    assert "submitted 1 runs as 1 tasks" in result.err
     subprocess.run(["scancel", task_of(runs[1])], env=cluster, check=True)
 
 
@@ -465,9 +474,9 @@ def test_a_task_that_measures_finished_runs_is_requeued_on_notice(
     network = ["architecture.depth=4", "training=smoke", "training.epochs=60", "seed=range(1,11)"]
     network += ["training.snapshots=[" + ",".join(map(str, range(61))) + "]"]
     trained = run(sweep(tmp_path, *network, "measure.epochs=[0]", launcher="population"), cluster)
-    assert trained.returncode == 0, trained.stderr
+    assert trained.code == 0, trained.err
     command = sweep(tmp_path, *network)
-    waiting = subprocess.Popen(command, cwd=ROOT, env=cluster, stderr=subprocess.PIPE, text=True)
+    waiting = start(*command, environment=cluster)
 
     def measured() -> list[int]:
         """Return each run's number of records of the second measure, or of the first without it."""
@@ -476,8 +485,8 @@ def test_a_task_that_measures_finished_runs_is_requeued_on_notice(
     wait_for(lambda: max(measured()) > 3, "the first measures")
     (task,) = {task_of(one) for one in all_runs(tmp_path)}
     subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", task], env=cluster)
-    result = waiting.communicate(timeout=400)[1]
-    assert waiting.returncode == 0, result
+    result = waiting.wait(400)
+    assert result.code == 0, result.err
     (log,) = tmp_path.glob("slurm/*/*_log.err")
     assert log.read_text().count("this job is preempted") == 1
     assert set(measured()) == {62}

@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +25,8 @@ from equisep.execution.progress import Observer
 from equisep.execution.train import Stopped, execute
 from equisep.execution.workers import Result, gpu_of_worker
 from equisep.store import HOW_TO_RESUME, DamagedRun, Outcome, Run, all_runs, status_table
+from tests.conftest import Ended
+from tests.processes import Started, start
 
 Configure = Callable[..., Config]
 
@@ -228,55 +229,55 @@ def test_a_stopped_population_is_resumed_whole_and_bit_for_bit(configure: Config
 def sweep_command(results: Path) -> list[str]:
     overrides = ["-m", "training=smoke", "training.epochs=2000", "training.snapshots=[0]", "architecture.depth=4,8"]
     fixed = ["tracking=off", f"results={results}", "compute.compile=never", "compute.checkpoint_every=2"]
-    return [sys.executable, "-m", "equisep", *overrides, "seed=1,2,3", *fixed]
+    return [*overrides, "seed=1,2,3", *fixed]
 
 
-def wait_for_training(results: Path, process: subprocess.Popen[str], runs: int) -> None:
+def wait_for_training(results: Path, process: Started, runs: int) -> None:
     deadline = time.monotonic() + 120
     while True:
         trained = [len(run.epochs()) for run in all_runs(results)]
         if len(trained) == runs and min(trained) >= 3:
             return
-        assert process.poll() is None, process.communicate()
+        assert process.alive(), process.wait()
         assert time.monotonic() < deadline, trained
         time.sleep(0.1)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_can_be_resumed(tmp_path: Path, how: signal.Signals) -> None:
-    process = subprocess.Popen(sweep_command(tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = start(*sweep_command(tmp_path))
     wait_for_training(tmp_path, process, 6)
     if how is signal.SIGINT:
-        os.killpg(process.pid, how)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert HOW_TO_RESUME in errors
-        assert "Traceback" not in errors
+        process.signal(how, group=True)
+        ended = process.wait(60)
+        assert ended.code == 130
+        assert HOW_TO_RESUME in ended.err
+        assert "Traceback" not in ended.err
     else:
-        process.kill()
-        process.communicate(timeout=60)
+        process.signal(how)
+        process.wait(60)
     deadline = time.monotonic() + 30
     while any(run.owner() is not None for run in all_runs(tmp_path)):
         assert time.monotonic() < deadline, "a worker outlives its sweep"
         time.sleep(0.1)
     assert set(status_table(tmp_path)["state"]) == {"interrupted"}
     reached = {run.id: len(run.epochs()) for run in all_runs(tmp_path)}
-    again = subprocess.Popen(sweep_command(tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    again = start(*sweep_command(tmp_path))
     deadline = time.monotonic() + 120
     while not all(len(run.epochs()) > reached[run.id] + 3 for run in all_runs(tmp_path)):
-        assert again.poll() is None, again.communicate()
+        assert again.alive(), again.wait()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    os.killpg(again.pid, signal.SIGINT)
-    again.communicate(timeout=60)
+    again.signal(signal.SIGINT, group=True)
+    again.wait(60)
     assert len(list(all_runs(tmp_path))) == 6
     assert all("resumed after epoch" in (run.path / "run.log").read_text() for run in all_runs(tmp_path))
 
 
-def test_hydras_own_launcher_runs_the_same_task(tmp_path: Path) -> None:
+def test_hydras_own_launcher_runs_the_same_task(equisep: Callable[..., Ended], tmp_path: Path) -> None:
     overrides = ["-m", "hydra/launcher=basic", "training=smoke", "seed=1,2", "tracking=off", f"results={tmp_path}"]
-    done = subprocess.run([sys.executable, "-m", "equisep", *overrides], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = equisep(*overrides)
+    assert done.code == 0, done.err
     assert set(status_table(tmp_path)["state"]) == {"done"}
 
 
@@ -309,13 +310,14 @@ def test_a_gpus_free_memory_limits_a_population(
     assert [len(part) for part in plan(on_cpu, max_members=10, processes=1, gpu_memory=6 * six[0].memory)] == [6]
 
 
-def test_interpolated_seeds_are_composed_per_job(tmp_path: Path) -> None:
-    fixed = ["training=smoke", "tracking=off", f"results={tmp_path}", "architecture.depth=4"]
-    command = [sys.executable, "-m", "equisep", "-m", *fixed]
-    interpolated = [*command, "seed=1,2", "dataset.subset_seed=${seed}"]
-    assert subprocess.run(interpolated, capture_output=True).returncode == 0
+def test_interpolated_seeds_are_composed_per_job(
+    equisep: Callable[..., Ended], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["-m", "training=smoke", "tracking=off", f"results={tmp_path}", "architecture.depth=4"]
+    assert equisep(*command, "seed=1,2", "dataset.subset_seed=${seed}").code == 0
     subset_seeds = {run.config()["seed"]: run.config()["dataset"]["subset_seed"] for run in all_runs(tmp_path)}
     assert subset_seeds == {1: 1, 2: 2}
-    result = subprocess.run([*command, "seed=99999999999,3"], capture_output=True, text=True)
-    assert "1 of 2 jobs failed: " in result.stderr
+    with pytest.raises(SystemExit):
+        equisep(*command, "seed=99999999999,3")
+    assert "1 of 2 jobs failed: " in capsys.readouterr().err
     assert {run.config()["seed"] for run in all_runs(tmp_path)} == {1, 2, 3}

@@ -38,7 +38,7 @@ def test_epochs_and_layers_are_logged_in_one_wandb_run_per_run(
         assert losses == [epoch.loss for epoch in outcome.run.epochs()]
         assert outcome.final is not None
         (last, picture) = [row for row in rows if "train/D/00" in row or "train/layers._type" in row][-2:]
-        fuzziness = [last[f"train/D/{layer:02d}"] for layer in range(8)]
+        fuzziness = [last[f"train/D/{layer:02d}"] for layer in range(4)]
         assert fuzziness == list(outcome.final.fuzziness)
         assert last["train/r"] == fit_law(fuzziness).pearson_r
         assert last["train/accuracy"] == outcome.final.accuracy
@@ -52,7 +52,7 @@ def test_a_mirror_can_be_written_again_from_the_store(configure: Callable[..., C
     assert mirror_store(tmp_path, Tracking(mode="offline", project="equisep")) == 1
     rows = read_rows(tmp_path, outcome.run.id)
     assert [row["training/loss"] for row in rows if "training/loss" in row] == [e.loss for e in outcome.run.epochs()]
-    assert sum("train/D/07" in row for row in rows) == 2
+    assert sum("train/D/03" in row for row in rows) == 2
     assert sum("train/layers._type" in row for row in rows) == 1
     assert mirror_store(tmp_path, Tracking(mode="offline", project="equisep")) == 1
     again = read_rows(tmp_path, outcome.run.id)
@@ -66,9 +66,9 @@ def test_another_measure_has_its_own_keys(configure: Callable[..., Config], tmp_
     assert outcome.final is not None
     rows = read_rows(tmp_path, outcome.run.id)
     other = measure_id(configure("measure.batch_norm=running").measure)
-    values = [row[f"measure_{other}/train/D/07"] for row in rows if f"measure_{other}/train/D/07" in row]
-    assert values[-1] == outcome.final.fuzziness[7]
-    assert outcome.final.fuzziness[7] not in [row.get("train/D/07") for row in rows]
+    values = [row[f"measure_{other}/train/D/03"] for row in rows if f"measure_{other}/train/D/03" in row]
+    assert values[-1] == outcome.final.fuzziness[3]
+    assert outcome.final.fuzziness[3] not in [row.get("train/D/03") for row in rows]
 
 
 def test_each_segment_of_a_resumed_run_has_every_epoch_once(configure: Callable[..., Config], tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -24,6 +22,7 @@ from equisep.execution.train import Stopped, execute
 from equisep.store import DamagedRun, InUse, Run, all_runs, status_table
 from equisep.store.status import final_record
 from tests.conftest import run_one
+from tests.processes import call, start
 
 Configure = Callable[..., Config]
 
@@ -34,7 +33,7 @@ def only_run(results: Path) -> Run:
 
 
 def test_a_run_has_all_its_records(configure: Configure, tmp_path: Path, fashion: Data) -> None:
-    config = configure("training.epochs=12")
+    config = configure("training.epochs=12", "architecture.depth=8")
     outcome = run_one(config)
     run = only_run(tmp_path)
     assert (outcome.state, outcome.trained_epochs, outcome.run.id) == ("done", 12, run.id)
@@ -84,30 +83,35 @@ def test_the_seed_changes_the_run_but_not_the_subset(configure: Configure) -> No
 
 
 def command(results: Path, *overrides: str) -> list[str]:
-    fixed = [f"results={results}", "tracking=off", "training=smoke", "training.epochs=30", "compute.checkpoint_every=4"]
-    return [sys.executable, "-m", "equisep", *fixed, *overrides]
+    fixed = [
+        f"results={results}",
+        "tracking=off",
+        "training=smoke",
+        "training.epochs=30",
+        "compute.checkpoint_every=4",
+        "architecture.depth=4",
+    ]
+    return [*fixed, *overrides]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", pytest.param("momentum", marks=pytest.mark.slow)])
 def test_a_killed_run_is_resumed_and_ends_bit_for_bit_the_same(tmp_path: Path, optimizer: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole, f"optimizer={optimizer}"), check=True, capture_output=True)
-    process = subprocess.Popen(
-        command(killed, f"optimizer={optimizer}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    assert call(*command(whole, f"optimizer={optimizer}")).code == 0
+    process = start(*command(killed, f"optimizer={optimizer}"))
     metrics = killed / "runs" / only_run(whole).id / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 10):
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.alive(), "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.signal(signal.SIGKILL)
+    assert process.wait().code == -signal.SIGKILL
     with metrics.open("a") as file:
         file.write('{"epoch": 99, "lo')
     assert only_run(killed).state()["state"] == "interrupted"
     assert status_table(killed)["state"].tolist() == ["interrupted"]
-    subprocess.run(command(killed, f"optimizer={optimizer}"), check=True, capture_output=True)
+    assert call(*command(killed, f"optimizer={optimizer}")).code == 0
     expected, resumed = only_run(whole), only_run(killed)
     assert resumed.state()["state"] == "done"
     assert (expected.path / "metrics.jsonl").read_bytes() == metrics.read_bytes()
@@ -158,14 +162,11 @@ def test_a_dead_owner_does_not_block_a_run(configure: Configure, tmp_path: Path,
 
 
 def test_two_concurrent_processes_train_a_run_once(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    codes = [process.returncode for process in processes]
+    ended = [process.wait() for process in [start(*command(tmp_path)) for _ in range(2)]]
+    codes = [one.code for one in ended]
     assert 0 in codes
     if 2 in codes:
-        assert "is in use by process" in errors[codes.index(2)]
+        assert "is in use by process" in ended[codes.index(2)].err
     run = only_run(tmp_path)
     assert run.state()["state"] == "done"
     assert len(run.epochs()) == 30
@@ -224,7 +225,7 @@ def test_a_dead_network_has_no_law_and_an_overflowing_one_diverged(configure: Co
     [
         (["architecture=vgg13", "optimizer.learning_rate=1e-3"], "VGG"),
         (["measure.view=block"], "measure.view=block: .*set measure.view=layer"),
-        (["training=frozen_smoke"], "training.phases: last=20: must be at most 8"),
+        (["training=frozen_smoke"], "training.phases: last=20: must be at most 4"),
         (
             ["training=frozen_smoke", "architecture.depth=30", "optimizer.learning_rate=1e-3"],
             "training.phases: layer 21 of 30 is not trained",
@@ -319,7 +320,7 @@ class Interferer(Observer):
 
 
 def test_a_run_that_was_taken_over_is_not_written_to(configure: Configure, tmp_path: Path) -> None:
-    configs = [configure("training.epochs=30", "compute.checkpoint_every=1", f"seed={seed}") for seed in (1, 2)]
+    configs = [configure("training.epochs=9", "compute.checkpoint_every=1", f"seed={seed}") for seed in (1, 2)]
     contents: dict[Path, bytes] = {}
 
     def take_over() -> None:
@@ -337,7 +338,7 @@ def test_a_run_that_was_taken_over_is_not_written_to(configure: Configure, tmp_p
     assert {path for run in all_runs(tmp_path) for path in run.path.rglob("*") if path.is_file()} == contents.keys()
     for run in all_runs(tmp_path):
         os.utime(run.path / "owner.json", (0, 0))
-    assert [outcome.trained_epochs for outcome in execute(configs)] == [27, 27]
+    assert [outcome.trained_epochs for outcome in execute(configs)] == [6, 6]
 
 
 class StopAtCheck(Observer):

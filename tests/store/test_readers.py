@@ -27,7 +27,7 @@ from equisep.store import RunRecord, load_runs, read_records, read_store, tabula
 from equisep.store.readers import read_logs
 from equisep.store.table import tabulate
 from equisep.store.wandb_log import read_log, record_from_wandb
-from tests.conftest import ROOT
+from tests.processes import start
 from tests.wandb_server import StoredRun, WandbServer
 
 KEY = "0" * 40
@@ -265,20 +265,18 @@ def test_runs_of_another_protocol_are_not_part_of_an_experiment(results: Path, t
 
 
 LONG_TRAINING = ["training=smoke", "training.epochs=100000", "architecture.depth=4", "tracking=offline"]
+LONG_TRAINING += ["compute.compile=never"]
 
 
 def test_a_killed_runs_log_lacks_at_most_two_seconds(tmp_path: Path, fashion: Data) -> None:
-    command = [sys.executable, "-m", "equisep", *LONG_TRAINING, f"results={tmp_path}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start(*LONG_TRAINING, f"results={tmp_path}")
     try:
         _wait_for(lambda: any(len(record.epochs) > 20 for record in read_store(tmp_path)))
         # Training is paused, so that its log reaches the file within two seconds.
-        os.kill(process.pid, signal.SIGSTOP)
+        process.signal(signal.SIGSTOP)
         time.sleep(2.0)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.signal(signal.SIGKILL, group=True)
     process.wait()
     (stored,) = read_store(tmp_path)
     (logged,) = read_logs(tmp_path / "wandb")

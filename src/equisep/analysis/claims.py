@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +116,8 @@ class Verdict:
     def __str__(self) -> str:
         if self.status == NOT_RUN:
             return f"{self.status}: {self.missing}"
+        if self.status == NO_CLAIM:
+            return f"{self.status} stated for this experiment in conf/claims.yaml"
         findings = "; ".join(map(str, self.decisive[:3])) + ("; …" if len(self.decisive) > 3 else "")
         return f"{self.status} (in {self.held} of {self.conditions}): {findings}"
 
@@ -128,8 +131,12 @@ def describe_interval(interval: Interval) -> str:
 
 def load_claims() -> dict[str, Claim]:
     """Return the claims of conf/claims.yaml by experiment; raises ConfigError naming an invalid entry."""
-    entries = yaml.safe_load((conf_folder() / "claims.yaml").read_text())
-    return {name: _read(name, entry) for name, entry in entries.items()}
+    return dict(_parse((conf_folder() / "claims.yaml").read_text(encoding="utf-8")))
+
+
+@lru_cache(maxsize=1)
+def _parse(text: str) -> dict[str, Claim]:
+    return {name: _read(name, entry) for name, entry in yaml.safe_load(text).items()}
 
 
 def _read_criteria(entry: Mapping[str, Mapping[str, Any]]) -> tuple[Criterion, ...]:

@@ -26,7 +26,7 @@ NOT_VARIED = ("seed", "optimizer.learning_rate", "measure.view")
 
 
 def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[PlannedRun]:
-    """Return the runs of ``python -m equisep -m experiment=NAME OVERRIDES…``, in the sweep's order.
+    """Return the runs of ``equisep -m experiment=NAME OVERRIDES…``, in the sweep's order.
 
     Raises ConfigError if one of them cannot be composed.
     """

@@ -1,6 +1,6 @@
 """All runs of a source side by side, whatever their experiment: what decay ratio and test accuracy depend on.
 
-``python reproduce/NAME.py [source=SOURCE] [results=FOLDER]`` for NAME decay_ratio or test_accuracy. A table has a row
+``equisep figure NAME [source=SOURCE] [results=FOLDER]`` for NAME decay_ratio or test_accuracy. A table has a row
 per run and epoch. Statistics are computed for each data set and seed, over all networks of that seed.
 """
 
@@ -225,9 +225,6 @@ class Overview:
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 if there are too few runs, 2 if the arguments are invalid."""
         try:
-            if {"-h", "--help"} & set(arguments):
-                print(f"usage: equisep figure {self.name} [source=SOURCE] [results=FOLDER]\n{__doc__}")
-                return 0
             sources = [word.removeprefix("source=") for word in arguments if word.startswith("source=")]
             others = [word for word in arguments if not word.startswith("source=")]
             invalid = [word for word in others if not word.startswith("results=")]

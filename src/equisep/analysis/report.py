@@ -57,7 +57,7 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
     claims = load_claims()
     sections = [_read_section(results, name, claims[name], command) for name, command in scripts.items()]
     if all(section.verdict == NOT_RUN and not section.image for section in sections):
-        raise ConfigError(f"results={results}: contains no verdicts; run `make reproduce` first")
+        raise ConfigError(f"results={results}: contains no verdicts; run equisep reproduce first")
     loader = jinja2.PackageLoader("equisep", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     verdicts = [section.verdict for section in sections]
@@ -125,7 +125,7 @@ def _read_table(results: Path, name: str) -> pd.DataFrame:
 
 
 def _unreadable(path: Path) -> ConfigError:
-    return ConfigError(f"{path} cannot be read: remove it and run `python reproduce/{path.stem}.py` to write it again")
+    return ConfigError(f"{path} cannot be read: remove it and run `equisep figure {path.stem}` to write it again")
 
 
 def _link(results: Path, path: str) -> str:

@@ -1,6 +1,6 @@
 """From an experiment's runs to its figure, tables and verdict: the code shared by the scripts in reproduce/.
 
-``python reproduce/NAME.py [profile=NAME] [source=SOURCE] [tables=FOLDER] [KEY=VALUE …]`` reads the experiment's runs
+``equisep figure NAME [profile=NAME] [source=SOURCE] [tables=FOLDER] [KEY=VALUE …]`` reads the experiment's runs
 from the store, or from the wandb logs or project given by ``source`` (see equisep.store.readers). A profile selects
 the runs that conf/profile defines; further overrides are those of the sweep. With ``tables`` the figure is drawn from
 saved tables instead, for example from the reference results.
@@ -26,7 +26,7 @@ from equisep.analysis.claims import NO_CLAIM, NOT_RUN, Claim, Verdict, claims_di
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch
 from equisep.analysis.figures.panels import save_figure, state_claim
 from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables, save_tables
-from equisep.config import ConfigError, EquisepError, Training, compose_config, conf_folder
+from equisep.config import ConfigError, EquisepError, Training, compose_config, conf_folder, refuse_unknown_words
 
 # Of the file names of an experiment's tables.
 SUFFIXES = ("", "_layers", "_perturbed", "_comparisons", "_scores")
@@ -59,9 +59,6 @@ class Reproduction:
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 if runs are missing, 2 if the arguments are invalid."""
         try:
-            if {"-h", "--help"} & set(arguments):
-                print(f"usage: equisep figure {self.name} [KEY=VALUE …]\n{__doc__}")
-                return 0
             tables, results = self._read(arguments)
             verdict = self.write(tables, results, arguments)
         except EquisepError as error:
@@ -80,6 +77,7 @@ class Reproduction:
         if invalid:
             expected = "KEY=VALUE overrides, profile=NAME, source=SOURCE or tables=FOLDER"
             raise ConfigError(f"{invalid[0]}: unknown argument; use {expected}")
+        refuse_unknown_words(overrides, ("profile", "source", "tables"))
         output = [override for override in overrides if override.startswith("results=")]
         results = Path(compose_config(output).results)
         if "tables" in options:
@@ -94,7 +92,7 @@ class Reproduction:
         if tables.missing:
             print(f"{self.name}: {tables.missing} runs are missing; these commands train them:", file=sys.stderr)
             for sweep in sweeps:
-                print(f"  python -m equisep -m experiment={self.name} {shlex.join(sweep)}", file=sys.stderr)
+                print(f"  equisep -m experiment={self.name} {shlex.join(sweep)}", file=sys.stderr)
         return tables, results
 
     def collect(self, sweeps: Sequence[Sequence[str]], source: str | None = None) -> Tables:
@@ -268,7 +266,8 @@ class Result:
             "experiment": self.name,
             "claim": verdict.claim.text,
             "changed": verdict.claim.changed,
-            "call": self.call,
+            # Where a result lies is no part of how it was made.
+            "call": [word for word in self.call if not word.startswith("results=")],
             "claims": claims_digest(),
             "verdict": verdict.status,
             "held": verdict.held,

@@ -4,27 +4,36 @@ Nothing heavy is imported before it is known what is asked for, so that help and
 """
 
 import argparse
-import os
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from equisep.config.validation import ConfigError, EquisepError
-from equisep.config.vocabulary import group_options, nearest, refuse_unknown_words
+from equisep.config.vocabulary import conf_folder, field_names, group_options, nearest, refuse_unknown_words
 
+PROFILE = "headline"
 FIGURE_OPTIONS = "KEY=VALUE overrides, profile=NAME, source=SOURCE, tables=FOLDER"
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand. summary: one line; example: of its use; details: for its help; run: takes parsed arguments."""
+    """A subcommand.
+
+    summary: one line; example: of its use; details: for its help, before and (listed) after the arguments; run: takes
+    the parsed arguments, returns the exit code.
+    """
 
     summary: str
     example: str
     details: str
     arguments: Callable[[argparse.ArgumentParser], object]
     run: Callable[[argparse.Namespace], int]
+    listed: Callable[[], Sequence[str]] = tuple
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -34,14 +43,20 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if words is None else list(words)
     try:
-        if not words or words[0] in ("-h", "--help"):
+        if words and words[0] in COMMANDS:
+            return _run_command(words[0], words[1:])
+        if words == ["--version"]:
+            print(f"equisep {version('equisep')}")
+            return 0
+        if not words or {"-h", "--help"} & set(words):
             print(overview())
             return 0
-        if words[0] in COMMANDS:
-            return _run_command(words[0], words[1:])
-        if "=" not in words[0] and words[0][0].isalpha():
+        if re.fullmatch(r"[a-z_]+", words[0]) and words[0] not in (*group_options(), *field_names()):
             raise ConfigError(f"{words[0]}: no such command{nearest(words[0], COMMANDS) or '; see equisep --help'}")
-        return _run_configs(words)
+        from equisep.commands.run import run_configs
+
+        run_configs(words)
+        return 0
     except EquisepError as error:
         print(f"equisep: {error}", file=sys.stderr)
         return 2
@@ -50,6 +65,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
         print(f"equisep: stopped; {HOW_TO_RESUME}", file=sys.stderr)
         return 130
+
+
+def run_script(name: str) -> NoReturn:
+    """Run ``equisep figure NAME`` with the arguments of the process, and exit: a script of reproduce/."""
+    sys.exit(main(["figure", name, *sys.argv[1:]]))
 
 
 def overview() -> str:
@@ -69,24 +89,22 @@ def overview() -> str:
     ]
     for name, command in COMMANDS.items():
         lines += [f"  {name:{width}}  {command.summary}", f"  {'':{width}}    {command.example}"]
-    lines += ["", "groups of the configuration, GROUP=OPTION (fields: docs of src/equisep/config, or --cfg job):"]
+    lines += ["", "groups of the configuration, GROUP=OPTION (equisep --cfg job prints every field):"]
     for group, options in group_options().items():
         lines += _wrap(f"  {group:16}", [option for option in options if not option.startswith("schema_")])
     return "\n".join(lines)
 
 
 def _wrap(head: str, options: Sequence[str]) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap("  ".join(options), 118, initial_indent=head + "  ", subsequent_indent=" " * (len(head) + 2))
+    return textwrap.wrap("  ".join(options), 100, initial_indent=head + "  ", subsequent_indent=" " * (len(head) + 2))
 
 
 def _run_command(name: str, words: Sequence[str]) -> int:
     command = COMMANDS[name]
     parser = _Parser(
         f"equisep {name}",
-        description=f"{command.summary}. {command.details}".strip(),
-        epilog=f"example: {command.example}",
+        description=textwrap.fill(f"{command.summary}. {command.details}", 100),
+        epilog="\n".join([*command.listed(), f"example: {command.example}"]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.arguments(parser)
@@ -98,39 +116,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise ConfigError(f"{self.prog.removeprefix('equisep ')}: {message}; see {self.prog} --help")
-
-
-def _run_configs(words: Sequence[str]) -> int:
-    """Run one config or a sweep through Hydra."""
-    # A folder of the user's own may add groups and options that are not known here.
-    own_folder = any(word.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for word in words)
-    if not own_folder:
-        refuse_unknown_words(_without_option_values(words))
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from equisep.commands.run import task
-    from equisep.config import format_config_error, register
-
-    register()
-    # Without it, Hydra prints errors and exits itself.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    before, sys.argv = sys.argv, [sys.argv[0], *words]
-    try:
-        task()
-    except EquisepError:
-        raise
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(format_config_error(error)) from None
-    finally:
-        sys.argv = before
-    return 0
-
-
-def _without_option_values(words: Sequence[str]) -> list[str]:
-    """Return words without Hydra's options that take a value, ``--cfg job`` for example."""
-    valued = ("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--experimental-rerun", "--info", "-i")
-    return [word for word, previous in zip(words, ["", *words], strict=False) if previous not in valued]
 
 
 def results_of(words: Sequence[str]) -> Path:
@@ -151,13 +136,28 @@ def split_words(words: Sequence[str], *names: str) -> tuple[dict[str, str], list
 
 
 def _words(metavar: str, text: str) -> Callable[[argparse.ArgumentParser], object]:
-    return lambda parser: parser.add_argument("words", nargs="*", metavar=metavar, help=text)
+    return lambda parser: parser.add_argument("words", nargs="*", default=[], metavar=metavar, help=text)
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
     from equisep.commands.reproduce import reproduce
 
-    return reproduce(arguments.profile, arguments.words)
+    # The profile may be left out: equisep reproduce seed=1.
+    alone = "=" in arguments.profile
+    words = [arguments.profile, *arguments.words] if alone else arguments.words
+    return reproduce(PROFILE if alone else arguments.profile, words)
+
+
+def _figures() -> Sequence[str]:
+    return ("decay_ratio", "test_accuracy", *group_options()["experiment"])
+
+
+def _figure_list() -> Sequence[str]:
+    return (*_wrap("figures:", _figures()), "")
+
+
+def _profile_list() -> Sequence[str]:
+    return (*_wrap("profiles:", [path.stem for path in sorted((conf_folder() / "profile").glob("*.yaml"))]), "")
 
 
 def _figure(arguments: argparse.Namespace) -> int:
@@ -175,10 +175,11 @@ def _figure(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from equisep.commands.show import show
 
-    _, others = split_words(arguments.words, "results")
-    if others:
-        raise ConfigError(f"show: {others[0]}: unknown argument; use results=FOLDER")
-    show(results_of(arguments.words), arguments.run, epoch=arguments.epoch, split=arguments.split)
+    if "=" in arguments.run:
+        raise ConfigError(f"show: {arguments.run}: name a run first: its id, the beginning of it, or last")
+    show(
+        results_of(_only_results("show", arguments.words)), arguments.run, epoch=arguments.epoch, split=arguments.split
+    )
     return 0
 
 
@@ -207,6 +208,7 @@ def _mirror(arguments: argparse.Namespace) -> int:
     from equisep.config import compose_config
     from equisep.execution import mirror_store
 
+    refuse_unknown_words(arguments.words)
     config = compose_config(arguments.words)
     count = mirror_store(Path(config.results), config.tracking, arguments.run)
     print(f"mirrored {count} runs of {config.results}")
@@ -228,36 +230,38 @@ def _page(arguments: argparse.Namespace) -> int:
     port = options.get("port", "8808")
     if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
         raise ConfigError(f"port={port}: must be an integer in 1 … 65535")
-    serve_page(results_of(_only_results("page", others)), int(port))
+    serve_page(results_of(_only_results("page", others, "port=NUMBER or ")), int(port))
     return 0
 
 
-def _only_results(command: str, words: Sequence[str]) -> Sequence[str]:
+def _only_results(command: str, words: Sequence[str], others: str = "") -> Sequence[str]:
     unknown = [word for word in words if not word.startswith("results=")]
     if unknown:
-        raise ConfigError(f"{command}: {unknown[0]}: unknown argument; use results=FOLDER")
+        raise ConfigError(f"{command}: {unknown[0]}: unknown argument; use {others}results=FOLDER")
     return words
 
 
 def _reproduce_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("profile", nargs="?", default="headline", help="headline, cpu or paper (default: headline)")
-    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides of every run of the profile")
+    parser.add_argument("profile", nargs="?", default=PROFILE, help=f"see below (default: {PROFILE})")
+    parser.add_argument(
+        "words", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of every run of the profile"
+    )
 
 
 def _figure_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="of an experiment, or decay_ratio or test_accuracy (over all runs)")
-    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help=FIGURE_OPTIONS)
+    parser.add_argument("name", help="see below; decay_ratio and test_accuracy are over all runs")
+    parser.add_argument("words", nargs="*", default=[], metavar="KEY=VALUE", help=FIGURE_OPTIONS)
 
 
 def _show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="id of a run, its beginning, or 'last'")
-    parser.add_argument("words", nargs="*", metavar="results=FOLDER", help="the store (default: results)")
+    parser.add_argument("words", nargs="*", default=[], metavar="results=FOLDER", help="the store (default: results)")
     parser.add_argument("--epoch", type=int, help="a measured epoch (default: the last one)")
     parser.add_argument("--split", choices=("train", "test"), default="train", help="default: train")
 
 
 def _mirror_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="tracking=online, results=FOLDER")
+    parser.add_argument("words", nargs="*", default=[], metavar="KEY=VALUE", help="tracking=online, results=FOLDER")
     parser.add_argument("--run", help="id of one run, or its beginning (default: all runs)")
 
 
@@ -274,6 +278,7 @@ COMMANDS: dict[str, Command] = {
         "Runs that are done are not trained again. Exit code 1 if something could not be run.",
         _reproduce_arguments,
         _reproduce,
+        _profile_list,
     ),
     "figure": Command(
         "Draw and judge one figure from the runs in the store",
@@ -282,6 +287,7 @@ COMMANDS: dict[str, Command] = {
         "tables= draws from saved tables. Exit code 1 if runs are missing.",
         _figure_arguments,
         _figure,
+        _figure_list,
     ),
     "show": Command(
         "Print D per layer and the law of one run, and draw it",

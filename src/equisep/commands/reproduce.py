@@ -134,7 +134,8 @@ def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
     """Write an experiment's figure, tables and verdict; return the verdict's record."""
     reproduction = REPRODUCTIONS[plan.name]
     try:
-        result = reproduction.make(reproduction.collect(plan.sweeps), [shlex.join(sweep) for sweep in plan.sweeps])
+        calls = [shlex.join(word for word in sweep if not word.startswith("results=")) for sweep in plan.sweeps]
+        result = reproduction.make(reproduction.collect(plan.sweeps), calls)
         result.write(results)
     except (ConfigError, DamagedRun) as error:
         print(f"{plan.name}: {error}", file=sys.stderr, flush=True)

@@ -1,18 +1,82 @@
 """One config, or a sweep, through Hydra."""
 
+import os
+import sys
+from collections.abc import Sequence
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from equisep.config import ConfigError, EquisepError, conf_folder, validate_config
+from equisep.config import (
+    ConfigError,
+    EquisepError,
+    conf_folder,
+    format_config_error,
+    nearest,
+    refuse_unknown_words,
+    register,
+    validate_config,
+)
+
+# Hydra's options, those that take a value first.
+WITH_VALUE = (
+    *("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd"),
+    "--experimental-rerun",
+)
+OPTIONS = (
+    *WITH_VALUE,
+    *("--multirun", "-m", "--run", "-r", "--resolve", "--info", "-i", "--hydra-help"),
+    *("--shell-completion", "-sc"),
+)
+CFG = ("job", "hydra", "all")
+OWN_FOLDER = ("--config-dir", "-cd", "--config-path", "-cp")
 
 
-@hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
-def task(composed: DictConfig) -> dict[str, object]:
-    """Run one config, for any Hydra launcher; return its outcome as plain values."""
+def run_configs(words: Sequence[str]) -> None:
+    """Run what ``equisep WORDS…`` asks of Hydra: one config, a sweep (``-m``), or a look at a config (``--cfg job``).
+
+    Raises ConfigError, in one line with the nearest names, for words that cannot be composed.
+    """
+    options, overrides = _split(words)
+    # A folder of the user's own may add groups and options that are not known here.
+    if not any(option.partition("=")[0] in OWN_FOLDER for option in options):
+        refuse_unknown_words(overrides)
+    register()
+    # Without it, Hydra prints errors and exits itself.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    failures: list[Exception] = []
+
+    @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
+    def task(composed: DictConfig) -> dict[str, object] | None:
+        alone = HydraConfig.get().mode != RunMode.MULTIRUN
+        try:
+            return _run(composed, alone)
+        except Exception as error:
+            # Raised after Hydra has ended: it would print a line of its own before the error.
+            if not alone:
+                raise
+            failures.append(error)
+            return None
+
+    before, sys.argv = sys.argv, [sys.argv[0], *options, *overrides]
+    try:
+        task()
+    except EquisepError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(format_config_error(error)) from None
+    finally:
+        sys.argv = before
+    if failures:
+        raise failures[0]
+
+
+def _run(composed: DictConfig, alone: bool) -> dict[str, object]:
     config = validate_config(composed)
-    alone = HydraConfig.get().mode != RunMode.MULTIRUN
     if config.experiment is not None and alone:
         raise ConfigError(f"experiment={config.experiment}: is a sweep; add -m to the command")
     from equisep.execution import run_one
@@ -30,3 +94,22 @@ def task(composed: DictConfig) -> dict[str, object]:
 
         print(f"figure: {draw(outcome.run, outcome.final)}")
     return outcome.facts()
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return Hydra's options, with their values, and the overrides: Hydra takes options before overrides only."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for word, previous in zip(words, ["", *words], strict=False):
+        name = word.partition("=")[0]
+        if previous in ("--cfg", "-c") and word not in CFG:
+            raise ConfigError(f"{previous} {word}: choose one of {', '.join(CFG)}")
+        if previous in WITH_VALUE:
+            options.append(word)
+        elif not word.startswith("-"):
+            overrides.append(word)
+        elif name in OPTIONS:
+            options.append(word)
+        else:
+            raise ConfigError(f"{name}: no such option{nearest(name, OPTIONS) or '; see equisep --help'}")
+    return options, overrides

@@ -17,7 +17,7 @@ def show(results: Path, word: str, *, epoch: int | None = None, split: str = "tr
     run = find_run(results, word)
     config, state = run.config(), run.state()["state"]
     epochs, first = len(run.epochs()), measure_id(Measure(**config["measure"]))
-    print(f"run {run.id}: {run_title(config)}; {state}, epoch {epochs} of {config['training']['epochs']}")
+    lines = [f"run {run.id}: {run_title(config)}; {state}, epoch {epochs} of {config['training']['epochs']}"]
     measures = run.load_measures()
     if not measures:
         raise ConfigError(f"run {run.id}: nothing is measured yet; run the same command again to continue it")
@@ -27,15 +27,18 @@ def show(results: Path, word: str, *, epoch: int | None = None, split: str = "tr
         if chosen not in records:
             measured = ", ".join(map(str, records)) or "none"
             raise ConfigError(f"--epoch {chosen}: not measured on the {split} set; choose one of {measured}")
-        settings = ", ".join(f"{name}={value}" for name, value in measurement.settings.items())
-        print(f"\nmeasure {identity} ({settings}); {split} set, epoch {chosen} of {', '.join(map(str, records))}")
-        print(describe(records[chosen]))
+        settings = ", ".join(f"{name}={value}" for name, value in measurement.settings.items() if value is not None)
+        lines += ["", f"measure {identity} ({settings}); {split} set, epoch {chosen}; measured: {sorted(records)}"]
+        lines.append(describe(records[chosen]))
+        both = [record for record in measurement.records if record.epoch == chosen]
+        lines.append(", ".join(map(_accuracy, both)) + " (evaluation mode)")
         if identity == first:
-            print(f"figure: {draw(run, records[chosen])}")
+            lines.append(f"figure: {draw(run, records[chosen])}")
+    print("\n".join(lines))
 
 
 def describe(record: LayerRecord) -> str:
-    """Return D, ratio and rank of each layer, then the law and the accuracy, as lines."""
+    """Return D, ratio and rank of each layer, then the law, as lines."""
     previous = [float("nan"), *record.fuzziness[:-1]]
     ratios = [value / last if last else float("nan") for value, last in zip(record.fuzziness, previous, strict=True)]
     columns = {"layer": range(len(ratios)), "name": record.layers, "D": record.fuzziness}
@@ -49,9 +52,12 @@ def describe(record: LayerRecord) -> str:
             f"r = {law.pearson_r:.4f}, decay ratio ρ = {law.decay_ratio:.4f}, half-life {law.half_life:.2f} layers",
             f"residual {law.relative_residual:.3f}, curvature {law.relative_curvature:.3f} (of the fall of log D)",
         ]
-    where = "training" if record.split == "train" else "test"
-    lines.append(f"{where} accuracy {record.accuracy:.4f}, {where} loss {record.loss:.4g} nats (evaluation mode)")
     return "\n".join(lines)
+
+
+def _accuracy(record: LayerRecord) -> str:
+    split = "training" if record.split == "train" else "test"
+    return f"{split} accuracy {record.accuracy:.4f}, {split} loss {record.loss:.4g} nats"
 
 
 def draw(run: Run, record: LayerRecord) -> Path:

@@ -36,8 +36,9 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Mapping[s
         rows.append(row | ({"note": f"{diverged} diverged"} if diverged else {}))
     table = pd.DataFrame(rows).fillna("").to_string(index=False)
     more = f"\nand {len(groups) - MAX_ROWS} more settings: equisep status" if len(groups) > MAX_ROWS else ""
-    return f"mean over n seeds [95 % interval], after the last epoch\n{table}{more}".replace(" -", " −")
+    return f"mean over n seeds [95 % interval], after the last epoch\n{table}{more}"
 
 
 def _describe(interval: Interval) -> str:
-    return f"{interval.mean:.4f}" + (f" [{interval.low:.4f}, {interval.high:.4f}]" if interval.n > 1 else "")
+    text = f"{interval.mean:.4f}" + (f" [{interval.low:.4f}, {interval.high:.4f}]" if interval.n > 1 else "")
+    return text.replace("-", "−")

@@ -3,10 +3,10 @@
 import copy
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -19,9 +19,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from equisep.config.architectures import FAMILIES
 from equisep.config.schema import Config
 from equisep.config.validation import ConfigError
-from equisep.config.vocabulary import conf_folder
+from equisep.config.vocabulary import conf_folder, group_options, nearest
 
 
+@cache
 def register() -> None:
     """Register the schema with Hydra; the files in conf/ refer to its nodes in their defaults."""
     store = ConfigStore.instance()
@@ -31,7 +32,7 @@ def register() -> None:
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
-    """Return the config that ``python -m equisep OVERRIDES…`` composes.
+    """Return the config that ``equisep OVERRIDES…`` composes.
 
     Raises as :func:`compose_sweep`, and ConfigError where the config is not valid.
     """
@@ -47,8 +48,10 @@ def compose_sweep(jobs: Sequence[Sequence[str]], config_name: str = "config") ->
     Within ``hydra.main`` the command line's search path applies, elsewhere conf/. Raises HydraException or ConfigError
     where an override cannot be applied at all (such as an unknown key): no job of such a sweep should run.
     """
-    with _initialized():
-        composer = _Composer(config_name)
+    with _initialized() as own_search_path:
+        composer = _Composer(config_name, own_search_path)
+        if len(jobs) == 1:
+            return [composer.validated(jobs[0])]
         return [composer.compose(overrides) for overrides in jobs]
 
 
@@ -79,13 +82,22 @@ def validate_config(composed: DictConfig) -> Config:
 
 
 @contextmanager
-def _initialized() -> Iterator[None]:
+def _initialized() -> Iterator[bool]:
+    """Initialise Hydra with conf/ if it is not; the value is whether it was, perhaps with another search path."""
     register()
     if GlobalHydra.instance().is_initialized():
-        yield
+        yield True
     else:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            yield
+            yield False
+
+
+def _compose_groups(config_name: str, groups: tuple[str, ...]) -> DictConfig:
+    return compose(config_name, list(groups))
+
+
+# Kept for the whole process, since figures and reports compose the same groups again and again.
+_compose_groups_of_conf = lru_cache(maxsize=256)(_compose_groups)
 
 
 class _Composer:
@@ -95,24 +107,28 @@ class _Composer:
     therefore composed once, and jobs that differ only in their seed share one config unless a field depends on it.
     """
 
-    def __init__(self, config_name: str) -> None:
+    def __init__(self, config_name: str, own_search_path: bool) -> None:
         self.config_name = config_name
         self.composed: dict[tuple[str, ...], DictConfig] = {}
         self.shared: dict[tuple[str, ...], Config | ConfigError | None] = {}
-        loader = GlobalHydra.instance().config_loader()
-        self.is_group = lru_cache(maxsize=None)(lambda key: bool(loader.get_group_options(key)))
+        self.compose_groups: Callable[[str, tuple[str, ...]], DictConfig] = _compose_groups_of_conf
+        self.is_group: Callable[[str], bool] = group_options().__contains__
+        if own_search_path:
+            loader = GlobalHydra.instance().config_loader()
+            self.compose_groups = _compose_groups
+            self.is_group = lru_cache(maxsize=None)(lambda key: bool(loader.get_group_options(key)))
 
     def compose(self, overrides: Sequence[str]) -> Config | ConfigError:
         """Return a job's config, or the error that makes it invalid."""
         seeds = [override for override in overrides if re.fullmatch(r"seed=\d+", override)]
         if len(seeds) != 1:
-            return self._validated(overrides)
+            return self.validated(overrides)
         others = tuple(override for override in overrides if override not in seeds)
         if others not in self.shared:
             self.shared[others] = self._without_seed(others)
         shared = self.shared[others]
         if shared is None:
-            return self._validated(overrides)
+            return self.validated(overrides)
         try:
             # A seed out of range raises here.
             return shared if isinstance(shared, ConfigError) else replace(shared, seed=int(seeds[0].split("=")[1]))
@@ -121,19 +137,20 @@ class _Composer:
 
     def _without_seed(self, overrides: tuple[str, ...]) -> Config | ConfigError | None:
         """Return the result shared by all seeds with these overrides; None where a field refers to the seed."""
-        one, other = (self._validated([*overrides, f"seed={seed}"]) for seed in (0, 1))
+        one, other = (self.validated([*overrides, f"seed={seed}"]) for seed in (0, 1))
         if isinstance(one, ConfigError) or isinstance(other, ConfigError):
             return one if isinstance(one, ConfigError) and str(one) == str(other) else None
         return one if replace(other, seed=one.seed) == one else None
 
-    def _validated(self, overrides: Sequence[str]) -> Config | ConfigError:
+    def validated(self, overrides: Sequence[str]) -> Config | ConfigError:
+        """Return the config of overrides, or the error that makes it invalid."""
         parsed = [_parse(override) for override in overrides]
         # Those that only change the value of a field: no choice of a group, no addition or removal.
         changes = [change for change in parsed if change.type == OverrideType.CHANGE and change.package is None]
         set_fields = [change for change in changes if not self.is_group(change.key_or_group)]
         groups = tuple(str(override.input_line) for override in parsed if override not in set_fields)
         if groups not in self.composed:
-            self.composed[groups] = compose(self.config_name, list(groups))
+            self.composed[groups] = self.compose_groups(self.config_name, groups)
         single = copy.deepcopy(self.composed[groups])
         for override in set_fields:
             _set_field(single, override)
@@ -156,7 +173,7 @@ def _set_field(composed: DictConfig, override: Override) -> None:
             and key not in parent
         ):
             raise _unknown_key("".join(f"{part}." for part in path), key, list(map(str, parent))) from None
-        raise ConfigError(f"{override.input_line}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(_in_our_words(f"{override.input_line}; {str(error).splitlines()[0]}")) from None
 
 
 def _unknown_key(path: str, key: str, keys: Sequence[str]) -> ConfigError:
@@ -190,7 +207,10 @@ def _look_up_learning_rate(config: Config) -> float:
         raise ConfigError(f"optimizer.learning_rate=null: no default for architecture.family={family}; set a value")
     if depth not in rates:
         table = ", ".join(f"{key}: {rate:g}" for key, rate in rates.items())
-        problem = f"no rate in optimizer.learning_rates ({table}); set optimizer.learning_rate=…"
+        near = rates[min(rates, key=lambda key: abs(key - depth))] if rates else 0.001
+        problem = (
+            f"no rate in optimizer.learning_rates ({table}); set one, for example optimizer.learning_rate={near:g}"
+        )
         raise ConfigError(f"architecture.depth={depth}: {problem}")
     return rates[depth]
 
@@ -203,8 +223,24 @@ def format_config_error(error: Exception) -> str:
         lines = [line.strip() for line in str(link).splitlines()]
         parts += [line.rstrip(".") for line in lines if line and not line.startswith(_DETAILS)]
         link = link.__cause__
-    return "; ".join(dict.fromkeys(parts)).replace(":;", ":")
+    return _in_our_words("; ".join(dict.fromkeys(parts)).replace(":;", ":"))
 
+
+def _in_our_words(message: str) -> str:
+    """Return messages about a value's type and about an unknown option as ours are; any other one as it is."""
+    found = re.fullmatch(
+        r"(?:Error merging override )?(\S+?=.*?); Value '.*' .*could not be converted to (\w+)", message
+    )
+    if found:
+        return f"{found[1]}: must be {_KINDS.get(found[2], found[2])}"
+    found = re.search(r"Could not find '([\w/]+)/(\w+)'; Available options in '.*': (.*)", message)
+    if found:
+        options = found[3].split("; ")
+        return f"{found[1]}={found[2]}: no such option{nearest(found[2], options)}; choices: {', '.join(options)}"
+    return message
+
+
+_KINDS = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
 
 # Lines of Hydra's and OmegaConf's messages that only help their developers, or mislead.
 _DETAILS = ("full_key", "object_type", "reference_type", "To append", "Config search path", "provider=", "See https")

@@ -39,6 +39,16 @@ def field_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*_fields_of(Config, ""), *families]))
 
 
+@cache
+def launcher_fields() -> tuple[str, ...]:
+    """Return the dotted names of the fields of all launchers, ``hydra.launcher.partition`` and so on."""
+    import yaml
+
+    files = sorted((conf_folder() / "hydra/launcher").glob("*.yaml"))
+    names = dict.fromkeys(name for file in files for name in yaml.safe_load(file.read_text(encoding="utf-8")))
+    return tuple(f"hydra.launcher.{name}" for name in names if name not in ("defaults", "_target_"))
+
+
 def _fields_of(kind: type, prefix: str) -> Iterator[str]:
     hints = get_type_hints(kind)
     for field in fields(kind):
@@ -57,7 +67,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     Dotted names are compared as a whole and by their last part.
     """
     candidates = list(known)
-    close = difflib.get_close_matches(word, candidates, n=2, cutoff=0.7)
+    close = difflib.get_close_matches(word, candidates, n=2, cutoff=0.65)
     leaf = word.rsplit(".", 1)[-1]
     leaves = {name.rsplit(".", 1)[-1] for name in candidates}
     for part in difflib.get_close_matches(leaf, leaves, n=2, cutoff=0.75):
@@ -65,27 +75,33 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close[:3])}?" if close else ""
 
 
-def refuse_unknown_words(words: Sequence[str]) -> None:
+def refuse_unknown_words(words: Sequence[str], others: Sequence[str] = ()) -> None:
     """Raise ConfigError, with the nearest names, for a word that is not KEY=VALUE or names no group, option or field.
 
-    Left to Hydra: options (``-m``), additions (``+key=…``), removals (``~key``), Hydra's own fields, packages (``@``).
+    Left to Hydra: options (``-m``), additions (``+key=…``), packages (``@``), Hydra's own groups, which its plugins
+    add to, and its fields except the launcher's. others: further keys to suggest.
     """
     groups, names = group_options(), field_names()
+    known = [*groups, *names, *others]
     for word in words:
         key, equals, value = word.partition("=")
-        if word.startswith(("-", "+", "~")) or "@" in key or key.startswith("hydra."):
+        if word.startswith("~") and key[1:] in names:
+            raise ConfigError(f"{word}: every field of the config is needed; set {key[1:]}=… instead")
+        if word.startswith(("-", "+", "~")) or "@" in key or key.startswith("hydra/"):
             continue
-        if not equals:
-            raise ConfigError(f"{word}: must be KEY=VALUE{nearest(word, [*groups, *names])}")
+        if not equals or not key:
+            raise ConfigError(f"{word}: must be KEY=VALUE" + ("" if word in known else nearest(word, known)))
         if key in groups:
             # A list of plain names, as in a sweep; anything else is Hydra's to read.
             for option in value.split(",") if re.fullmatch(r"[\w,]+", value) else ():
                 if option not in (*groups[key], "null"):
                     choices = ", ".join(groups[key])
-                    raise ConfigError(
-                        f"{key}={option}: no such option{nearest(option, groups[key])}; choices: {choices}"
-                    )
-        elif key not in names and not any(key.startswith(f"{name}.") for name in names):
-            raise ConfigError(
-                f"{key}: no such field or group{nearest(key, [*groups, *names]) or '; see equisep --help'}"
-            )
+                    hint = nearest(option, groups[key])
+                    raise ConfigError(f"{key}={option}: no such option{hint}; choices: {choices}")
+        elif key.startswith("hydra.launcher."):
+            if key not in launcher_fields() and not any(key.startswith(f"{name}.") for name in launcher_fields()):
+                raise ConfigError(f"{key}: no such field{nearest(key, launcher_fields())}")
+        elif (
+            not key.startswith("hydra.") and key not in names and not any(key.startswith(f"{name}.") for name in names)
+        ):
+            raise ConfigError(f"{key}: no such field or group{nearest(key, known) or '; see equisep --help'}")

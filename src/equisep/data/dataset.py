@@ -6,7 +6,8 @@ own image folders may change and are read again each time.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from equisep.config import ConfigError, Dataset, to_plain
-from equisep.data.sources import TORCHVISION, DataUnavailable, load_image_folders, load_torchvision
+from equisep.data.sources import ORIGINAL_MODE, TORCHVISION, DataUnavailable, load_image_folders, load_torchvision
 from equisep.files import write_atomically
 
 SPLITS = ("train", "test")
@@ -50,12 +51,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A training subset and a test set. classes: names in label order. source: one line on the origin of the files."""
+    """A training subset and a test set.
+
+    classes: names in label order. source, preparation: one line each, on the origin of the files and on what was done
+    to the images.
+    """
 
     train: Split
     test: Split
     classes: tuple[str, ...]
     source: str
+    preparation: str
 
 
 def load_data(config: Dataset) -> Data:
@@ -83,7 +89,7 @@ def _load_true(config: Dataset) -> Data:
     key = hashlib.sha256(repr((PREPARATION, fields)).encode()).hexdigest()[:16]
     path = Path(config.root) / "prepared" / f"{config.name}_{key}.safetensors"
     if path.exists():
-        return _read_cache(path)
+        return _read_cache(config, path)
     data = _prepare(config, *load_torchvision(config))
     _write_cache(path, data)
     return data
@@ -95,12 +101,33 @@ def _prepare(config: Dataset, train: Any, test: Any, source: str) -> Data:
     resize, normalise = transforms.Resize((config.size, config.size)), transforms.Normalize(config.mean, config.std)
     transform = transforms.Compose([resize, transforms.ToTensor(), normalise])
     indices = draw_subset(torch.as_tensor(train.targets), _class_sizes(config, train.classes), config.subset_seed)
+    kinds: set[tuple[tuple[int, int], str]] = set()
     return Data(
-        train=_as_tensors(train, indices.tolist(), transform, config.channel),
-        test=_as_tensors(test, range(len(test)), transform, config.channel),
+        train=_as_tensors(train, indices.tolist(), transform, config.channel, kinds),
+        test=_as_tensors(test, range(len(test)), transform, config.channel, kinds),
         classes=tuple(train.classes),
         source=source,
+        preparation=_describe_preparation(config, kinds),
     )
+
+
+def _describe_preparation(config: Dataset, kinds: Collection[tuple[tuple[int, int], str]]) -> str:
+    """Return what is done to the images, in one line. kinds: (width, height) and mode of the images before it."""
+    target = f"{config.size}×{config.size}"
+    sizes = sorted({size for size, _ in kinds}, key=math.prod)
+    ends = dict.fromkeys(f"{width}×{height}" for width, height in (sizes[:1] + sizes[-1:]))
+    resized = f"resized to {target} pixels"
+    steps = [] if list(ends) == [target] else [f"{' to '.join(ends)} {resized}".strip()]
+    if any(width != height for width, height in sizes):
+        steps.append("not keeping the aspect ratio")
+    colours = ("L", "grey") if len(config.mean) == 1 else ("RGB", "RGB")
+    others = sorted({mode for _, mode in kinds} - {colours[0]})
+    if others:
+        steps.append(f"{', '.join(others)} converted to {colours[1]}")
+    if config.channel is not None:
+        steps.append(f"channel {config.channel} alone")
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
+    return "; ".join([*steps, f"normalised with mean {mean}, standard deviation {std}"])
 
 
 def _class_sizes(config: Dataset, classes: Sequence[str]) -> list[int]:
@@ -115,19 +142,26 @@ def _class_sizes(config: Dataset, classes: Sequence[str]) -> list[int]:
 
 def _write_cache(path: Path, data: Data) -> None:
     tensors = {f"{name}.{part}": getattr(getattr(data, name), part) for name in SPLITS for part in ("inputs", "labels")}
-    metadata = {"classes": json.dumps(data.classes), "source": data.source}
+    metadata = {"classes": json.dumps(data.classes), "source": data.source, "preparation": data.preparation}
     # A read-only root works too, without the cache.
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
-def _read_cache(path: Path) -> Data:
+def _read_cache(config: Dataset, path: Path) -> Data:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata, tensor = file.metadata(), file.get_tensor
             splits = {name: Split(tensor(f"{name}.inputs"), tensor(f"{name}.labels")) for name in SPLITS}
-            return Data(**splits, classes=tuple(json.loads(metadata["classes"])), source=metadata["source"])
+            # Earlier versions did not store the preparation.
+            preparation = metadata.get("preparation") or _describe_preparation(config, ())
+            return Data(
+                **splits,
+                classes=tuple(json.loads(metadata["classes"])),
+                source=metadata["source"],
+                preparation=preparation,
+            )
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataUnavailable(f"{path} is damaged ({error}): remove it; it will be created again") from None
 
@@ -154,8 +188,20 @@ def draw_subset(labels: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
     return subset
 
 
-def _as_tensors(images: Any, indices: Sequence[int], transform: Callable[[Any], Tensor], channel: int | None) -> Split:
-    inputs = torch.stack([transform(images[index][0]) for index in indices])
+def _as_tensors(
+    images: Any,
+    indices: Sequence[int],
+    transform: Callable[[Any], Tensor],
+    channel: int | None,
+    kinds: set[tuple[tuple[int, int], str]],
+) -> Split:
+    """Return images as tensors. kinds: receives (width, height) and mode of the images as they were read."""
+    tensors = []
+    for index in indices:
+        image = images[index][0]
+        kinds.add((image.size, image.info.get(ORIGINAL_MODE, image.mode)))
+        tensors.append(transform(image))
+    inputs = torch.stack(tensors)
     if channel is not None:
         inputs = inputs[:, channel : channel + 1].contiguous()
     return Split(inputs, torch.as_tensor(images.targets)[list(indices)])

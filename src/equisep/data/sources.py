@@ -19,6 +19,8 @@ from equisep.config import ConfigError, Dataset, EquisepError
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 COMMAND_TIMEOUT_S = 300
+# Key of the mode of an image before its conversion, in the image's info.
+ORIGINAL_MODE = "equisep.original_mode"
 TORCHVISION = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10"}
 
 
@@ -56,7 +58,9 @@ def _read_image(path: str, mode: str) -> Any:
 
     try:
         with Image.open(path) as image:
-            return image.convert(mode)
+            converted = image.convert(mode)
+            converted.info[ORIGINAL_MODE] = image.mode
+            return converted
     except OSError as error:
         raise DataUnavailable(f"{path} cannot be read as an image ({error}): remove or replace it") from None
 

@@ -26,7 +26,7 @@ class Observer:
         """Receive the start of a population: its members, its epochs, and how many of them are already done."""
 
     def advance(self, epoch: int, loss: float, accuracy: float) -> None:
-        """Receive the end of an epoch. loss, accuracy: means over members."""
+        """Receive the end of an epoch. loss, accuracy: of the training steps, in training mode; means over members."""
 
     def wants_stop(self) -> bool:
         """Return whether training should stop after the current epoch, with a checkpoint."""
@@ -76,7 +76,7 @@ class ConsoleObserver(Observer):
 
     def advance(self, epoch: int, loss: float, accuracy: float) -> None:
         """Move the bar, or print a line after every tenth of the epochs."""
-        summary = f"loss {loss:.4f}  accuracy {accuracy:.3f}"
+        summary = f"training set, training mode: loss {loss:.4f}  accuracy {accuracy:.3f}"
         self.progress.update(self.bar, completed=epoch, description=summary)
         if not self.console.is_terminal and epoch % max(1, self.epochs // 10) == 0:
             self.say(f"epoch {epoch}/{self.epochs}  {summary}")

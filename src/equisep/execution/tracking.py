@@ -1,6 +1,6 @@
 """The wandb mirror of a run: loss and accuracy per epoch; D of each layer, r, ρ and the layer plot per measured epoch.
 
-The run folder is authoritative; a mirror can be written again from it at any time (``python -m equisep mirror``).
+The run folder is authoritative; a mirror can be written again from it at any time (``equisep mirror``).
 """
 
 import io
@@ -142,7 +142,7 @@ class Mirror:
         except Exception as error:
             self.broken = True
             reason = f"wandb stopped ({type(error).__name__}: {error})"
-            remedy = "run `python -m equisep mirror` to write the mirror again"
+            remedy = "run `equisep mirror` to write the mirror again"
             warnings.warn(f"run {self._run.id}: {reason}; {remedy}", stacklevel=2)
 
 

@@ -197,6 +197,8 @@ def _start(
     ids = [job.run.id for job in jobs]
     machine = machine_facts(accelerator=accelerator_name(jobs[0].device), threads=torch.get_num_threads())
     resumption = f"resumed after epoch {checkpoint['population']['epoch']}" if checkpoint else ""
+    for line in dict.fromkeys(f"images of {job.config.dataset.name}: {job.data.preparation}" for job in jobs):
+        observer.say(line)
     members = []
     for index, job in enumerate(jobs):
         epochs = [Epoch(*values) for values in checkpoint["epochs"][index]] if checkpoint else []

@@ -4,6 +4,7 @@ import multiprocessing.connection
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ Result = Outcome | Exception
 # Called when a population has ended, with its index and either a result for each member or one exception for all.
 ReportEnd = Callable[[int, Sequence[Result] | Exception], None]
 REPORT_INTERVAL_S = 0.3
+# Forking a process that has imported torch is tried on Linux only.
+START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
 def run_in_workers(populations: Sequence[Sequence[Job]], end: ReportEnd, workers: int, console: Console) -> None:
@@ -33,7 +36,10 @@ def run_in_workers(populations: Sequence[Sequence[Job]], end: ReportEnd, workers
 
     Raises KeyboardInterrupt after Ctrl-C, when every population has written its checkpoint.
     """
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(START_METHOD)
+    if START_METHOD == "forkserver":
+        # Imported once, for all workers; torch's optimizers import the last one, which takes a second.
+        context.set_forkserver_preload([__name__, "torch._dynamo"])
     messages: Any = context.Queue()
     stop = context.Event()
     rows = [(population[0].shared_title, len(population)) for population in populations]

@@ -336,10 +336,10 @@ def find_run(results: Path, word: str) -> Run:
     Raises ConfigError where there is none, or several.
     """
     runs = list(all_runs(results))
+    if not runs:
+        raise ConfigError(f"run {word}: no runs under {results}/runs; train one, or name its folder by results=FOLDER")
     if word == "last":
-        runs = sorted(runs, key=lambda run: max((path.stat().st_mtime for path in run.path.iterdir()), default=0.0))[
-            -1:
-        ]
+        runs = [max(runs, key=lambda run: max((path.stat().st_mtime for path in run.path.iterdir()), default=0.0))]
     else:
         runs = [run for run in runs if run.id.startswith(word)]
     if len(runs) == 1:

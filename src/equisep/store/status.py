@@ -61,7 +61,7 @@ class Outcome:
         return facts
 
     def __str__(self) -> str:
-        """Return one line for the user; accuracies are in evaluation mode."""
+        """Return one line for the user."""
         facts = self.facts()
         line = f"run {self.run.id}: {self.state}"
         if "r" in facts:
@@ -71,6 +71,7 @@ class Outcome:
         if self.final is not None:
             accuracies = {"training": self.final, "test": self.test}
             line += "".join(f", {name} accuracy {record.accuracy:.4f}" for name, record in accuracies.items() if record)
+            line += " in evaluation mode"
             classes, chance = self.final.classes, math.log(self.final.classes)
             if not self.final.loss <= chance:
                 line += f"; its training loss {self.final.loss:.4g} is above chance (ln {classes} = {chance:.4g})"

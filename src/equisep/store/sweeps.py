@@ -1,6 +1,7 @@
 """Sweeps in progress: results/sweeps/<id>/ lists the runs that a sweep will train, as long as its process lives."""
 
 import json
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from equisep.store.locks import held, living_owner
 @contextmanager
 def planned_runs(results: Path, configs: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
     """List runs as planned in a store while the context is open. configs: the plain config of each run, by id."""
+    _remove_ended(results)
     folder = results / "sweeps" / uuid.uuid4().hex[:12]
     folder.mkdir(parents=True)
     try:
@@ -36,3 +38,10 @@ def load_planned_runs(results: Path) -> dict[str, dict[str, Any]]:
                 # The sweep has just ended.
                 continue
     return planned
+
+
+def _remove_ended(results: Path) -> None:
+    """Remove the lists of sweeps that were killed."""
+    for owner in results.glob("sweeps/*/owner.json"):
+        if living_owner(owner) is None:
+            shutil.rmtree(owner.parent, ignore_errors=True)

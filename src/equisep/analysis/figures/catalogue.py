@@ -1,9 +1,7 @@
 """The definition of each figure, by the name of its experiment: drawing, conditions and statistics."""
 
 import math
-import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,7 +17,6 @@ from equisep.analysis.figures import (
     test_accuracy,
 )
 from equisep.analysis.figures.panels import depth_figure, law_grid
-from equisep.analysis.overview import Overview
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 
@@ -116,9 +113,3 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     )
 }
 OVERVIEWS = {overview.name: overview for overview in (decay_ratio.OVERVIEW, test_accuracy.OVERVIEW)}
-
-
-def run_script(name: str) -> NoReturn:
-    """Run the script of a figure with the command-line arguments, and exit."""
-    figures: dict[str, Reproduction | Overview] = {**REPRODUCTIONS, **OVERVIEWS}
-    sys.exit(figures[name].main(sys.argv[1:]))
