@@ -6,7 +6,7 @@ PROFILE ?= headline
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report test test-slow slurm test-slurm bench lint imports readme format dashboard page clean
+.PHONY: help setup reproduce report test coverage test-slow slurm test-slurm bench lint imports readme format dashboard page clean
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ report: $(VENV)/.runtime  ## write all results on one page, results/report.html
 
 test: $(VENV)/.development  ## run the fast tests
 	$(RUN) -m pytest
+
+coverage: $(VENV)/.development  ## run the fast tests and print the lines and branches that they leave out
+	$(VENV)/bin/coverage run -m pytest
+	$(VENV)/bin/coverage report
 
 test-slow: $(VENV)/.development  ## run the slow tests: the wheel, 16 seeds both ways, the README's commands
 	$(RUN) -m pytest -m slow
@@ -62,7 +66,7 @@ page: $(VENV)/.dashboard  ## look at the newest runs in the browser, on this mac
 	$(RUN) -m equisep page $(ARGS)
 
 clean:                ## remove .venv and caches; results and data stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) .coverage .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist build
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

@@ -34,21 +34,36 @@ def test_the_wheel_carries_conf_and_runs_from_another_folder(tmp_path: Path) -> 
     ).stdout.strip()
     # The dependencies of this environment serve; of equisep only the wheel is seen.
     (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    (tmp_path / "elsewhere").mkdir()
-    overrides = ["training=smoke", "tracking=off", f"dataset.root={os.environ['EQUISEP_DATA']}"]
-    run = subprocess.run(
-        [python, "-P", "-m", "equisep", *overrides], cwd=tmp_path / "elsewhere", capture_output=True, text=True
-    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def equisep(*words: str) -> subprocess.CompletedProcess[str]:
+        command = environment / "bin/equisep"
+        return subprocess.run([command, *words], cwd=elsewhere, capture_output=True, text=True)
+
+    data = f"dataset.root={os.environ['EQUISEP_DATA']}"
+    assert "equisep reproduce" in equisep("--help").stdout
+    run = equisep("training=smoke", "tracking=off", data)
     assert run.returncode == 0, run.stderr
+    assert equisep("show", "last").stdout.splitlines()[-1].endswith("law.png")
+    figure = equisep("figure", "width", f"tables={ROOT}/results/reference/width", "results=figures")
+    assert figure.returncode == 0, figure.stderr
+    small = ["training=smoke", "tracking=off", "seed=1", "optimizer=sgd", "architecture.depth=4", data]
+    reproduced = equisep("reproduce", "headline", *small)
+    # Everything is trained and drawn; with two epochs and one seed no claim is judged.
+    assert reproduced.returncode == 1, reproduced.stderr
+    assert (elsewhere / "results/figures/optimizers.png").is_file()
+    assert equisep("report").returncode == 0
+    assert (elsewhere / "results/report.html").is_file()
     where = subprocess.run(
-        [python, "-P", "-c", "from equisep.config.compose import conf_folder; print(conf_folder())"],
+        [python, "-P", "-c", "from equisep.config.vocabulary import conf_folder; print(conf_folder())"],
         check=True,
         capture_output=True,
         text=True,
         cwd=tmp_path,
     ).stdout.strip()
     assert where == f"{site}/equisep/conf"
-    assert (tmp_path / "elsewhere/results/runs").is_dir()
+    assert {path.name for path in elsewhere.iterdir()} == {"results", "figures"}
 
 
 def make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

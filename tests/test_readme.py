@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from equisep.analysis.claims import load_claims
 from equisep.analysis.figures.catalogue import OVERVIEWS
 from equisep.config import Config
 from tests.conftest import ROOT, run_one
+from tests.processes import call
 
 README = (ROOT / "README.md").read_text()
-SHORT = ["training=smoke", "tracking=off"]
+EQUISEP = ".venv/bin/equisep "
 
 
 def blocks(language: str) -> list[str]:
@@ -30,47 +32,53 @@ def commands() -> list[str]:
     return [line for line in lines if line]
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of Figure 1 with one seed and two epochs, for the commands that read a store."""
+    results = tmp_path_factory.mktemp("results")
+    sweep = ["-m", "experiment=optimizers", "training=smoke", "seed=1", "tracking=offline", f"results={results}"]
+    assert call(*sweep).code == 0
+    return results
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [line for line in commands() if line.startswith(".venv/bin/python")])
-def test_python_commands(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith(EQUISEP)])
+def test_commands_of_the_package(command: str, store: Path, tmp_path: Path) -> None:
     words = shlex.split(command)[1:]
-    results = f"results={tmp_path}"
-    # SLURM has its own tests; here the same code runs without it.
-    words = [word.replace("hydra/launcher=slurm", "hydra/launcher=debug") for word in words]
-    if "--json" in words:
-        assert _run(words).returncode == 0
-        return
-    if words[0].startswith("reproduce/"):
-        _test_script(words, results)
-        return
-    maintenance = len(words) > 2 and words[2] in ("status", "mirror")
-    overrides = [] if maintenance else SHORT
-    if "training=frozen" in words:
-        words[words.index("training=frozen")], overrides = "training=frozen_smoke", ["tracking=off"]
-    run = _run([*words, *overrides, results])
-    assert run.returncode == 0, run.stderr
+    if words[0] == "figure":
+        _test_figure(words, store, tmp_path)
+    elif words[0] in ("show", "status", "mirror"):
+        ended = call(*words, f"results={store}")
+        assert ended.code == 0, ended.err
+        assert ended.out
+    elif words[0] == "dashboard":
+        assert call(*words).code == 0
+    else:
+        # SLURM has its own tests; here the same code runs without it.
+        words = [word.replace("hydra/launcher=slurm", "hydra/launcher=debug") for word in words]
+        short = ["training=frozen_smoke"] if "training=frozen" in words else ["training=smoke"]
+        words = [word for word in words if not word.startswith("training=")]
+        # Fewer seeds than an experiment has.
+        seed = ["seed=1"] if any(word.startswith("experiment=") for word in words) else []
+        ended = call(*words, *short, *seed, "tracking=off", f"results={tmp_path}")
+        assert ended.code == 0, ended.err
 
 
-def _test_script(words: list[str], results: str) -> None:
-    name = Path(words[0]).stem
+def _test_figure(words: list[str], store: Path, tmp_path: Path) -> None:
+    name = words[1]
     if words[-1].startswith("tables="):
-        run = _run([*words, results])
-        assert run.returncode == 0, run.stderr
+        ended = call(*words, f"results={tmp_path}")
+        assert ended.code == 0, ended.err
     else:
         overview = name in OVERVIEWS
-        logged = words[-1] == "source=results/wandb"
-        sweep = ["training=smoke", f"tracking={'offline' if logged else 'off'}", results]
-        assert _run(["-m", "equisep", "-m", f"experiment={'emergence' if overview else name}", *sweep]).returncode == 0
-        words = [word.replace("=results/", f"={results.removeprefix('results=')}/") for word in words]
-        run = _run([*words, *([] if overview else SHORT), results])
-        assert run.returncode == 1, run.stderr
+        words = [word.replace("=results/", f"={store}/") for word in words]
+        # The overviews take the runs of the results folder that they write to.
+        shutil.copytree(store / "runs", tmp_path / "runs")
+        ended = call(*words, *([] if overview else ["training=smoke", "seed=1"]), f"results={tmp_path}")
+        assert ended.code == 1, ended.err
         reason = "no runs to judge" if overview else "trained for 2 epochs"
-        assert f"not run: {reason}" in run.stdout
-    assert Path(results.removeprefix("results="), "figures", f"{name}.png").exists()
-
-
-def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+        assert f"not run: {reason}" in ended.out
+    assert (tmp_path / f"figures/{name}.png").exists()
 
 
 def test_python_blocks(configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +98,7 @@ def test_make_commands_are_targets() -> None:
 
 
 def test_other_commands_are_of_wandb() -> None:
-    others = [line for line in commands() if not line.startswith((".venv/bin/python", "make "))]
+    others = [line for line in commands() if not line.startswith((EQUISEP, "make "))]
     for command in others:
         words = shlex.split(command)
         assert words[0] == ".venv/bin/wandb"

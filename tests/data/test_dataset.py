@@ -87,6 +87,26 @@ def test_image_folders_of_the_user_are_loaded(tmp_path: Path, fashion: Data) -> 
     torch.testing.assert_close(data.test.inputs[:4], originals, atol=1 / 127, rtol=0)
 
 
+def test_what_is_done_to_images_of_other_sizes_and_colours_is_said(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for label in "ab":
+            folder = tmp_path / "mine" / part / label
+            folder.mkdir(parents=True)
+            Image.new("RGB", (64, 48), (200, 10, 10)).save(folder / "1.png")
+            Image.new("L", (12, 12), 100).save(folder / "2.png")
+    folder = ["dataset.source=folder", "dataset.name=mine", f"dataset.root={tmp_path}", "dataset.per_class=2"]
+    assert load_data(compose_config(folder).dataset).preparation == (
+        "12×12 to 64×48 resized to 10×10 pixels; not keeping the aspect ratio; RGB converted to grey; "
+        "normalised with mean 0.5, standard deviation 0.5"
+    )
+    green = load_data(compose_config(["dataset=cifar10_10x10", *folder]).dataset)
+    assert green.preparation.split("; ")[2:] == [
+        *("L converted to RGB", "channel 1 alone"),
+        "normalised with mean 0.4914, 0.4822, 0.4465, standard deviation 0.247, 0.243, 0.261",
+    ]
+    assert green.train.inputs.shape == (4, 1, 10, 10)
+
+
 def test_faulty_image_folders_raise_an_error_that_names_the_fault(tmp_path: Path, fashion: Data) -> None:
     config = compose_config(["dataset.source=folder", "dataset.name=mine", f"dataset.root={tmp_path}"]).dataset
     with pytest.raises(DataUnavailable, match="no folder .*mine/train"):
@@ -116,10 +136,11 @@ def test_existing_files_are_used_packed_or_not_and_damaged_files_are_named(tmp_p
     config = compose_config([f"dataset.root={tmp_path}"]).dataset
     data = load_data(config)
     assert data.source == f"fashion_mnist: files under {tmp_path}"
+    assert data.preparation == "28×28 resized to 10×10 pixels; normalised with mean 0.5, standard deviation 0.5"
     assert data.train.digest == fashion.train.digest
     again = load_data(config)
     assert torch.equal(again.test.inputs, data.test.inputs)
-    assert again.classes == data.classes
+    assert (again.classes, again.source, again.preparation) == (data.classes, data.source, data.preparation)
     (prepared,) = tmp_path.glob("prepared/*")
     prepared.write_bytes(prepared.read_bytes()[:500])
     with pytest.raises(DataUnavailable, match="is damaged"):

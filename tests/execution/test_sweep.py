@@ -213,6 +213,9 @@ def test_a_stopped_population_is_resumed_whole_and_bit_for_bit(configure: Config
     with pytest.raises(Stopped, match="after epoch 7"):
         execute(configs, StopAfter(7))
     assert set(status_table(tmp_path)["state"]) == {"interrupted"}
+    for log in tmp_path.glob("runs/*/run.log"):
+        assert log.read_text().rstrip().endswith("interrupted: after epoch 7")
+        assert "Traceback" not in log.read_text()
     # Requesting one member resumes its whole population.
     (outcome,) = execute([configs[1]])
     assert outcome.trained_epochs == 5

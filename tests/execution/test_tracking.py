@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import pytest
 from equisep.config import Config, ConfigError, Tracking, measure_id
 from equisep.execution import mirror_store
 from equisep.measures import Epoch, fit_law
-from equisep.store import DamagedRun, Run
-from tests.conftest import run_one
+from equisep.store import DamagedRun, Run, all_runs
+from tests.conftest import Ended, run_one
 
 
 def read_rows(results: Path, run: str) -> list[dict[str, object]]:
@@ -58,6 +59,16 @@ def test_a_mirror_can_be_written_again_from_the_store(configure: Callable[..., C
     again = read_rows(tmp_path, outcome.run.id)
     assert [row.get("train/r") for row in again] == [row.get("train/r") for row in rows]
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+
+
+def test_one_run_is_mirrored_by_its_id(equisep: Callable[..., Ended], trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    run = next(all_runs(tmp_path))
+    mirrored = equisep("mirror", "--run", run.id[:8], "tracking=offline", f"results={tmp_path}")
+    assert mirrored.code == 0, mirrored.err
+    assert f"mirrored run {run.id} of {tmp_path}" in mirrored.out
+    (log,) = tmp_path.glob("wandb/offline-run-*")
+    assert log.name.endswith(run.id)
 
 
 def test_another_measure_has_its_own_keys(configure: Callable[..., Config], tmp_path: Path) -> None:

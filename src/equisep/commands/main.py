@@ -207,11 +207,14 @@ def _status(arguments: argparse.Namespace) -> int:
 def _mirror(arguments: argparse.Namespace) -> int:
     from equisep.config import compose_config
     from equisep.execution import mirror_store
+    from equisep.store import find_run
 
     refuse_unknown_words(arguments.words)
     config = compose_config(arguments.words)
-    count = mirror_store(Path(config.results), config.tracking, arguments.run)
-    print(f"mirrored {count} runs of {config.results}")
+    results = Path(config.results)
+    run = None if arguments.run is None else find_run(results, arguments.run).id
+    count = mirror_store(results, config.tracking, run)
+    print(f"mirrored {f'run {run}' if run else f'{count} runs'} of {results}")
     return 0
 
 
