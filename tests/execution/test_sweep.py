@@ -246,7 +246,8 @@ def wait_for_training(results: Path, process: Started, runs: int) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_can_be_resumed(tmp_path: Path, how: signal.Signals) -> None:
     process = start(*sweep_command(tmp_path))
     wait_for_training(tmp_path, process, 6)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,16 +13,13 @@ from equisep.execution import mirror_store
 from equisep.measures import Epoch, fit_law
 from equisep.store import DamagedRun, Run, all_runs
 from tests.conftest import Ended, run_one
+from tests.store.test_readers import rows_read_by_wandb
 
 
 def read_rows(results: Path, run: str) -> list[dict[str, object]]:
     """Return the history rows of every segment of a wandb run, in order, from wandb's own reader."""
-    rows: list[dict[str, object]] = []
-    for file in sorted(results.glob(f"wandb/offline-run-*-{run}*/*.wandb")):
-        inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", file]
-        listed = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout
-        rows += [entry["history"]["item"] for entry in map(json.loads, listed.splitlines()) if "history" in entry]
-    return rows
+    files = sorted(results.glob(f"wandb/offline-run-*-{run}*/*.wandb"))
+    return [row for file in files for row in rows_read_by_wandb(file)]
 
 
 def test_epochs_and_layers_are_logged_in_one_wandb_run_per_run(

@@ -244,7 +244,7 @@ def test_configs_that_the_network_does_not_allow_are_refused_before_training(
 
 def test_two_views_are_two_measures_of_one_run(configure: Configure) -> None:
     small = ["architecture=resnet_two_layer", "optimizer.learning_rate=1e-3", "measure.components=100"]
-    small += ["measure.epochs=[2]", "measure.test_epochs=[]"]
+    small += ["measure.epochs=[2]", "measure.test_epochs=[]", "dataset.per_class=20"]
     blocks, layers = (run_one(configure(*small, f"measure.view={view}")) for view in ("block", "layer"))
     assert (blocks.trained_epochs, layers.trained_epochs, blocks.run.id) == (2, 0, layers.run.id)
     assert blocks.final is not None

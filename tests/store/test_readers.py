@@ -9,13 +9,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from wandb.util import get_core_path
 
 from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.tables import collect_tables
@@ -37,6 +37,13 @@ KEYS_LOGGED = (
     *(f"{split}/{name}" for split in ("train", "test") for name in ("D/00", "r", "decay_ratio", "loss", "accuracy")),
     *(f"robustness/{kind}" for kind in ("weights", "input_noise", "corruptions", "fgsm", "pgd")),
 )
+
+
+def rows_read_by_wandb(log: Path) -> list[dict[str, object]]:
+    """Return the history rows of a log as ``wandb leet inspect`` lists them, without the start of its Python part."""
+    inspect = [get_core_path(), "leet", "inspect", "--json", "--no-observability", "--run-file", str(log)]
+    listed = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout
+    return [entry["history"]["item"] for entry in map(json.loads, listed.splitlines()) if "history" in entry]
 
 
 def free_port() -> int:
@@ -193,9 +200,7 @@ def test_an_invalid_source_is_refused(source: str, message: str) -> None:
 
 def test_the_log_reader_agrees_with_wandbs(results: Path) -> None:
     for path in results.glob("wandb/offline-run-*/*.wandb"):
-        inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", path]
-        listed = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout
-        expected = [entry["history"]["item"] for entry in map(json.loads, listed.splitlines()) if "history" in entry]
+        expected = rows_read_by_wandb(path)
         log = read_log(path)
         losses = [_as_text(row["training/loss"]) for row in log.rows if "training/loss" in row]
         assert losses == [row["training/loss"] for row in expected if "training/loss" in row]
@@ -268,6 +273,7 @@ LONG_TRAINING = ["training=smoke", "training.epochs=100000", "architecture.depth
 LONG_TRAINING += ["compute.compile=never"]
 
 
+@pytest.mark.slow
 def test_a_killed_runs_log_lacks_at_most_two_seconds(tmp_path: Path, fashion: Data) -> None:
     process = start(*LONG_TRAINING, f"results={tmp_path}")
     try:

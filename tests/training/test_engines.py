@@ -99,18 +99,18 @@ def test_every_tensor_agrees_after_ten_steps_in_float64(fashion: Data, depth: in
         ("fnn architecture.activation=identity", ModuleProgram),
         ("fnn_widths architecture.widths=[30,100,30,50]", FeedForwardProgram),
         ("vgg11 architecture.width_multiplier=0.125", ConvolutionalProgram),
-        ("alexnet architecture.width_multiplier=0.125", ConvolutionalProgram),
-        ("resnet_mixed", ConvolutionalProgram),
+        pytest.param("alexnet architecture.width_multiplier=0.125", ConvolutionalProgram, marks=pytest.mark.slow),
+        pytest.param("resnet_mixed", ConvolutionalProgram, marks=pytest.mark.slow),
         ("densenet architecture.width_multiplier=0.25", ConvolutionalProgram),
     ],
 )
 def test_every_family_trains_like_its_plain_module(fashion: Data, name: str, program: type) -> None:
-    """Forty images at 32×32 pixels, two epochs with a batch of 32 and one of 8, float64."""
+    """Twenty-four images at 32×32 pixels, two epochs with a batch of 16 and one of 8, float64."""
     architecture, *overrides = name.split()
     config = compose_config([f"architecture={architecture}", "optimizer.learning_rate=1e-3", *overrides])
-    images = torch.nn.functional.interpolate(fashion.train.inputs[:40].double(), size=32)
-    split = Split(images, fashion.train.labels[:40])
-    training = Training(epochs=2, batch_size=32, milestones=[1], decay=0.1, snapshots=[])
+    images = torch.nn.functional.interpolate(fashion.train.inputs[:24].double(), size=32)
+    split = Split(images, fashion.train.labels[:24])
+    training = Training(epochs=2, batch_size=16, milestones=[1], decay=0.1, snapshots=[])
     networks = [build_network(config.architecture, (1, 32, 32), 10, seed).double() for seed in (1, 2)]
     rules = [OPTIMIZERS["adam"], OPTIMIZERS["momentum"]]
     singles = [
