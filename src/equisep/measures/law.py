@@ -77,13 +77,17 @@ def fit_law(fuzziness: ArrayLike) -> Law:
     if invalid.any():
         layer = int(np.argmax(invalid))
         raise ValueError(f"D of layer {layer} is {values[layer]}: log D needs positive, finite values")
-    layers = np.arange(len(values), dtype=np.float64)
     log_fuzziness = np.log(values)
-    slope, intercept = np.polyfit(layers, log_fuzziness, 1)
-    residuals = log_fuzziness - (intercept + slope * layers)
+    # Polynomials of degree 1 and 2 that are orthogonal to each other and to constants: each coefficient by itself.
+    linear = np.arange(len(values)) - (len(values) - 1) / 2
+    spread = linear @ linear
+    quadratic = linear**2 - spread / len(values)
+    mean = log_fuzziness.mean()
     varies = np.ptp(log_fuzziness) > 0
-    r = float(np.corrcoef(layers, log_fuzziness)[0, 1]) if varies else math.nan
-    slope = float(slope) if varies else 0.0
+    slope = float(linear @ log_fuzziness / spread) if varies else 0.0
+    residuals = log_fuzziness - mean - slope * linear
+    deviation = np.linalg.norm(log_fuzziness - mean)
+    r = float(np.clip(slope * math.sqrt(spread) / deviation, -1.0, 1.0)) if varies else math.nan
     freedom = len(values) - 2
     variance = residuals @ residuals / freedom if freedom else math.nan
     return Law(
@@ -93,10 +97,10 @@ def fit_law(fuzziness: ArrayLike) -> Law:
         half_life=math.log(2) / -slope if slope < 0 else math.inf,
         layer_ratios=tuple((values[1:] / values[:-1]).tolist()),
         slope=slope,
-        intercept=float(intercept),
-        slope_standard_error=math.sqrt(variance / np.sum((layers - layers.mean()) ** 2)),
+        intercept=float(mean + slope * linear[0]),
+        slope_standard_error=math.sqrt(variance / spread),
         largest_residual=float(np.abs(residuals).max()),
-        curvature=float(np.polyfit(layers, log_fuzziness, 2)[0]) if len(values) > 3 else math.nan,
+        curvature=float(quadratic @ log_fuzziness / (quadratic @ quadratic)) if len(values) > 3 else math.nan,
     )
 
 
