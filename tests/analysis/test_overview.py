@@ -24,7 +24,7 @@ from equisep.execution.train import execute
 from equisep.measures import LayerRecord, Measurement, fit_law
 from equisep.store import load_runs
 from equisep.store.table import tabulate
-from tests.store.test_readers import make_record
+from tests.store.test_readers import make_record, wait_for_logs
 
 OVERVIEWS = ("decay_ratio", "test_accuracy")
 
@@ -41,6 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     execute([compose_config([*usual, *overrides]) for overrides in runs])
     phases = "training.phases=[{start:0,first:1,last:2},{start:1,first:3,last:4}]"
     execute([compose_config([*usual, "seed=1", phases])])
+    wait_for_logs(results)
     return results
 
 

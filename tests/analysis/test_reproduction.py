@@ -33,6 +33,7 @@ from equisep.store import all_runs
 from tests.conftest import ROOT
 from tests.data.test_dataset import DEVELOPMENT_DATA
 from tests.processes import call
+from tests.store.test_readers import wait_for_logs
 
 EXPERIMENTS = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
 CIFAR = {"depth_cifar10", "frozen", "original_size", "vgg13", "alexnet", "densenet"}
@@ -55,6 +56,9 @@ SMALL = {
     "alexnet": ["optimizer.learning_rate=1e-3", "architecture.width_multiplier=0.125"],
     "densenet": ["optimizer.learning_rate=1e-3", "architecture.width_multiplier=0.25"],
 }
+# A residual network at 32×32 pixels needs minutes to be measured.
+RESIDUAL = ("resnet_two_layer", "resnet_three_layer", "resnet_mixed")
+SMALL |= {name: ["optimizer.learning_rate=1e-3", "dataset=fashion_mnist_10x10"] for name in RESIDUAL}
 
 
 def reproduction_of(name: str) -> Reproduction:
@@ -124,6 +128,7 @@ def test_every_experiment_runs_and_gives_figure_table_and_verdict(name: str, tmp
         assert "Networks scaled down: 0.125 of the channels and units." in record["notes"]
     # The same tables from the wandb logs.
     mirror_store(tmp_path, Tracking(mode="offline", project="equisep"))
+    wait_for_logs(tmp_path)
     logged = reproduction.collect([overrides], str(tmp_path / "wandb"))
     pd.testing.assert_frame_equal(logged.runs, tables.runs, check_exact=True)
     pd.testing.assert_frame_equal(logged.layers, tables.layers, check_exact=True)

@@ -24,6 +24,7 @@ from equisep.execution.train import execute
 from equisep.store import Run, all_runs, status_table
 from equisep.store.readers import read_store
 from tests.conftest import ROOT
+from tests.store.test_readers import wait_for_logs
 
 SMALL = ("architecture.width=8", "architecture.depth=4", "dataset.per_class=10", "training=smoke")
 POPULATION = ("training.epochs=8", "training.snapshots=[0,3,8]", "compute.checkpoint_every=2")
@@ -104,6 +105,7 @@ def test_a_figure_is_drawn_from_its_runs(store: Path) -> None:
 
 def test_the_store_is_mirrored(store: Path) -> None:
     assert mirror_store(store, configure(store, "tracking=offline").tracking) == 9
+    wait_for_logs(store)
     pd.testing.assert_frame_equal(load_runs(store / "wandb"), load_runs(store), check_exact=True)
 
 

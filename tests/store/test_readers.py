@@ -40,10 +40,25 @@ KEYS_LOGGED = (
 
 
 def rows_read_by_wandb(log: Path) -> list[dict[str, object]]:
-    """Return the history rows of a log as ``wandb leet inspect`` lists them, without the start of its Python part."""
+    """Return the history rows of a log as ``wandb leet inspect`` lists them, without the start of its Python part.
+
+    wandb's service may write the end of a log shortly after its run has finished: it is waited for.
+    """
     inspect = [get_core_path(), "leet", "inspect", "--json", "--no-observability", "--run-file", str(log)]
-    listed = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout
-    return [entry["history"]["item"] for entry in map(json.loads, listed.splitlines()) if "history" in entry]
+    until = time.monotonic() + 60
+    while True:
+        listed = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout
+        entries = [json.loads(line) for line in listed.splitlines()]
+        if any("exit" in entry for entry in entries):
+            return [entry["history"]["item"] for entry in entries if "history" in entry]
+        assert time.monotonic() < until, f"{log} has no end"
+        time.sleep(0.05)
+
+
+def wait_for_logs(results: Path) -> None:
+    """Wait until wandb's service has written the end of every log of a results folder."""
+    for log in results.glob("wandb/offline-run-*/*.wandb"):
+        rows_read_by_wandb(log)
 
 
 def free_port() -> int:
@@ -62,6 +77,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     execute([compose_config([*fixed, "seed=2", "architecture.depth=4", "measure.batch_norm=running"])])
     robustness = ["robustness=standard", "robustness.draws=2", "robustness.test_images=50", "robustness.pgd=[.01]"]
     execute([compose_config([*fixed, "seed=1", "architecture.depth=4", *robustness])])
+    wait_for_logs(folder)
     return folder
 
 

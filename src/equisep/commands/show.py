@@ -66,5 +66,6 @@ def draw(run: Run, record: LayerRecord) -> Path:
 
     last = record.epoch == run.config()["training"]["epochs"] and record.split == "train"
     path = run.path / ("law.png" if last else f"law_{record.split}_epoch_{record.epoch:04d}.png")
-    layer_plot(record.fuzziness, f"{record.split} set, epoch {record.epoch}").savefig(path)
+    split = "training" if record.split == "train" else "test"
+    layer_plot(record.fuzziness, f"run {run.id[:8]}, {split} set, epoch {record.epoch}").savefig(path)
     return path
