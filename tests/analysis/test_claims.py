@@ -97,6 +97,14 @@ def test_every_experiment_has_its_claim_and_every_claim_its_experiment_or_overvi
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
+        ("widht: {claim: c}", "widht: no such experiment; did you mean width"),
+        ("width: {claim: c, claim: d}", "claim is given twice"),
+        ("width: [", "while parsing"),
+        ("", "must map the names"),
+        (
+            "width: {claim: c, seeds: 1, all: {r: {at_most: tiny}}, changed: []}",
+            "width: r: at_most: tiny: must be a fin",
+        ),
         ("width: {claim: c, seeds: 1, changed: []}", "width"),
         ("width: {claim: c, seeds: 1, all: {}, changed: []}", "width: .*at_most or at_least"),
         ("width: {claim: c, seeds: 1, all: {r: {at_mots: 1}}, changed: []}", "width: r: at_mots: must be at_most or "),

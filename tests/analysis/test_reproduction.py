@@ -207,6 +207,11 @@ def test_an_experiment_without_a_claim_is_drawn(
     assert "width: verdict: no claim stated for this experiment in conf/claims.yaml" in capsys.readouterr().out
     assert json.loads((tmp_path / "verdicts/width.json").read_text())["verdict"] == "no claim"
     assert (tmp_path / "figures/width.png").exists()
+    # It does not replace the verdict of an earlier claim.
+    (tmp_path / "verdicts/width.json").write_text('{"verdict": "supported"}')
+    assert main(["figure", "width", f"tables={ROOT}/results/reference/width", f"results={tmp_path}"]) == 0
+    assert (tmp_path / "verdicts/width.json").read_text() == '{"verdict": "supported"}'
+    assert json.loads((tmp_path / "partial/verdicts/width.json").read_text())["verdict"] == "no claim"
 
 
 def test_a_script_names_missing_runs_and_how_to_train_them(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import subprocess
@@ -114,6 +115,7 @@ def test_a_sweep_in_any_folder_ends_with_a_table_of_its_settings(equisep: Comman
     assert title == "mean over n seeds [95 % interval], after the last epoch"
     assert header.split() == ["setting", "n", "r", "ρ", "training", "accuracy", "test", "accuracy"]
     number = r"−?\d\.\d{4} \[−?\d\.\d{4}, −?\d\.\d{4}\]"
+    assert rows.pop().startswith("fewer than five seeds: the intervals are too narrow")
     for row, setting in zip(rows, ("optimizer=sgd", "optimizer=adam"), strict=True):
         assert re.fullmatch(rf" *{setting} +2" + rf" +{number}" * 4, row), row
     again = equisep(*words)
@@ -122,6 +124,15 @@ def test_a_sweep_in_any_folder_ends_with_a_table_of_its_settings(equisep: Comman
     status = equisep("status")
     assert len(status.out.splitlines()) == 5
     assert "sgd 0.03" in status.out
+
+
+def test_the_table_of_a_sweep_counts_networks_without_a_value(equisep: Command) -> None:
+    sweep = equisep(
+        "-m", *SHORT, "architecture.depth=4", "optimizer.learning_rate=1e-3,1e30", "optimizer=sgd", "seed=1,2"
+    )
+    _, _, first, second, _ = sweep.out.splitlines()
+    assert re.match(r" *optimizer.learning_rate=0.001 +2 −0\.", first)
+    assert re.fullmatch(r" *optimizer.learning_rate=1e\+30 +2 +2 diverged", second)
 
 
 def test_a_sweep_with_a_failing_job_runs_the_others_and_exits_non_zero(equisep: Command, tmp_path: Path) -> None:
@@ -169,6 +180,12 @@ MISTAKES = {
     "satus": "satus: no such command; did you mean status?",
     "help": "help: no such command; see equisep --help",
     "--mutlirun": "--mutlirun: no such option; did you mean --multirun",
+    "--multirun=5 seed=1": "--multirun=5: --multirun takes no value",
+    "--config-dir nowhere seed=1": "--config-dir nowhere: no such folder",
+    "seed=3 show last": "show: a command comes first: equisep show",
+    "architecture.depth=4,8": "architecture.depth=4,8: is a sweep; add -m to the command",
+    "measure.epochs=5": "measure.epochs=5: must be a list, such as [5]",
+    "dataset.size=3000000": "dataset.size=3000000: must be at most 4096 pixels",
     "--cfg jbo": "--cfg jbo: choose one of job, hydra, all",
     "depth=8": "depth: no such field or group; did you mean architecture.depth?",
     "architecture.dpeth=8": "architecture.dpeth: no such field or group; did you mean architecture.depth",
@@ -217,6 +234,8 @@ MISTAKES = {
     "report results=nowhere": "results=nowhere: contains no verdicts; run equisep reproduce",
     "report profile=cpu": "report: profile=cpu: unknown argument; use results=FOLDER",
     "status satte=done": "satte: no such filter; did you mean state?",
+    "status state=dnoe": "state=dnoe: choose one of new, waiting, running",
+    "status state=done state=failed": "state=: must be set once",
     "status done": "status: done: must be KEY=VALUE",
     "mirror trackin=online": "trackin: no such field or group; did you mean tracking",
     "mirror --run zzz": "run zzz: no runs under results/runs",
@@ -237,3 +256,14 @@ def test_a_mistake_is_answered_in_one_line_with_the_remedy(typed: str, equisep: 
 
 def test_a_store_without_runs_says_so(equisep: Command) -> None:
     assert equisep("status").out == "no runs under results/runs\n"
+
+
+def test_output_may_be_cut_and_need_not_be_unicode(trained: Path) -> None:
+    show = f"{sys.executable} -m equisep show last results={trained}"
+    cut = subprocess.run(
+        f"{sys.executable} -m equisep --help | head -1; {show} | head -1", shell=True, capture_output=True
+    )
+    assert (cut.returncode, cut.stderr) == (0, b"")
+    latin = subprocess.run(show.split(), env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True)
+    assert (latin.returncode, latin.stderr) == (0, b"")
+    assert b"decay ratio ? = 0." in latin.stdout

@@ -70,7 +70,7 @@ def test_each_measured_epoch_and_the_test_set_can_be_chosen(equisep: Command, st
     assert wrong.err == "equisep: --epoch 7: not measured on the train set; choose one of 0, 2\n"
 
 
-def test_every_measure_of_a_run_is_shown_its_first_drawn(
+def test_every_measure_of_a_run_is_shown_and_drawn(
     equisep: Command, configure: Callable[..., Config], tmp_path: Path
 ) -> None:
     run = run_one(configure()).run
@@ -78,23 +78,30 @@ def test_every_measure_of_a_run_is_shown_its_first_drawn(
     run_one(config)
     shown = equisep("show", "last", f"results={tmp_path}").out
     assert shown.count("\nmeasure ") == 2
-    assert shown.count("figure: ") == 1
+    assert shown.count("figure: ") == 2
     first = measure_id(configure().measure)
     assert (
         shown.index(f"measure {first} ")
         < shown.index("figure: ")
         < shown.index(f"measure {measure_id(config.measure)} ")
+        < shown.index(f"law_{measure_id(config.measure)}.png")
     )
     assert find_run(tmp_path, "last").id == run.id
 
 
-def test_a_run_is_named_by_the_beginning_of_its_id(trained: Path, equisep: Command) -> None:
+def test_a_run_is_named_by_the_beginning_of_its_id(trained: Path, equisep: Command, tmp_path: Path) -> None:
     runs = list(all_runs(trained))
     for run in runs:
         assert find_run(trained, run.id[:8]).id == run.id
-    ambiguous = equisep("show", "", f"results={trained}")
-    assert re.match(
-        r"equisep: run : 4 runs begin so \(\w{16}, .*\); add digits; equisep status lists all$", ambiguous.err
+    for last in "12":
+        (tmp_path / f"runs/00000000000000a{last}").mkdir(parents=True)
+    ambiguous = equisep("show", "00", f"results={tmp_path}")
+    assert ambiguous.err == (
+        "equisep: run 00: 2 runs begin so (00000000000000a1, 00000000000000a2); add digits; equisep status lists all\n"
+    )
+    assert (
+        equisep("show", "", f"results={trained}").err
+        == "equisep: run: its id, the beginning of it, or last is missing\n"
     )
     unknown = equisep("show", "zzz", f"results={trained}")
     assert unknown.err == f"equisep: run zzz: no such run in {trained}/runs; equisep status lists all\n"

@@ -20,11 +20,13 @@ import numpy as np
 import yaml
 
 from equisep.analysis.statistics import Interval, interval_over_seeds
-from equisep.config import ConfigError, conf_folder, nearest
+from equisep.config import ConfigError, conf_folder, group_options, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
+# Figures over all runs, which are judged but are no experiments.
+OVERVIEWS = ("decay_ratio", "test_accuracy")
 SUPPORTED, NOT_SUPPORTED, NOT_RUN, NO_CLAIM = "supported", "not supported", "not run", "no claim"
 
 
@@ -136,7 +138,33 @@ def load_claims() -> dict[str, Claim]:
 
 @lru_cache(maxsize=1)
 def _parse(text: str) -> dict[str, Claim]:
-    return {name: _read(name, entry) for name, entry in yaml.safe_load(text).items()}
+    try:
+        entries = yaml.load(text, _UniqueKeys)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"conf/claims.yaml: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, dict):
+        raise ConfigError("conf/claims.yaml: must map the names of experiments to claims")
+    known = [*group_options()["experiment"], *OVERVIEWS]
+    for name in entries:
+        if name not in known:
+            raise ConfigError(f"conf/claims.yaml: {name}: no such experiment{nearest(str(name), known)}")
+    return {name: _read(name, entry) for name, entry in entries.items()}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses keys that are given twice, of which YAML would drop the first."""
+
+
+def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    repeated = [key for number, key in enumerate(keys) if key in keys[:number]]
+    if repeated:
+        raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]} is given twice", node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
 def _read_criteria(entry: Mapping[str, Mapping[str, Any]]) -> tuple[Criterion, ...]:
@@ -147,6 +175,8 @@ def _read_criteria(entry: Mapping[str, Mapping[str, Any]]) -> tuple[Criterion, .
         for kind, threshold in sides.items():
             if kind not in ("at_most", "at_least"):
                 raise ValueError(f"{statistic}: {kind}: must be at_most or at_least")
+            if not isinstance(threshold, int | float) or not math.isfinite(threshold):
+                raise ValueError(f"{statistic}: {kind}: {threshold}: must be a finite number")
             criteria.append(Criterion(statistic, kind, float(threshold)))
     return tuple(criteria)
 

@@ -92,7 +92,7 @@ class Reproduction:
         if tables.missing:
             print(f"{self.name}: {tables.missing} runs are missing; these commands train them:", file=sys.stderr)
             for sweep in sweeps:
-                print(f"  equisep -m experiment={self.name} {shlex.join(sweep)}", file=sys.stderr)
+                print(f"  {shlex.join(['equisep', '-m', f'experiment={self.name}', *sweep])}", file=sys.stderr)
         return tables, results
 
     def collect(self, sweeps: Sequence[Sequence[str]], source: str | None = None) -> Tables:
@@ -211,7 +211,7 @@ class Result:
         A result that could not be judged does not replace one that was: it is written to RESULTS/partial.
         """
         verdict, note = self.verdict, ""
-        if verdict.status == NOT_RUN and self._judged(results):
+        if verdict.status in (NOT_RUN, NO_CLAIM) and self._judged(results):
             note = f"{results}/verdicts/{self.name}.json has a verdict and is kept; this result is in {results}/partial"
             results = results / "partial"
         try:
@@ -228,7 +228,7 @@ class Result:
     def _judged(self, results: Path) -> bool:
         try:
             earlier = json.loads((results / "verdicts" / f"{self.name}.json").read_bytes())
-            return bool(earlier["verdict"] != NOT_RUN)
+            return earlier["verdict"] not in (NOT_RUN, NO_CLAIM)
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

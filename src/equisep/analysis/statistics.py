@@ -140,7 +140,8 @@ def interval_over_seeds(values: ArrayLike) -> Interval:
 
     values: (n,) n ≥ 1, in any order; a non-finite value makes the interval infinite. The resampling is seeded, so that
     equal values give equal intervals. With few seeds the interval is too narrow: for normal samples its coverage is
-    85 % at n = 5 and 75 % at n = 3.
+    85 % at n = 5, 75 % at n = 3 and 50 % at n = 2, where it is the range. One value has no interval: low and high are
+    NaN. Raises ValueError for no values.
     """
     from scipy.stats import bootstrap
 

@@ -4,6 +4,8 @@ Nothing heavy is imported before it is known what is asked for, so that help and
 """
 
 import argparse
+import io
+import os
 import re
 import sys
 import textwrap
@@ -42,29 +44,47 @@ def main(words: Sequence[str] | None = None) -> int:
     words: the arguments; those of the process by default.
     """
     words = sys.argv[1:] if words is None else list(words)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without ρ gets a question mark in its place.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        if words and words[0] in COMMANDS:
-            return _run_command(words[0], words[1:])
-        if words == ["--version"]:
-            print(f"equisep {version('equisep')}")
-            return 0
-        if not words or {"-h", "--help"} & set(words):
-            print(overview())
-            return 0
-        if re.fullmatch(r"[a-z_]+", words[0]) and words[0] not in (*group_options(), *field_names()):
-            raise ConfigError(f"{words[0]}: no such command{nearest(words[0], COMMANDS) or '; see equisep --help'}")
-        from equisep.commands.run import run_configs
-
-        run_configs(words)
-        return 0
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except EquisepError as error:
         print(f"equisep: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader of the output has ended, such as head; nothing more can be written, not even when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         from equisep.store import HOW_TO_RESUME
 
         print(f"equisep: stopped; {HOW_TO_RESUME}", file=sys.stderr)
         return 130
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a subcommand, show help, or pass the words to Hydra."""
+    if words and words[0] in COMMANDS:
+        return _run_command(words[0], words[1:])
+    if words == ["--version"]:
+        print(f"equisep {version('equisep')}")
+        return 0
+    if not words or {"-h", "--help"} & set(words):
+        print(overview())
+        return 0
+    if re.fullmatch(r"[a-z_]+", words[0]) and words[0] not in (*group_options(), *field_names()):
+        raise ConfigError(f"{words[0]}: no such command{nearest(words[0], COMMANDS) or '; see equisep --help'}")
+    misplaced = [word for word in words if word in COMMANDS]
+    if misplaced:
+        raise ConfigError(f"{misplaced[0]}: a command comes first: equisep {misplaced[0]} …")
+    from equisep.commands.run import run_configs
+
+    run_configs(words)
+    return 0
 
 
 def run_script(name: str) -> NoReturn:
@@ -193,11 +213,12 @@ def _report(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from equisep.store import status_table
 
-    _, others = split_words(arguments.words, "results")
+    plain = [word for word in arguments.words if "=" not in word]
+    if plain:
+        raise ConfigError(f"status: {plain[0]}: must be KEY=VALUE")
+    filters, _ = split_words(arguments.words, *(word.partition("=")[0] for word in arguments.words))
     results = results_of(arguments.words)
-    filters = dict(word.split("=", 1) for word in others if "=" in word)
-    if len(filters) < len(others):
-        raise ConfigError(f"status: {next(w for w in others if '=' not in w)}: must be KEY=VALUE")
+    filters.pop("results", None)
     table = status_table(results, filters)
     nothing = f"no runs under {results}/runs" + (" match" if filters else "")
     print(table.to_string(index=False) if len(table) else nothing)
@@ -287,7 +308,7 @@ COMMANDS: dict[str, Command] = {
         "Draw and judge one figure from the runs in the store",
         "equisep figure optimizers",
         "source= reads the runs from a results folder, a folder of wandb logs or wandb:ENTITY/PROJECT instead; "
-        "tables= draws from saved tables. Exit code 1 if runs are missing.",
+        "tables= draws from saved tables. Exit code 1 if the claim cannot be judged.",
         _figure_arguments,
         _figure,
         _figure_list,

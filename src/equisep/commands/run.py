@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +17,7 @@ from equisep.config import (
     EquisepError,
     conf_folder,
     format_config_error,
+    measure_id,
     nearest,
     refuse_unknown_words,
     register,
@@ -92,7 +94,7 @@ def _run(composed: DictConfig, alone: bool) -> dict[str, object]:
     if alone and outcome.final is not None:
         from equisep.commands.show import draw
 
-        print(f"figure: {draw(outcome.run, outcome.final)}")
+        print(f"figure: {draw(outcome.run, outcome.final, measure_id(config.measure))}")
     return outcome.facts()
 
 
@@ -101,15 +103,19 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     options: list[str] = []
     overrides: list[str] = []
     for word, previous in zip(words, ["", *words], strict=False):
-        name = word.partition("=")[0]
+        name, equals, _ = word.partition("=")
+        if previous in OWN_FOLDER[:2] and not Path(word).is_dir():
+            raise ConfigError(f"{previous} {word}: no such folder")
         if previous in ("--cfg", "-c") and word not in CFG:
             raise ConfigError(f"{previous} {word}: choose one of {', '.join(CFG)}")
         if previous in WITH_VALUE:
             options.append(word)
         elif not word.startswith("-"):
             overrides.append(word)
+        elif name in OPTIONS and equals and name not in WITH_VALUE:
+            raise ConfigError(f"{word}: {name} takes no value")
         elif name in OPTIONS:
             options.append(word)
         else:
-            raise ConfigError(f"{name}: no such option{nearest(name, OPTIONS) or '; see equisep --help'}")
+            raise ConfigError(f"{name}: no such option{nearest(name, (*OPTIONS, '--help')) or '; see equisep --help'}")
     return options, overrides

@@ -10,7 +10,7 @@ from equisep.store import Run, find_run, run_title
 
 
 def show(results: Path, word: str, *, epoch: int | None = None, split: str = "train") -> None:
-    """Print the law of a run at a measured epoch, for every measure of the run, and draw that of its first measure.
+    """Print the law of a run at a measured epoch, for every measure of the run, and draw it.
 
     word: the run's id, its beginning, or "last". epoch: the last measured one by default. Raises ConfigError.
     """
@@ -26,14 +26,14 @@ def show(results: Path, word: str, *, epoch: int | None = None, split: str = "tr
         chosen = max(records, default=0) if epoch is None else epoch
         if chosen not in records:
             measured = ", ".join(map(str, records)) or "none"
+            measured += f"; the run diverged after epoch {epochs}" if state == "diverged" else ""
             raise ConfigError(f"--epoch {chosen}: not measured on the {split} set; choose one of {measured}")
         settings = ", ".join(f"{name}={value}" for name, value in measurement.settings.items() if value is not None)
         lines += ["", f"measure {identity} ({settings}); {split} set, epoch {chosen}; measured: {sorted(records)}"]
         lines.append(describe(records[chosen]))
         both = [record for record in measurement.records if record.epoch == chosen]
         lines.append(", ".join(map(_accuracy, both)) + " (evaluation mode)")
-        if identity == first:
-            lines.append(f"figure: {draw(run, records[chosen])}")
+        lines.append(f"figure: {draw(run, records[chosen], identity)}")
     print("\n".join(lines))
 
 
@@ -60,12 +60,20 @@ def _accuracy(record: LayerRecord) -> str:
     return f"{split} accuracy {record.accuracy:.4f}, {split} loss {record.loss:.4g} nats"
 
 
-def draw(run: Run, record: LayerRecord) -> Path:
-    """Draw log D against layer with the law into the run's folder, and return the figure's path."""
+def draw(run: Run, record: LayerRecord, measure: str) -> Path:
+    """Draw log D against layer with the law into the run's folder, and return the figure's path.
+
+    measure: its id. The figure of the run's own measure after the last epoch, on the training set, is law.png.
+    """
     from equisep.plots import layer_plot
 
-    last = record.epoch == run.config()["training"]["epochs"] and record.split == "train"
-    path = run.path / ("law.png" if last else f"law_{record.split}_epoch_{record.epoch:04d}.png")
+    config = run.config()
+    own = measure == measure_id(Measure(**config["measure"]))
+    last = record.epoch == config["training"]["epochs"] and record.split == "train"
+    place = "" if last else f"_{record.split}_epoch_{record.epoch:04d}"
+    path = run.path / f"law{'' if own else f'_{measure}'}{place}.png"
     split = "training" if record.split == "train" else "test"
-    layer_plot(record.fuzziness, f"run {run.id[:8]}, {split} set, epoch {record.epoch}").savefig(path)
+    layer_plot(record.fuzziness, f"run {run.id[:8]}, measure {measure}\n{split} set, epoch {record.epoch}").savefig(
+        path
+    )
     return path

@@ -6,6 +6,7 @@ from equisep.analysis.statistics import Interval, interval_over_seeds
 
 # Rows printed; a sweep of hundreds of settings is for equisep.load_laws.
 MAX_ROWS = 40
+CAUTION = "\nfewer than five seeds: the intervals are too narrow (coverage 75 % at n = 3, 50 % at n = 2)"
 COLUMNS = {"r": "r", "decay_ratio": "ρ", "train_accuracy": "training accuracy", "test_accuracy": "test accuracy"}
 
 
@@ -29,16 +30,20 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Mapping[s
         groups.setdefault(setting, []).append(outcome)
     for setting, members in list(groups.items())[:MAX_ROWS]:
         row: dict[str, object] = {"setting": setting or "(all)", "n": len(members)}
-        diverged = sum(member["state"] == "diverged" for member in members)
         for name, label in COLUMNS.items():
             values = [float(str(member[name])) for member in members if name in member]
-            row[label] = _describe(interval_over_seeds(values)) if values else ""
-        rows.append(row | ({"note": f"{diverged} diverged"} if diverged else {}))
+            row[label] = _describe(interval_over_seeds(values), len(members)) if values else ""
+        diverged = sum(member["state"] == "diverged" for member in members)
+        unfitted = sum("r" not in member and member["state"] != "diverged" for member in members)
+        notes = [f"{count} {what}" for count, what in ((diverged, "diverged"), (unfitted, "without a law")) if count]
+        rows.append(row | ({"note": ", ".join(notes)} if notes else {}))
     table = pd.DataFrame(rows).fillna("").to_string(index=False)
     more = f"\nand {len(groups) - MAX_ROWS} more settings: equisep status" if len(groups) > MAX_ROWS else ""
-    return f"mean over n seeds [95 % interval], after the last epoch\n{table}{more}"
+    caution = "" if all(len(members) >= 5 for members in groups.values()) else CAUTION
+    return f"mean over n seeds [95 % interval], after the last epoch\n{table}{more}{caution}"
 
 
-def _describe(interval: Interval) -> str:
+def _describe(interval: Interval, members: int) -> str:
+    """Return mean and interval, and the number of values where some members have none."""
     text = f"{interval.mean:.4f}" + (f" [{interval.low:.4f}, {interval.high:.4f}]" if interval.n > 1 else "")
-    return text.replace("-", "−")
+    return text.replace("-", "−") + (f" (n = {interval.n})" if interval.n < members else "")

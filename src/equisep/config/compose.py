@@ -260,6 +260,12 @@ def _in_our_words(message: str) -> str:
     if found:
         options = found[3].split("; ")
         return f"{found[1]}={found[2]}: no such option{nearest(found[2], options)}; choices: {', '.join(options)}"
+    if found := re.search(r"Ambiguous value for argument '(.*?)'", message):
+        return f"{found[1]}: is a sweep; add -m to the command, or set a list as KEY=[A,B]"
+    if found := re.fullmatch(
+        r"(?:Error merging override )?(\S+?=.*?); Invalid value assigned: .* list or tuple.*", message
+    ):
+        return f"{found[1]}: must be a list, such as [{found[1].partition('=')[2]}]"
     return message
 
 

@@ -49,6 +49,7 @@ class Dataset:
     def __post_init__(self) -> None:
         require_one_of("dataset.source", self.source, self.SOURCES)
         require_at_least("dataset.size", self.size, 1)
+        require(self.size <= 4096, "dataset.size", self.size, "must be at most 4096 pixels")
         require(len(self.mean) in (1, 3), "dataset.mean", self.mean, "must be one value (grey) or three (colour)")
         require(all(map(math.isfinite, self.mean)), "dataset.mean", self.mean, "must be finite")
         fits = len(self.std) == len(self.mean) and all(map(is_positive, self.std))

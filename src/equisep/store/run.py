@@ -338,6 +338,8 @@ def find_run(results: Path, word: str) -> Run:
     runs = list(all_runs(results))
     if not runs:
         raise ConfigError(f"run {word}: no runs under {results}/runs; train one, or name its folder by results=FOLDER")
+    if not word:
+        raise ConfigError("run: its id, the beginning of it, or last is missing")
     if word == "last":
         runs = [max(runs, key=lambda run: max((path.stat().st_mtime for path in run.path.iterdir()), default=0.0))]
     else:

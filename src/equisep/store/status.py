@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from equisep.config import Config, ConfigError, EquisepError, Measure, field_names, measure_id, nearest, robustness_id
+from equisep.config import (
+    Config,
+    ConfigError,
+    EquisepError,
+    Measure,
+    field_names,
+    measure_id,
+    nearest,
+    require_one_of,
+    robustness_id,
+)
 from equisep.measures import LayerRecord
 from equisep.store.queue import QueuedTask, is_queued, queued_jobs
 from equisep.store.run import FINISHED, DamagedRun, LaterProtocol, Run, all_runs
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
 ROBUSTNESS = "robustness"
 HOW_TO_RESUME = "run the same command again to resume from the last checkpoint"
 # Words with which SLURM reports in a task's log why it ended the task.
+STATES = ("new", "waiting", "running", "interrupted", "failed", "done", "diverged", "damaged")
 # What status can filter by besides the fields of the config.
 STATUS_FILTERS = ("state", "run", "experiment")
 SLURM_REASONS = ("oom_kill", "oom-kill", "out of memory", "time limit", "node failure")
@@ -179,6 +190,7 @@ def status_table(results: Path, filters: Mapping[str, str] | None = None) -> pd.
     for name in filters:
         if name not in (*STATUS_FILTERS, *field_names()):
             raise ConfigError(f"{name}: no such filter{nearest(name, [*STATUS_FILTERS, *field_names()])}")
+    require_one_of("state", filters.get("state", "done"), STATES)
     # squeue is called once, and only if a run was submitted.
     queue = cache(queued_jobs)
     planned = load_planned_runs(results)
@@ -190,8 +202,9 @@ def status_table(results: Path, filters: Mapping[str, str] | None = None) -> pd.
                 state = "waiting"
             if state not in FINISHED and (task := run.submitted()):
                 state += f", task {task.task} {_state_of_task(task, queue())}"
+            row = _row(run.id, state, config, len(epochs)) | _law_of(run, config)
             if _matches(filters, run.id, state, config):
-                rows.append(_row(run.id, state, config, len(epochs)) | _law_of(run, config))
+                rows.append(row)
         except DamagedRun as error:
             if not filters or filters.get("state") == "damaged":
                 label = "" if isinstance(error, LaterProtocol) else "damaged: "
