@@ -26,7 +26,7 @@ coverage: $(VENV)/.development  ## run the fast tests and print the lines and br
 	$(VENV)/bin/coverage run -m pytest
 	$(VENV)/bin/coverage report
 
-test-slow: $(VENV)/.development  ## run the slow tests: the wheel, 16 seeds both ways, the README's commands
+test-slow: $(VENV)/.development  ## run the slow tests on all cores: the wheel, every experiment, the README's commands
 	$(RUN) -m pytest -m slow -n auto --dist worksteal
 
 slurm:                ## fetch SLURM's programs for its tests: apt-get, as root
