@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
 import signal
@@ -107,7 +106,9 @@ def _run(
     try:
         code = target(words)
     finally:
-        # Processes of multiprocessing skip these; wandb ends its service there.
-        atexit._run_exitfuncs()
+        # Processes of multiprocessing skip what is registered for the exit. Of that, wandb's is needed, to end its
+        # service; the others would remove temporary folders of the process that they were forked from.
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].teardown()
         sys.stdout.flush()
     sys.exit(code)
