@@ -52,7 +52,7 @@ def test_a_run_has_all_its_records(configure: Configure, tmp_path: Path, fashion
     assert records[-1].layers[0] == "input"
     assert len(records[-1].fuzziness) == len(records[-1].rank) == 8
     assert records[-1].accuracy > records[0].accuracy
-    assert outcome.final == final_record(run, config) == records[-1]
+    assert outcome.final == final_record(run, config.measure, 12) == records[-1]
     state = run.state()
     assert {"processor", "torch", "commit", "threads"} <= set(state["machine"])
     assert state["seconds"] > 0

@@ -25,8 +25,8 @@ from equisep.config import ConfigError, conf_folder, group_options, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-# Figures over all runs, which are judged but are no experiments.
-OVERVIEWS = ("decay_ratio", "test_accuracy")
+# Names of the figures over all runs, which are judged but are no experiments.
+OVERVIEW_NAMES = ("decay_ratio", "test_accuracy")
 SUPPORTED, NOT_SUPPORTED, NOT_RUN, NO_CLAIM = "supported", "not supported", "not run", "no claim"
 
 
@@ -144,7 +144,7 @@ def _parse(text: str) -> dict[str, Claim]:
         raise ConfigError(f"conf/claims.yaml: {' '.join(str(error).split())}") from None
     if not isinstance(entries, dict):
         raise ConfigError("conf/claims.yaml: must map the names of experiments to claims")
-    known = [*group_options()["experiment"], *OVERVIEWS]
+    known = [*group_options()["experiment"], *OVERVIEW_NAMES]
     for name in entries:
         if name not in known:
             raise ConfigError(f"conf/claims.yaml: {name}: no such experiment{nearest(str(name), known)}")
@@ -156,7 +156,6 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
     keys = [loader.construct_object(key) for key, _ in node.value]
     repeated = [key for number, key in enumerate(keys) if key in keys[:number]]
     if repeated:

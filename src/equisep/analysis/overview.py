@@ -7,7 +7,7 @@ per run and epoch. Statistics are computed for each data set and seed, over all 
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -231,15 +231,18 @@ class Overview:
             if invalid or len(sources) > 1:
                 raise ConfigError(f"{(invalid or sources)[-1]}: use source=SOURCE and results=FOLDER, once each")
             results = Path(compose_config(others).results)
-            result = replace(self.make(load_runs(sources[0] if sources else results)), call=tuple(arguments))
+            result = self.make(load_runs(sources[0] if sources else results), arguments)
             result.write(results)
         except ConfigError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
         return 1 if result.verdict.status == NOT_RUN else 0
 
-    def make(self, runs: pd.DataFrame) -> Result:
-        """Return figure, table (last epochs) and verdict for a table of :func:`equisep.store.table.load_runs`."""
+    def make(self, runs: pd.DataFrame, call: Sequence[str] = ()) -> Result:
+        """Return figure, table (last epochs) and verdict for a table of :func:`equisep.store.table.load_runs`.
+
+        call: the arguments that chose the runs; they are recorded.
+        """
         summary = summarise_runs(runs)
         table = summary.table
         claim = load_claims()[self.name]
@@ -261,4 +264,4 @@ class Overview:
             notes.append(f"Shown but not judged, fewer than {claim.seeds} seeds: {names}.")
         verdict = judge(claim, statistics[~statistics["dataset"].isin(too_few)], ["dataset"])
         figure = self.draw(table) if len(last) else None
-        return Result(self.name, verdict, figure, {"": last}, tuple(filter(None, notes)))
+        return Result(self.name, verdict, figure, {"": last}, tuple(filter(None, notes)), tuple(call))

@@ -168,12 +168,10 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     return reproduce(PROFILE if alone else arguments.profile, words)
 
 
-def _figures() -> Sequence[str]:
-    return ("decay_ratio", "test_accuracy", *group_options()["experiment"])
-
-
 def _figure_list() -> Sequence[str]:
-    return (*_wrap("figures:", _figures()), "")
+    from equisep.analysis.claims import OVERVIEW_NAMES
+
+    return (*_wrap("figures:", [*OVERVIEW_NAMES, *group_options()["experiment"]]), "")
 
 
 def _profile_list() -> Sequence[str]:
@@ -233,9 +231,9 @@ def _mirror(arguments: argparse.Namespace) -> int:
     refuse_unknown_words(arguments.words)
     config = compose_config(arguments.words)
     results = Path(config.results)
-    run = None if arguments.run is None else find_run(results, arguments.run).id
+    run = None if arguments.run is None else find_run(results, arguments.run)
     count = mirror_store(results, config.tracking, run)
-    print(f"mirrored {f'run {run}' if run else f'{count} runs'} of {results}")
+    print(f"mirrored {f'run {run.id}' if run else f'{count} runs'} of {results}")
     return 0
 
 

@@ -35,7 +35,8 @@ OPTIONS = (
     *("--shell-completion", "-sc"),
 )
 CFG = ("job", "hydra", "all")
-OWN_FOLDER = ("--config-dir", "-cd", "--config-path", "-cp")
+CONFIG_DIR = ("--config-dir", "-cd")
+OWN_FOLDER = (*CONFIG_DIR, "--config-path", "-cp")
 
 
 def run_configs(words: Sequence[str]) -> None:
@@ -103,9 +104,11 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     options: list[str] = []
     overrides: list[str] = []
     for word, previous in zip(words, ["", *words], strict=False):
-        name, equals, _ = word.partition("=")
-        if previous in OWN_FOLDER[:2] and not Path(word).is_dir():
-            raise ConfigError(f"{previous} {word}: no such folder")
+        name, equals, value = word.partition("=")
+        folder = word if previous in CONFIG_DIR else value if name in CONFIG_DIR and equals else None
+        # Hydra ignores a folder that does not exist.
+        if folder is not None and not Path(folder).is_dir():
+            raise ConfigError(f"--config-dir {folder}: no such folder")
         if previous in ("--cfg", "-c") and word not in CFG:
             raise ConfigError(f"{previous} {word}: choose one of {', '.join(CFG)}")
         if previous in WITH_VALUE:

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from equisep.config import ConfigError, Measure, Tracking, measure_id, require
 from equisep.measures import Epoch, LayerRecord, RobustnessResults, accuracy_areas
-from equisep.store import DamagedRun, Run, all_runs, find_run, robustness_to_json, run_title
+from equisep.store import DamagedRun, Run, all_runs, robustness_to_json, run_title
 
 
 class Mirror:
@@ -155,14 +155,14 @@ def _plot(record: LayerRecord, title: str) -> PIL.Image.Image:
     return PIL.Image.open(content)
 
 
-def mirror_store(results: Path, tracking: Tracking, only: str | None = None) -> int:
+def mirror_store(results: Path, tracking: Tracking, only: Run | None = None) -> int:
     """Mirror every run of the store from its records, with progress on the console; return the number of runs.
 
-    only: the id of one run, or its beginning. Offline segments of earlier mirrors are replaced. Raises ConfigError for
+    only: mirror this run alone. Offline segments of earlier mirrors are replaced. Raises ConfigError for
     tracking=off, and DamagedRun, after all other runs are mirrored, for one that cannot be read.
     """
     require(tracking.mode != "off", "tracking.mode", tracking.mode, "nothing to mirror to; choose offline or online")
-    runs, damaged = list(all_runs(results)) if only is None else [find_run(results, only)], []
+    runs, damaged = list(all_runs(results)) if only is None else [only], []
     console = Console(stderr=True)
     shown = track(runs, "mirroring", console=console, transient=True, disable=not console.is_terminal)
     for number, run in enumerate(shown):

@@ -17,7 +17,6 @@ from equisep.config import (
     EquisepError,
     Measure,
     field_names,
-    measure_id,
     nearest,
     require_one_of,
     robustness_id,
@@ -117,9 +116,8 @@ def is_complete(run: Run, config: Config) -> bool:
 
 def outcome_of(run: Run, config: Config, trained_epochs: int | None = 0) -> Outcome:
     """Return the outcome of a run that has ended. Raises DamagedRun."""
-    records = (final_record(run, config, split) for split in ("train", "test"))
-    state = run.state()["state"]
-    return Outcome(run, state, next(records), trained_epochs, next(records))
+    train, test = (final_record(run, config.measure, config.training.epochs, split) for split in ("train", "test"))
+    return Outcome(run, run.state()["state"], train, trained_epochs, test)
 
 
 def outcome_of_task(
@@ -157,10 +155,10 @@ def exit_code(outcomes: Iterable[Outcome | Exception]) -> int:
     return 2 if isinstance(failure, EquisepError) else 1
 
 
-def final_record(run: Run, config: Config, split: str = "train") -> LayerRecord | None:
-    """Return a run's record after the last epoch under a config's measure, None if there is none."""
-    final = (config.training.epochs, split)
-    return next((record for record in run.load_measure(config.measure) if (record.epoch, record.split) == final), None)
+def final_record(run: Run, measure: Measure, epochs: int, split: str = "train") -> LayerRecord | None:
+    """Return a run's record after the last of its epochs under a measure, None if there is none."""
+    records = run.load_measure(measure)
+    return next((record for record in records if (record.epoch, record.split) == (epochs, split)), None)
 
 
 def run_title(config: Mapping[str, Any]) -> str:
@@ -235,10 +233,8 @@ def _row(identity: str, state: str, config: Mapping[str, Any], epochs: int) -> d
 
 def _law_of(run: Run, config: Mapping[str, Any]) -> dict[str, str]:
     """Return r and the decay ratio of a run's first measure, after the last epoch on the training set, if recorded."""
-    measurement = run.load_measures().get(measure_id(Measure(**config["measure"])))
-    final = (config["training"]["epochs"], "train")
-    records = [record for record in measurement.records if (record.epoch, record.split) == final] if measurement else []
-    law = records[0].law() if records else None
+    record = final_record(run, Measure(**config["measure"]), config["training"]["epochs"])
+    law = record.law() if record else None
     return {"r": f"{law.pearson_r:.4f}", "decay_ratio": f"{law.decay_ratio:.4f}"} if law else {}
 
 
