@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ os.environ.setdefault("EQUISEP_DATA", str(ROOT / "data"))
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 
+def pytest_collection_finish() -> None:
+    """Let garbage collections skip what was imported, which is never garbage: they take a tenth of the tests' time."""
+    gc.collect()
+    gc.freeze()
+
+
 def run_one(config: Config) -> Outcome:
     (outcome,) = execute([config])
     return outcome
@@ -36,10 +43,11 @@ def fashion() -> Data:
 
 @pytest.fixture
 def configure(tmp_path: Path, fashion: Data) -> Callable[..., Config]:
-    """Compose a config of a small network that writes below the test's own folder."""
+    """Compose a config of a small network that writes below the test's own folder, measured on the training set."""
 
     def composed(*overrides: str) -> Config:
-        small = [] if any(override.startswith("architecture") for override in overrides) else ["architecture.depth=4"]
+        usual = {"architecture": "architecture.depth=4", "measure.test_epochs": "measure.test_epochs=[]"}
+        small = [usual[key] for key in usual if not any(override.startswith(key) for override in overrides)]
         return compose_config([f"results={tmp_path}", "tracking=off", "training=smoke", *small, *overrides])
 
     return composed

@@ -18,9 +18,9 @@ from equisep.commands.main import main
 from tests.conftest import ROOT, Ended
 
 CONTEXT: Any = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["equisep.commands.run", "equisep.execution.train", "equisep.execution.workers", "wandb"]
-)
+# torch._dynamo is imported by the first optimizer of a process.
+PRELOADED = ("commands.run", "commands.show", "plots", "execution.train", "execution.workers")
+CONTEXT.set_forkserver_preload([*(f"equisep.{name}" for name in PRELOADED), "torch._dynamo", "wandb"])
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def test_a_planned_run_has_the_config_of_its_overrides(tmp_path: Path) -> None:
 
 def test_launcher_options_do_not_change_the_runs() -> None:
     launched = ["hydra/launcher=basic", "hydra.launcher.max_members=3"]
-    assert expand_experiment("emergence", launched) == expand_experiment("emergence")
+    assert expand_experiment("emergence", launched) == points_of("emergence")
 
 
 def test_the_papers_grids_have_the_papers_sizes() -> None:
@@ -56,9 +56,7 @@ def test_the_papers_grids_have_the_papers_sizes() -> None:
 
 
 def test_emergence_shares_its_runs_with_optimizers() -> None:
-    runs, more = (
-        {config_hash(point.config) for point in expand_experiment(name)} for name in ("optimizers", "emergence")
-    )
+    runs, more = ({config_hash(point.config) for point in points_of(name)} for name in ("optimizers", "emergence"))
     assert more < runs
 
 
@@ -177,7 +175,7 @@ RATES = [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
     ],
 )
 def test_the_papers_grids_have_the_papers_values(name: str, varied: dict[str, list], rates: list[float]) -> None:
-    points = expand_experiment(name)
+    points = points_of(name)
     assert {
         column: list(dict.fromkeys(point.varied[column] for point in points)) for column in points[0].varied
     } == varied

@@ -271,48 +271,61 @@ def tasks(results: Path) -> set[str]:
 def test_preempted_killed_requeued_and_timed_out_tasks_end_bit_for_bit_as_undisturbed_ones(
     cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
-    network = ["architecture.depth=4", "training=short", "training.epochs=2000", "training.snapshots=[]"]
-    network += ["seed=range(1,17)", "hydra.launcher.max_members=4", "compute.checkpoint_every=40"]
+    network = ["architecture.depth=4", "training=short", "training.snapshots=[]", "compute.checkpoint_every=40"]
+    # SLURM counts limits in minutes: only the population that meets its own has to train for so long.
+    sweeps = (
+        [*network, "training.epochs=1000", "seed=range(1,5)"],
+        [*network, "training.epochs=400", "seed=range(5,17)", "hydra.launcher.max_members=4"],
+    )
     store = tmp_path / "disturbed"
-    disturbed = sweep(store, *network, "hydra.launcher.minutes=15", "hydra.launcher.notice=15")
-    first = start(*disturbed, environment=cluster)
-    wait_for(lambda: len(training(store, 100)) == 2, "two populations in training")
-    preempted, killed = training(store, 100)
+    long, short = (sweep(store, *one, "hydra.launcher.minutes=15", "hydra.launcher.notice=30") for one in sweeps)
+    seen: list[str] = []
+
+    def next_population() -> Run:
+        """Wait until a population that was not seen before has trained for more than 100 epochs."""
+        wait_for(lambda: any(one.id not in seen for one in training(store, 100)), "another population in training")
+        (run,) = [one for one in training(store, 100) if one.id not in seen]
+        seen.append(run.id)
+        return run
+
+    limited = start(*long, environment=cluster)
+    timed_out = next_population()
+    # SLURM may give notice of a limit up to a minute early.
+    subprocess.run(["scontrol", "update", f"JobId={task_of(timed_out)}", "TimeLimit=1"], env=cluster, check=True)
+    first = start(*short, environment=cluster)
+    preempted = next_population()
+    # scancel may retry for minutes although the signal has arrived.
+    subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", task_of(preempted)], env=cluster)
+    killed = next_population()
     owner = killed.owner()
     assert owner is not None
     os.kill(int(owner["process"]), signal.SIGKILL)
-    # scancel may retry for minutes although the signal has arrived.
-    subprocess.Popen(["timeout", "3", "scancel", "--signal=USR2", task_of(preempted)], env=cluster)
-    early = {preempted.id, killed.id}
-
-    def later() -> list[Run]:
-        return [one for one in training(store, 100) if one.id not in early]
-
-    wait_for(lambda: len(later()) > 0, "the third population in training")
-    requeued = later()[0]
+    requeued = next_population()
     subprocess.run(["scontrol", "requeue", task_of(requeued)], env=cluster, check=True)
-    early.add(requeued.id)
-    wait_for(lambda: len(later()) > 0, "the fourth population in training")
-    timed_out = later()[0]
-    # SLURM may give notice of a limit up to a minute early.
-    subprocess.run(["scontrol", "update", f"JobId={task_of(timed_out)}", "TimeLimit=1"], env=cluster, check=True)
+    # Once is enough.
+    wait_for(lambda: "interrupted: " in timed_out.path.joinpath("run.log").read_text(), "the notice of the limit")
+    subprocess.run(["scontrol", "update", f"JobId={task_of(timed_out)}", "TimeLimit=15"], env=cluster, check=True)
+    assert limited.wait(900).code == 0
     ended = first.wait(900)
     assert ended.code != 0
     assert re.search(r"task \d+_\d ended before its runs", ended.err)
     # Only the killed population is unfinished.
     assert [one.id for one in all_runs(store) if not one.finished] == sorted(killed.state()["population"])
-    second = run(disturbed, cluster)
+    second = run(short, cluster)
     assert second.code == 0, second.err
     assert "submitted 4 runs as 1 tasks" in second.err
     assert set(states(store).values()) == {"done"}
-    calm = ["hydra.launcher.processes=2", "compute.compile=never"]
-    undisturbed = run(sweep(tmp_path / "calm", *network, *calm, launcher="population"), cluster)
-    assert undisturbed.code == 0, undisturbed.err
+    calm = ["hydra.launcher.processes=1", "compute.compile=never"]
+    undisturbed = [start(*sweep(tmp_path / "calm", *one, *calm, launcher="population")) for one in sweeps]
+    for process in undisturbed:
+        done = process.wait(900)
+        assert done.code == 0, done.err
     for one in all_runs(store):
         other = Run(tmp_path / "calm", one.id)
         assert one.state()["population"] == other.state()["population"]
-        expected = other.load_snapshot(2000)
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in one.load_snapshot(2000).items())
+        last = other.snapshot_epochs()[-1]
+        expected = other.load_snapshot(last)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in one.load_snapshot(last).items())
         assert one.epochs() == other.epochs()
         assert one.load_measures() == other.load_measures()
         assert one.path.joinpath("run.log").read_text().count(" starts,") == 1
@@ -324,7 +337,7 @@ def test_preempted_killed_requeued_and_timed_out_tasks_end_bit_for_bit_as_undist
 def test_two_concurrent_sweeps_submit_each_run_once_and_tasks_outlive_their_sweep(
     cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
-    network = ["architecture.depth=4", "training=short", "training.epochs=1500", "seed=range(1,5)"]
+    network = ["architecture.depth=4", "training=short", "training.epochs=800", "seed=range(1,5)"]
     command = sweep(tmp_path, *network, "hydra.launcher.max_members=2")
     both = [start(*command, environment=cluster) for _ in range(2)]
     wait_for(lambda: len(training(tmp_path, 20)) == 2, "both populations in training")
@@ -344,7 +357,7 @@ def test_two_concurrent_sweeps_submit_each_run_once_and_tasks_outlive_their_swee
 def test_a_cancelled_task_is_not_requeued_and_the_next_call_resumes_it(
     cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
-    network = ["architecture.depth=4", "training=short", "training.epochs=3000", "seed=1,2"]
+    network = ["architecture.depth=4", "training=short", "training.epochs=800", "seed=1,2"]
     command = sweep(tmp_path, *network)
     submitted = run([*command, "hydra.launcher.wait=false"], cluster)
     assert submitted.code == 0, submitted.err

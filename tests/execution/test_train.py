@@ -33,7 +33,7 @@ def only_run(results: Path) -> Run:
 
 
 def test_a_run_has_all_its_records(configure: Configure, tmp_path: Path, fashion: Data) -> None:
-    config = configure("training.epochs=12", "architecture.depth=8")
+    config = configure("training.epochs=12", "architecture.depth=8", "measure.test_epochs=null")
     outcome = run_one(config)
     run = only_run(tmp_path)
     assert (outcome.state, outcome.trained_epochs, outcome.run.id) == ("done", 12, run.id)

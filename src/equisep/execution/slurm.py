@@ -105,8 +105,11 @@ def run_on_cluster(
                 if wait and any(queue is None or is_queued(tasks[job], queue) for job in submitted):
                     continue
                 outcomes = {job: outcome_of_task(job.run, job.config, tasks[job], queue, results) for job in submitted}
-                failed = any(isinstance(outcome, Exception) for outcome in outcomes.values())
-                if failed and time.monotonic() - ended_at.setdefault(index, time.monotonic()) < FILE_SYSTEM_DELAY_S:
+                lost = any(
+                    isinstance(outcome, Exception) and not _reported_failure(tasks[job], results)
+                    for job, outcome in outcomes.items()
+                )
+                if lost and time.monotonic() - ended_at.setdefault(index, time.monotonic()) < FILE_SYSTEM_DELAY_S:
                     continue
                 del waiting[index]
                 ended = [outcomes[job] if job in outcomes else others[job] for job in population]
@@ -119,6 +122,14 @@ def run_on_cluster(
     except KeyboardInterrupt:
         print_line(console, "the tasks keep running; run the same command again to follow, or end them with scancel")
         raise
+
+
+def _reported_failure(task: Submitted, results: Path) -> bool:
+    """Return whether a task has itself written that it failed, so that no later file of it needs to be waited for."""
+    from submitit.core.utils import JobPaths, pickle_load
+
+    result = JobPaths(results / "slurm" / task.submission, job_id=task.task).result_pickle
+    return result.exists() and bool(pickle_load(result)[0] == "error")
 
 
 def _submission_lock(results: Path, console: Console) -> ExitStack:

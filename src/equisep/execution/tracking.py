@@ -52,7 +52,13 @@ class Mirror:
                 mode="online" if online else "offline",
                 resume="allow" if online else None,
                 reinit="create_new",
-                settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    x_disable_stats=True,
+                    # Today's packages are not those that a finished run was trained with.
+                    x_save_requirements=not finished,
+                ),
             )
         except wandb.errors.UsageError as error:
             reason = str(error).splitlines()[0]
