@@ -1,19 +1,25 @@
-# Every target sets up what it needs in .venv, once. PYTHON names the interpreter to build it with.
+# Every target sets up what it needs in .venv, once, from the lock in requirements/. PYTHON names the interpreter to
+# build it with. LOCK= takes the newest versions that pyproject.toml allows instead; the choice is kept.
 PYTHON ?= python3
-VENV   := .venv
+VENV   ?= .venv
 RUN    := $(VENV)/bin/python
+LOCK   ?= $(if $(wildcard $(VENV)/.lock),$(shell cat $(VENV)/.lock),requirements)
 PROFILE ?= headline
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report test coverage test-slow slurm test-slurm bench lint imports readme format dashboard page clean
+.PHONY: help setup lock reproduce report test coverage test-slow slurm test-slurm bench lint imports readme format dashboard page clean
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.runtime  ## make .venv and install equisep in it
+setup: $(VENV)/.runtime  ## make .venv and install equisep in it, from the lock (LOCK= for the newest versions)
 
-reproduce: $(VENV)/.runtime  ## train, measure, draw and judge a profile: PROFILE=headline, cpu or paper (ARGS="seed=1 …")
+lock: $(VENV)/.python  ## resolve the dependencies again and write requirements/ (ARGS="--upgrade-package torch …")
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check uv
+	$(RUN) requirements/lock.py $(ARGS)
+
+reproduce: $(VENV)/.runtime $(if $(filter-out headline,$(PROFILE)),$(VENV)/.robustness)  ## train, measure, draw and judge a profile: PROFILE=headline, cpu or paper (ARGS="seed=1 …")
 	$(RUN) -m reproduce $(PROFILE) $(ARGS)
 
 report: $(VENV)/.runtime  ## write all results on one page, results/report.html
@@ -22,9 +28,8 @@ report: $(VENV)/.runtime  ## write all results on one page, results/report.html
 test: $(VENV)/.development  ## run the fast tests
 	$(RUN) -m pytest
 
-coverage: $(VENV)/.development  ## run the fast tests and print the lines and branches that they leave out
-	$(VENV)/bin/coverage run -m pytest
-	$(VENV)/bin/coverage report
+coverage: $(VENV)/.development  ## run the fast tests on all cores and print the lines and branches that they leave out
+	$(RUN) -m pytest --cov -n auto --dist loadfile
 
 test-slow: $(VENV)/.development  ## run the slow tests on all cores: the wheel, every experiment, the README's commands
 	$(RUN) -m pytest -m slow -n auto --dist worksteal
@@ -68,22 +73,55 @@ page: $(VENV)/.dashboard  ## look at the newest runs in the browser, on this mac
 clean:                ## remove .venv and caches; results and data stay
 	rm -rf $(VENV) .coverage .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist build
 
+# A LOCK on the command line sets up anew.
+ifeq ($(origin LOCK),command line)
+$(shell rm -f $(VENV)/.lock $(VENV)/.runtime $(VENV)/.robustness $(VENV)/.dashboard $(VENV)/.slurm $(VENV)/.development)
+endif
+
+# What the lock was resolved for (pyproject.toml, tool.uv).
+FITS := sys.version_info < (3, 15) and (sys.platform, platform.machine()) in \
+  (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
+
 $(VENV)/.python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	  echo "equisep needs Python 3.10 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "equisep needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "this Python has no venv module: apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "$(VENV) cannot be made here; name a folder that can be written to: make VENV=FOLDER"; exit 1; }
 	@touch $@
 
-$(VENV)/.runtime: pyproject.toml | $(VENV)/.python
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e .
+$(VENV)/.lock: | $(VENV)/.python
+	@test -z "$(LOCK)" || $(RUN) -c 'import platform, sys; sys.exit(not ($(FITS)))' || { \
+	  echo "the lock is for Python 3.11 to 3.14 on Linux and macOS (arm64): name such a Python, make PYTHON=python3.12," \
+	    "or take the newest versions, make setup LOCK="; exit 1; }
+	@echo "$(LOCK)" > $@
+
+# $(call install,SET,EXTRA): a set of the lock, or an extra of pyproject.toml.
+define install
+@$(if $(LOCK),$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)/$(1).txt,\
+  $(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade -e ".$(2)") || { \
+  echo "the packages of $(1) could not be installed; with no network, set up on a machine that has one"; exit 1; }
+endef
+
+$(VENV)/.runtime: pyproject.toml $(wildcard $(LOCK)/runtime.txt) | $(VENV)/.lock
+	$(call install,runtime)
+	$(if $(LOCK),$(call install,build))
+	$(if $(LOCK),@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .)
 	@touch $@
 
-$(VENV)/.dashboard: pyproject.toml | $(VENV)/.runtime
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e ".[dashboard]"
+$(VENV)/.robustness: $(wildcard $(LOCK)/robustness.txt) $(VENV)/.runtime
+	$(call install,robustness,[robustness])
 	@touch $@
 
-$(VENV)/.development: pyproject.toml | $(VENV)/.runtime
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e ".[dev]"
+$(VENV)/.dashboard: $(wildcard $(LOCK)/dashboard.txt) $(VENV)/.runtime
+	$(call install,dashboard,[dashboard])
+	@touch $@
+
+$(VENV)/.slurm: $(wildcard $(LOCK)/slurm.txt) $(VENV)/.runtime
+	$(call install,slurm,[slurm])
+	@touch $@
+
+$(VENV)/.development: $(wildcard $(LOCK)/development.txt) $(VENV)/.robustness $(VENV)/.dashboard $(VENV)/.slurm
+	$(call install,development,[dev])
 	@touch $@

@@ -83,7 +83,7 @@ def test_make_help_lists_every_target() -> None:
 def test_a_python_without_venv_or_too_old_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     (tmp_path / "pyproject.toml").write_text("")
-    for refuses, words in (("sys.version_info", "Python 3.10 or newer"), ("ensurepip", "apt-get install python3-venv")):
+    for refuses, words in (("sys.version_info", "Python 3.11 or newer"), ("ensurepip", "apt-get install python3-venv")):
         python = tmp_path / f"python-{refuses}"
         python.write_text(f'#!/bin/sh\ncase "$2" in *{refuses}*) exit 1;; esac\n')
         python.chmod(0o755)

@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from equisep.config import ConfigError, compose_sweep, require
+from equisep.config import ConfigError, compose_sweep, require, require_extra
 
 if TYPE_CHECKING:
     from equisep.execution import RemoteExecutor
@@ -68,10 +68,7 @@ class SlurmLauncher(PopulationLauncher):
         self.debug, self.wait, self.resources = debug, wait, resources
 
     def _remote_executor(self) -> RemoteExecutor:
-        try:
-            import submitit  # noqa: F401
-        except ImportError:
-            raise ConfigError("hydra/launcher=slurm: submitit is missing; run pip install 'equisep[slurm]'") from None
+        require_extra("submitit", "slurm", "hydra/launcher=slurm")
         from equisep.execution import RemoteExecutor, Resources, run_in_process, run_on_cluster
 
         for name, value in (("debug", self.debug), ("wait", self.wait)):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from equisep.config import ConfigError
+from equisep.config import ConfigError, require_extra
 from equisep.store import Run, RunRecord, all_runs, read_run, run_title
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def build_workspace(entity: str, project: str) -> Workspace:
     """
     if not entity or not project:
         raise ConfigError("dashboard: set --entity to a wandb user or team, and --project to a project")
-    _require("wandb_workspaces")
+    require_extra("wandb_workspaces", "dashboard", "dashboard")
     import wandb_workspaces.reports.v2
     from wandb_workspaces import expr, workspaces
 
@@ -112,7 +112,7 @@ def serve_page(results: Path, port: int) -> None:
 
     Raises ConfigError if the extra is not installed, there are no runs, or the port is in use.
     """
-    _require("trackio")
+    require_extra("trackio", "dashboard", "page")
     if not any(all_runs(results)):
         raise ConfigError(f"results={results}: contains no runs to show")
     with tempfile.TemporaryDirectory() as folder:
@@ -199,10 +199,3 @@ def _import_trackio(folder: Path) -> Any:
     import trackio
 
     return trackio
-
-
-def _require(module: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(module) is None:
-        raise ConfigError(f"{module} is not installed: pip install 'equisep[dashboard]'")

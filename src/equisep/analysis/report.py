@@ -22,7 +22,7 @@ from equisep.config import ConfigError, conf_folder
 from equisep.files import write_atomically
 from equisep.store import machine_facts
 
-HARDWARE = {"processor": "processor", "torch": "torch", "commit": "commit of the runs"}
+HARDWARE = {"processor": "processor", "torch": "torch", "commit": "commit of the runs", "lock": "lock"}
 
 
 @dataclass(frozen=True)

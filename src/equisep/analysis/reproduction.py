@@ -27,6 +27,7 @@ from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epo
 from equisep.analysis.figures.panels import save_figure, state_claim
 from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables, save_tables
 from equisep.config import ConfigError, EquisepError, Training, compose_config, conf_folder, refuse_unknown_words
+from equisep.store import lock_in_use
 
 # Of the file names of an experiment's tables.
 SUFFIXES = ("", "_layers", "_perturbed", "_comparisons", "_scores")
@@ -269,6 +270,7 @@ class Result:
             # Where a result lies is no part of how it was made.
             "call": [word for word in self.call if not word.startswith("results=")],
             "claims": claims_digest(),
+            "lock": lock_in_use(),
             "verdict": verdict.status,
             "held": verdict.held,
             "conditions": verdict.conditions,

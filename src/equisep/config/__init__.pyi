@@ -18,7 +18,7 @@ from .schema import (
 )
 from .validation import (
     ConfigError as ConfigError, EquisepError as EquisepError, require as require,
-    require_integer as require_integer, require_one_of as require_one_of,
+    require_extra as require_extra, require_integer as require_integer, require_one_of as require_one_of,
 )
 from .vocabulary import (
     conf_folder as conf_folder, field_names as field_names, group_options as group_options, nearest as nearest, refuse_unknown_words as refuse_unknown_words,

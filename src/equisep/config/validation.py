@@ -1,6 +1,7 @@
 """Errors shown to the user in one line, and the checks of single fields that raise them."""
 
 import math
+from importlib.util import find_spec
 
 
 class EquisepError(Exception):
@@ -42,3 +43,9 @@ def is_odd(value: int) -> bool:
 def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ConfigError for a value that is not among those allowed."""
     require(value in allowed, name, value, "choose one of " + ", ".join(allowed))
+
+
+def require_extra(module: str, extra: str, needed_by: str) -> None:
+    """Raise ConfigError, with the command that installs it, unless a module of one of equisep's extras is installed."""
+    if find_spec(module) is None:
+        raise ConfigError(f"{needed_by}: {module} is missing; run pip install 'equisep[{extra}]'")

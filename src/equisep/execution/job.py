@@ -20,6 +20,7 @@ from equisep.config import (
     identity_of_robustness,
     measure_id,
     require,
+    require_extra,
     robustness_id,
     run_id,
     to_plain,
@@ -242,6 +243,8 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
         whole = config.measure.components is None
         remedy = "robustness needs unprojected features; set measure.components=null or robustness=null"
         require(whole, "measure.components", config.measure.components, remedy)
+        if config.robustness.fgsm or config.robustness.pgd:
+            require_extra("foolbox", "robustness", "robustness.fgsm, robustness.pgd")
     _check_epochs(job.run, job.config, state)
     return job
 

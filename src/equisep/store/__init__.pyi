@@ -1,5 +1,5 @@
 from .locks import InUse as InUse, LEASE_S as LEASE_S, describe_owner as describe_owner, held as held
-from .machine import machine_facts as machine_facts
+from .machine import lock_in_use as lock_in_use, machine_facts as machine_facts
 from .queue import (
     QueuedTask as QueuedTask, is_queued as is_queued, queue_knows as queue_knows, queued_jobs as queued_jobs,
 )
