@@ -8,7 +8,7 @@ PROFILE ?= headline
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock reproduce report test coverage test-slow slurm test-slurm bench lint imports readme format dashboard page clean
+.PHONY: help setup lock reproduce report test coverage test-slow slurm test-slurm bench lint imports docs format dashboard page clean
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,8 +57,8 @@ lint: $(VENV)/.development  ## check format, lint, types and the order of import
 imports: $(VENV)/.development  ## print the levels of the package and the imports between its subpackages
 	$(RUN) docs/imports.py
 
-readme: $(VENV)/.runtime  ## write the tables of the README from their data
-	$(RUN) -m reproduce.readme
+docs: $(VENV)/.runtime  ## write the generated parts of docs/: tables, functions
+	$(RUN) -m docs.pages
 
 format: $(VENV)/.development  ## put the code into the project's format
 	$(VENV)/bin/ruff format .

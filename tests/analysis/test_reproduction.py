@@ -1,4 +1,4 @@
-"""Every experiment: its file, its script, its row in the README, its figure, table and verdict."""
+"""Every experiment: its file, its script, its row in docs/results.md, its figure, table and verdict."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def reproduction_of(name: str) -> Reproduction:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_has_a_script_a_row_in_the_readme_and_is_in_the_profiles(name: str) -> None:
+def test_every_experiment_has_a_script_a_row_in_the_results_and_is_in_the_profiles(name: str) -> None:
     assert reproduction_of(name).name == name
     script = (ROOT / f"reproduce/{name}.py").read_text()
     assert f"python -m equisep -m experiment={name} && python reproduce/{name}.py" in script
-    assert re.search(rf"^\| `{name}` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert re.search(rf"^\| `{name}` \|", (ROOT / "docs/results.md").read_text(), flags=re.MULTILINE)
     for profile in ("cpu", "paper"):
         assert name in load_profile(profile)
 

@@ -1,18 +1,24 @@
-"""The generated tables of the README."""
+"""What is generated in docs/."""
 
 from __future__ import annotations
 
 import pytest
 
+import equisep
 from equisep.analysis.claims import load_claims
 from equisep.analysis.summary import load_reference_results, with_tables
-from reproduce.readme import updated
+from docs.pages import FUNCTIONS, updated
 from tests.conftest import ROOT
 
 
-def test_the_tables_of_the_readme_are_current() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert updated(readme) == readme, "run `make readme`"
+@pytest.mark.parametrize("name", ["results.md", "deviations.md", "api.md"])
+def test_what_is_generated_is_current(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text()
+    assert updated(name, page) == page, "run `make docs`"
+
+
+def test_every_public_name_is_documented() -> None:
+    assert sorted(name for names in FUNCTIONS.values() for name in names) == sorted(equisep.__all__)
 
 
 def test_every_claim_has_a_finding() -> None:

@@ -56,7 +56,7 @@ def test_each_command_has_help(name: str, equisep: Command, capsys: pytest.Captu
     assert COMMANDS[name].summary in " ".join(shown.split())
 
 
-SCRIPTS = sorted(path for path in (ROOT / "reproduce").glob("*.py") if path.stem not in ("__init__", "readme"))
+SCRIPTS = sorted(path for path in (ROOT / "reproduce").glob("*.py") if path.stem != "__init__")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -1,4 +1,4 @@
-"""Every command of the README, with shorter training and a folder of the test for the results."""
+"""Every command of the README and of docs/, with shorter training and a folder of the test for the results."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from equisep.config import Config
 from tests.conftest import ROOT, run_one
 from tests.processes import call
 
-README = (ROOT / "README.md").read_text()
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
 EQUISEP = ".venv/bin/equisep "
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    """Return the code blocks in a language, of all pages; one that stands on two pages once."""
+    found = [re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL) for page in PAGES]
+    return list(dict.fromkeys(block for page in found for block in page))
 
 
 def commands() -> list[str]:
     lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    return [line for line in lines if line]
+    return list(dict.fromkeys(line for line in lines if line))
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +86,10 @@ def _test_figure(words: list[str], store: Path, tmp_path: Path) -> None:
 def test_python_blocks(configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_one(configure("architecture.depth=4", f"results={tmp_path}/results"))
     monkeypatch.chdir(tmp_path)
-    own, logs = blocks("python")
-    for block in (own, logs):
-        exec(compile(block, "README.md", "exec"), {})
+    found = blocks("python")
+    assert len(found) >= 2
+    for block in found:
+        exec(compile(block, "page", "exec"), {})
 
 
 def test_make_commands_are_targets() -> None:
@@ -108,13 +111,30 @@ def test_other_commands_are_of_wandb() -> None:
         assert run.returncode == 0, command
 
 
-def test_links_have_targets() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_have_targets(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 150
+    for page in PAGES[1:]:
+        assert f"({page.relative_to(ROOT)})" in readme
+
+
+def test_the_verdicts_in_the_readme_are_those_of_the_reference_results() -> None:
+    readme = (ROOT / "README.md").read_text()
+    verdicts = re.findall(r"\[((?:not )?supported)\]\(results/reference/(\w+)\)", readme)
+    assert len(verdicts) >= 9
+    for verdict, name in verdicts:
+        assert json.loads((ROOT / f"results/reference/{name}/{name}.json").read_text())["verdict"] == verdict, name
 
 
 def test_the_table_of_verdicts_agrees_with_the_reference_results() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", README, flags=re.MULTILINE))
+    page = (ROOT / "docs/results.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", page, flags=re.MULTILINE))
     assert len(rows) == len(load_claims())
     for name, result in rows.items():
         record = ROOT / f"results/reference/{name}/{name}.json"
