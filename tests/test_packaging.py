@@ -1,27 +1,147 @@
-"""The wheel stands alone, and the Makefile tells what it can do."""
+"""The lock, the extras, the distributions and the Makefile."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tomllib
 import venv
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
-from tests.conftest import ROOT
+import equisep as equisep_package
+from equisep.analysis.dashboards import build_workspace, serve_page
+from equisep.config import ConfigError, validation
+from equisep.execution import prepare
+from equisep.store import lock_in_use, machine
+from tests.conftest import ROOT, Config, Ended
+
+LOCK = ROOT / "requirements"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PLATFORMS = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+
+
+def locked(name: str, environment: dict[str, str]) -> dict[str, Requirement]:
+    """Return what a set of the lock installs in an environment, by normalised name."""
+    lines = [line for line in (LOCK / f"{name}.txt").read_text().splitlines() if not line.startswith(" ")]
+    requirements = [Requirement(line.removesuffix("\\").strip()) for line in lines]
+    return {
+        re.sub(r"[-_.]+", "-", requirement.name).lower(): requirement
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate(environment)
+    }
+
+
+@pytest.mark.parametrize(("python", "platform"), list(product(PYTHONS, PLATFORMS)), ids=str)
+def test_the_lock_has_every_dependency_in_its_range(python: str, platform: tuple[str, str]) -> None:
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    environment |= {"sys_platform": platform[0], "platform_machine": platform[1], "os_name": "posix"}
+    runtime = locked("runtime", environment)
+    sets = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+    for extra, dependencies in sets.items():
+        own = locked("development" if extra == "dev" else extra, environment) if extra else {}
+        for dependency in map(Requirement, dependencies):
+            if dependency.name != "equisep":
+                pinned = (runtime | own)[dependency.name.lower()]
+                (version,) = pinned.specifier
+                assert version.operator == "=="
+                assert dependency.specifier.contains(version.version, prereleases=True), dependency
+
+
+def test_the_lock_has_hashes_and_names_no_index() -> None:
+    for path in LOCK.glob("*.txt"):
+        text = path.read_text()
+        assert not re.search(r"://|^ *#|^ *--(?!hash=)", text, re.MULTILINE), path.name
+        for requirement in re.findall(r"^\S.*(?:\n    .*)*", text, re.MULTILINE):
+            assert re.fullmatch(r"\S+==\S+( ; .*)? (\\\n    --hash=sha256:[0-9a-f]{64} ?)+", requirement), requirement
+
+
+def test_the_lock_in_use_is_recorded_with_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock_in_use.cache_clear()
+    digest = lock_in_use()[:12]
+    assert re.fullmatch("[0-9a-f]{12}", digest)
+    lock_in_use.cache_clear()
+    found = machine._version_or_none
+    others = {"torch": "2.0.0+cpu", "rich": None}
+    monkeypatch.setattr(machine, "_version_or_none", lambda name: others.get(name, found(name)))
+    assert re.fullmatch(rf"{digest}, but torch 2\.0\.0\+cpu and \d+ more", lock_in_use())
+    lock_in_use.cache_clear()
+
+
+def test_a_missing_extra_is_named_in_one_line_before_any_work(
+    configure: Callable[..., Config], equisep: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {"foolbox", "submitit", "trackio", "wandb_workspaces"}
+    find = validation.find_spec
+    monkeypatch.setattr(validation, "find_spec", lambda name: None if name in missing else find(name))
+    with pytest.raises(ConfigError, match=r"^robustness\.fgsm, .*: foolbox is missing; .*'equisep\[robustness\]'$"):
+        prepare(configure("robustness=standard"))
+    prepare(configure("robustness=standard", "robustness.fgsm=[]", "robustness.pgd=[]"))
+    with pytest.raises(ConfigError, match=r"^page: trackio is missing; .*'equisep\[dashboard\]'$"):
+        serve_page(tmp_path, 8808)
+    with pytest.raises(ConfigError, match=r"^dashboard: wandb_workspaces is missing; .*'equisep\[dashboard\]'$"):
+        build_workspace("team", "law")
+    submitted = equisep("-m", "training=smoke", "tracking=off", "seed=1", "hydra/launcher=slurm")
+    assert (submitted.code, len(submitted.err.splitlines())) == (2, 1)
+    assert "hydra/launcher=slurm: submitit is missing; run pip install 'equisep[slurm]'" in submitted.err
+    assert not list(tmp_path.glob("**/runs/*"))
+
+
+def test_the_version_stands_in_one_place_and_the_citation_agrees() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == equisep_package.__version__
+    assert f"## {equisep_package.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert citation["authors"][0]["name"] in (ROOT / "LICENSE").read_text()
+    assert PROJECT["dynamic"] == ["version"]
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distributions")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    return folder
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_conf_and_runs_from_another_folder(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("equisep-*.whl")
+def test_the_distributions_are_well_formed(distributions: Path) -> None:
+    files = sorted(distributions.iterdir())
+    assert [path.suffix for path in files] == [".whl", ".gz"] or [path.suffix for path in files] == [".gz", ".whl"]
+    check = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True)
+    assert check.returncode == 0, check.stdout
+
+
+@pytest.mark.slow
+def test_the_tests_of_the_source_distribution_run(distributions: Path, tmp_path: Path) -> None:
+    """All of them are collected, a part is run; all are run by ``make test`` in the unpacked distribution."""
+    (archive,) = distributions.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        files.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    environment = os.environ | {"PYTHONPATH": str(source / "src")}
+    for words in (["--collect-only", "-m", ""], ["tests/config", "tests/measures", "tests/store/test_layout.py"]):
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
+        run = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout
+    where = "import equisep; print(equisep.__file__)"
+    used = subprocess.run([sys.executable, "-c", where], cwd=source, env=environment, capture_output=True, text=True)
+    assert used.stdout.startswith(str(source))
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_conf_and_runs_from_another_folder(distributions: Path, tmp_path: Path) -> None:
+    (wheel,) = distributions.glob("equisep-*.whl")
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=True)
     python = environment / "bin/python"
@@ -45,6 +165,8 @@ def test_the_wheel_carries_conf_and_runs_from_another_folder(tmp_path: Path) -> 
     assert "equisep reproduce" in equisep("--help").stdout
     run = equisep("training=smoke", "tracking=off", data)
     assert run.returncode == 0, run.stderr
+    state = json.loads(next(elsewhere.glob("results/runs/*/state.json")).read_text())
+    assert state["machine"]["lock"] == lock_in_use()
     assert equisep("show", "last").stdout.splitlines()[-1].endswith("law.png")
     figure = equisep("figure", "width", f"tables={ROOT}/results/reference/width", "results=figures")
     assert figure.returncode == 0, figure.stderr
@@ -91,3 +213,55 @@ def test_a_python_without_venv_or_too_old_is_said_in_one_line(tmp_path: Path) ->
         assert made.returncode != 0
         assert words in made.stdout
         assert len(made.stdout.splitlines()) == 1
+
+
+def test_a_lock_that_does_not_fit_and_a_folder_that_cannot_be_written_are_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "pyproject.toml").write_text("")
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    (tmp_path / ".venv/.python").touch()
+    # An interpreter that the lock was not resolved for.
+    python.write_text('#!/bin/sh\ncase "$2" in *platform.machine*) exit 1;; esac\n')
+    python.chmod(0o755)
+    made = make("setup", folder=tmp_path)
+    assert made.returncode != 0
+    (line,) = made.stdout.splitlines()
+    assert "the lock is for Python 3.11 to 3.14" in line
+    assert "make setup LOCK=" in line
+    made = make("setup", "VENV=/proc/venv", f"PYTHON={sys.executable}", folder=tmp_path)
+    assert made.returncode != 0
+    assert made.stdout.splitlines()[-1] == (
+        "/proc/venv cannot be made here; name a folder that can be written to: make VENV=FOLDER"
+    )
+
+
+def test_the_choice_of_a_lock_is_kept_and_a_missing_network_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "pyproject.toml").write_text("")
+    binaries = tmp_path / ".venv/bin"
+    binaries.mkdir(parents=True)
+    (tmp_path / ".venv/.python").touch()
+    for name, code in (("python", "exit 0"), ("pip", 'echo "$@" >> calls; exit $(cat fails)')):
+        (binaries / name).write_text(f"#!/bin/sh\n{code}\n")
+        (binaries / name).chmod(0o755)
+    calls, fails = tmp_path / "calls", tmp_path / "fails"
+    fails.write_text("1")
+    failed = make("setup", folder=tmp_path)
+    assert failed.returncode != 0
+    assert "the packages of runtime could not be installed" in failed.stdout.splitlines()[-1]
+    fails.write_text("0")
+    calls.unlink()
+    assert make("setup", folder=tmp_path).returncode == 0
+    assert [line.split()[-1] for line in calls.read_text().splitlines()] == [
+        "requirements/runtime.txt",
+        "requirements/build.txt",
+        ".",
+    ]
+    calls.unlink()
+    assert make("setup", folder=tmp_path).returncode == 0
+    assert not calls.exists()
+    assert make("setup", "LOCK=", folder=tmp_path).returncode == 0
+    assert make(".venv/.robustness", folder=tmp_path).returncode == 0
+    newest = [line.split()[-2:] for line in calls.read_text().splitlines()]
+    assert newest == [["-e", "."], ["-e", ".[robustness]"]]

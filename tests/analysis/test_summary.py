@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import equisep
+from docs.pages import FUNCTIONS, updated
 from equisep.analysis.claims import load_claims
 from equisep.analysis.summary import load_reference_results, with_tables
-from docs.pages import FUNCTIONS, updated
 from tests.conftest import ROOT
 
 
