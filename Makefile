@@ -32,7 +32,7 @@ coverage: $(VENV)/.development  ## run the fast tests on all cores and print the
 	$(RUN) -m pytest --cov -n auto --dist loadfile
 
 test-slow: $(VENV)/.development  ## run the slow tests on all cores: the wheel, every experiment, the README's commands
-	$(RUN) -m pytest -m slow -n auto --dist worksteal
+	$(RUN) -m pytest -m slow -n auto --dist loadfile
 
 slurm:                ## fetch SLURM's programs for its tests: apt-get, as root
 	@command -v slurmctld >/dev/null || [ -x /usr/sbin/slurmctld ] || { \

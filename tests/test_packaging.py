@@ -167,6 +167,8 @@ def test_the_wheel_carries_conf_and_runs_from_another_folder(distributions: Path
     assert run.returncode == 0, run.stderr
     state = json.loads(next(elsewhere.glob("results/runs/*/state.json")).read_text())
     assert state["machine"]["lock"] == lock_in_use()
+    # Not that of the repository around the folder.
+    assert state["machine"]["commit"] == f"equisep {equisep_package.__version__}"
     assert equisep("show", "last").stdout.splitlines()[-1].endswith("law.png")
     figure = equisep("figure", "width", f"tables={ROOT}/results/reference/width", "results=figures")
     assert figure.returncode == 0, figure.stderr

@@ -10,35 +10,36 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+# Where pyproject.toml lies if the package is not installed.
+CHECKOUT = Path(__file__).parents[3]
+
 
 def machine_facts(*, accelerator: str | None = None, threads: int | None = None) -> dict[str, Any]:
     """Return processor, threads, versions, commit and lock as plain values.
 
-    accelerator: name of the GPU used, None for the processor. threads: CPU threads, omitted if None.
+    accelerator: name of the GPU used, None for the processor. threads: CPU threads, omitted if None. The commit of an
+    installed release, or of a checkout without git, is its version, "equisep 0.1.0".
     """
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False)
     return {
         "processor": accelerator or _processor(),
         **({} if threads is None else {"threads": threads}),
         "python": platform.python_version(),
         "torch": version("torch"),
         "equisep": version("equisep"),
-        "commit": commit.stdout.strip(),
+        "commit": _commit() or f"equisep {version('equisep')}",
         "lock": lock_in_use(),
     }
 
 
 @cache
 def lock_in_use() -> str:
-    """Return the digest of the lock, and how the installed packages differ from it: ``"6f3c2a9b01de"``,
-    ``"6f3c2a9b01de, but torch 2.15.0 and 3 more"``.
+    """Return the digest of the lock, followed by what differs from it: "6f3c2a9b01de, but torch 2.15.0 and 3 more".
 
     The lock is requirements/runtime.txt, also inside the installed package; its digest is the first twelve digits of
     the SHA-256 of the file.
     """
     installed = Path(__file__).parents[1] / "requirements.txt"
-    lock = installed if installed.is_file() else Path(__file__).parents[3] / "requirements/runtime.txt"
+    lock = installed if installed.is_file() else CHECKOUT / "requirements/runtime.txt"
     text = lock.read_text()
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     others = []
@@ -54,6 +55,17 @@ def lock_in_use() -> str:
     others.sort(key=lambda name: not name.startswith("torch "))
     more = f" and {len(others) - 1} more" if others[1:] else ""
     return f"{digest}, but {others[0]}{more}" if others else digest
+
+
+def _commit() -> str:
+    """Return the commit of the checkout, '' if the package is installed: it may lie in a repository of the user's."""
+    if not (CHECKOUT / ".git").exists():
+        return ""
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _version_or_none(name: str) -> str | None:
