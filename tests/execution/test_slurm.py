@@ -364,7 +364,10 @@ def test_a_cancelled_task_is_not_requeued_and_the_next_call_resumes_it(
     wait_for(lambda: len(training(tmp_path, 20)) == 1, "the population in training")
     (leader,) = training(tmp_path, 20)
     subprocess.run(["scancel", task_of(leader)], env=cluster, check=True)
-    wait_for(lambda: leader.owner() is None, "the end of the task")
+    listed = ["squeue", "-h", "-j", task_of(leader)]
+    # A task counts as queued until SLURM has cleaned up after it.
+    wait_for(lambda: not subprocess.run(listed, env=cluster, capture_output=True).stdout, "the end of the task")
+    assert leader.owner() is None
     assert leader.state()["state"] == "interrupted"
     trained = len(leader.epochs())
     again = run(command, cluster)
