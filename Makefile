@@ -92,6 +92,8 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.lock: | $(VENV)/.python
+	@test -z "$(LOCK)" || test -f "$(LOCK)/runtime.txt" || { \
+	  echo "LOCK=$(LOCK): no file $(LOCK)/runtime.txt; name a folder like requirements/, or LOCK= for the newest"; exit 1; }
 	@test -z "$(LOCK)" || $(RUN) -c 'import platform, sys; sys.exit(not ($(FITS)))' || { \
 	  echo "the lock is for Python 3.11 to 3.14 on Linux and macOS (arm64): name such a Python, make PYTHON=python3.12," \
 	    "or take the newest versions, make setup LOCK="; exit 1; }

@@ -222,6 +222,7 @@ def test_a_python_without_venv_or_too_old_is_said_in_one_line(tmp_path: Path) ->
 def test_a_lock_that_does_not_fit_and_a_folder_that_cannot_be_written_are_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "requirements").symlink_to(LOCK)
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     (tmp_path / ".venv/.python").touch()
@@ -233,6 +234,9 @@ def test_a_lock_that_does_not_fit_and_a_folder_that_cannot_be_written_are_said_i
     (line,) = made.stdout.splitlines()
     assert "the lock is for Python 3.11 to 3.14" in line
     assert "make setup LOCK=" in line
+    made = make("setup", "LOCK=nowhere", folder=tmp_path)
+    assert made.stdout.startswith("LOCK=nowhere: no file nowhere/runtime.txt; ")
+    assert not (tmp_path / ".venv/.lock").exists()
     made = make("setup", "VENV=/proc/venv", f"PYTHON={sys.executable}", folder=tmp_path)
     assert made.returncode != 0
     assert made.stdout.splitlines()[-1] == (
@@ -243,6 +247,7 @@ def test_a_lock_that_does_not_fit_and_a_folder_that_cannot_be_written_are_said_i
 def test_the_choice_of_a_lock_is_kept_and_a_missing_network_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "requirements").symlink_to(LOCK)
     binaries = tmp_path / ".venv/bin"
     binaries.mkdir(parents=True)
     (tmp_path / ".venv/.python").touch()
