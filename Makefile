@@ -1,9 +1,9 @@
-# Every target sets up what it needs in .venv, once, from the lock in requirements/. PYTHON names the interpreter to
-# build it with. LOCK= takes the newest versions that pyproject.toml allows instead; the choice is kept.
+# Every target sets up what it needs in .venv, once, from the lock in requirements/. `make setup` with PYTHON=INTERPRETER,
+# LOCK=FOLDER or LOCK= (the newest versions that pyproject.toml allows) makes it anew; the choice is kept.
 PYTHON ?= python3
-VENV   ?= .venv
+VENV   := .venv
 RUN    := $(VENV)/bin/python
-LOCK   ?= $(if $(wildcard $(VENV)/.lock),$(shell cat $(VENV)/.lock),requirements)
+EXTRAS ?=
 PROFILE ?= headline
 ARGS   ?=
 
@@ -13,11 +13,28 @@ ARGS   ?=
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.runtime  ## make .venv and install equisep in it, from the lock (LOCK= for the newest versions)
+ifneq ($(words $(VENV)),1)
+$(error VENV=$(VENV): name a folder without spaces)
+endif
+ifneq ($(origin LOCK),command line)
+LOCK := $(if $(wildcard $(VENV)/.lock),$(shell cat $(VENV)/.lock),requirements)
+else ifneq ($(wildcard $(VENV)/.lock),)
+ifneq ($(MAKECMDGOALS),setup)
+$(error LOCK is chosen by make setup LOCK=$(LOCK), which makes $(VENV) anew)
+endif
+endif
+# Whether `make setup` has to make the environment anew.
+ANEW := $(filter command,$(firstword $(origin LOCK)) $(firstword $(origin PYTHON)))
 
-lock: $(VENV)/.python  ## resolve the dependencies again and write requirements/ (ARGS="--upgrade-package torch …")
+setup:                ## make .venv and install equisep in it (LOCK= for the newest versions, EXTRAS="slurm robustness")
+	$(if $(ANEW),@rm -rf $(VENV).before; test ! -f $(VENV)/pyvenv.cfg || mv $(VENV) $(VENV).before)
+	@$(MAKE) --no-print-directory $(VENV)/.runtime $(EXTRAS:%=$(VENV)/.%) || { \
+	  test ! -d $(VENV).before || { rm -rf $(VENV); mv $(VENV).before $(VENV); echo "$(VENV) is as it was"; }; exit 1; }
+	@rm -rf $(VENV).before
+
+lock: $(VENV)/.python  ## resolve the newest versions and write requirements/ (ARGS="--upgrade-package torch" for one)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check uv
-	$(RUN) requirements/lock.py $(ARGS)
+	$(RUN) requirements/lock.py $(or $(ARGS),--upgrade)
 
 reproduce: $(VENV)/.runtime $(if $(filter-out headline,$(PROFILE)),$(VENV)/.robustness)  ## train, measure, draw and judge a profile: PROFILE=headline, cpu or paper (ARGS="seed=1 …")
 	$(RUN) -m reproduce $(PROFILE) $(ARGS)
@@ -71,12 +88,8 @@ page: $(VENV)/.dashboard  ## look at the newest runs in the browser, on this mac
 	$(RUN) -m equisep page $(ARGS)
 
 clean:                ## remove .venv and caches; results and data stay
-	rm -rf $(VENV) .coverage .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist build
-
-# A LOCK on the command line sets up anew.
-ifeq ($(origin LOCK),command line)
-$(shell rm -f $(VENV)/.lock $(VENV)/.runtime $(VENV)/.robustness $(VENV)/.dashboard $(VENV)/.slurm $(VENV)/.development)
-endif
+	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
+	rm -rf .coverage .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist build
 
 # What the lock was resolved for (pyproject.toml, tool.uv).
 FITS := sys.version_info < (3, 15) and (sys.platform, platform.machine()) in \
@@ -95,7 +108,7 @@ $(VENV)/.lock: | $(VENV)/.python
 	@test -z "$(LOCK)" || test -f "$(LOCK)/runtime.txt" || { \
 	  echo "LOCK=$(LOCK): no file $(LOCK)/runtime.txt; name a folder like requirements/, or LOCK= for the newest"; exit 1; }
 	@test -z "$(LOCK)" || $(RUN) -c 'import platform, sys; sys.exit(not ($(FITS)))' || { \
-	  echo "the lock is for Python 3.11 to 3.14 on Linux and macOS (arm64): name such a Python, make PYTHON=python3.12," \
+	  echo "the lock is for Python 3.11 to 3.14 on Linux and macOS (arm64): name such a Python, make setup PYTHON=python3.12," \
 	    "or take the newest versions, make setup LOCK="; exit 1; }
 	@echo "$(LOCK)" > $@
 
@@ -103,7 +116,7 @@ $(VENV)/.lock: | $(VENV)/.python
 define install
 @$(if $(LOCK),$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)/$(1).txt,\
   $(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade -e ".$(2)") || { \
-  echo "the packages of $(1) could not be installed; with no network, set up on a machine that has one"; exit 1; }
+  echo "the packages of $(1) could not be installed, for the reason above; without a network, set up on a machine that has one"; exit 1; }
 endef
 
 $(VENV)/.runtime: pyproject.toml $(wildcard $(LOCK)/runtime.txt) | $(VENV)/.lock

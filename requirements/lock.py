@@ -20,12 +20,14 @@ BUILD = ("hatchling", "editables")
 
 
 def main(options: list[str]) -> None:
-    """Write the files of the lock; options are passed on, for example ``--constraint FILE``."""
+    """Write the files of the lock; options are passed on: ``--upgrade``, ``--constraint FILE``, …."""
     with tempfile.TemporaryDirectory() as folder:
         whole, build = Path(folder, "whole.txt"), Path(folder, "build.in")
         build.write_text("\n".join(BUILD))
         project = str(HERE.parent / "pyproject.toml")
-        whole.write_text(_compile([project, str(build), "--all-extras", *options]))
+        # uv keeps the versions of a file that it writes to.
+        whole.write_text("".join(path.read_text() for path in HERE.glob("*.txt")))
+        _compile([project, str(build), "--all-extras", "--output-file", str(whole), *options])
         together = ["--constraint", str(whole)]
         runtime = _requirements(_compile([project, *together]))
         sets = {"runtime": runtime, "build": _requirements(_compile([str(build), *together])) - runtime}
@@ -41,7 +43,10 @@ def _compile(arguments: list[str]) -> str:
     command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--universal"]
     command += ["--python-version", "3.11", "--generate-hashes", "--no-header", "--no-annotate"]
     command += ["--no-emit-index-url", "--no-emit-find-links", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit("the dependencies could not be resolved, for the reason above; requirements/ is unchanged")
+    return done.stdout
 
 
 def _requirements(text: str) -> set[str]:

@@ -85,12 +85,12 @@ def test_a_missing_extra_is_named_in_one_line_before_any_work(
     missing = {"foolbox", "submitit", "trackio", "wandb_workspaces"}
     find = validation.find_spec
     monkeypatch.setattr(validation, "find_spec", lambda name: None if name in missing else find(name))
-    with pytest.raises(ConfigError, match=r"^robustness\.fgsm, .*: foolbox is missing; .*'equisep\[robustness\]'$"):
+    with pytest.raises(ConfigError, match=r"^robustness\.fgsm, .*: foolbox is missing; .*EXTRAS=robustness$"):
         prepare(configure("robustness=standard"))
     prepare(configure("robustness=standard", "robustness.fgsm=[]", "robustness.pgd=[]"))
-    with pytest.raises(ConfigError, match=r"^page: trackio is missing; .*'equisep\[dashboard\]'$"):
+    with pytest.raises(ConfigError, match=r"^page: trackio is missing; .*'equisep\[dashboard\]', "):
         serve_page(tmp_path, 8808)
-    with pytest.raises(ConfigError, match=r"^dashboard: wandb_workspaces is missing; .*'equisep\[dashboard\]'$"):
+    with pytest.raises(ConfigError, match=r"^dashboard: wandb_workspaces is missing; .*'equisep\[dashboard\]', "):
         build_workspace("team", "law")
     submitted = equisep("-m", "training=smoke", "tracking=off", "seed=1", "hydra/launcher=slurm")
     assert (submitted.code, len(submitted.err.splitlines())) == (2, 1)
@@ -134,7 +134,7 @@ def test_the_tests_of_the_source_distribution_run(distributions: Path, tmp_path:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *part]
     run = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
-    assert re.search(r"[2-9]\d passed, \d{3} deselected", run.stdout)
+    assert re.search(r"\d+ passed, \d+ deselected", run.stdout)
     where = "import equisep; print(equisep.__file__)"
     used = subprocess.run([sys.executable, "-c", where], cwd=source, env=environment, capture_output=True, text=True)
     assert used.stdout.startswith(str(source))
@@ -244,16 +244,21 @@ def test_a_lock_that_does_not_fit_and_a_folder_that_cannot_be_written_are_said_i
     )
 
 
-def test_the_choice_of_a_lock_is_kept_and_a_missing_network_is_said_in_one_line(tmp_path: Path) -> None:
+def test_the_choice_of_a_lock_is_kept_and_a_missing_network_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     (tmp_path / "pyproject.toml").write_text("")
     (tmp_path / "requirements").symlink_to(LOCK)
-    binaries = tmp_path / ".venv/bin"
-    binaries.mkdir(parents=True)
-    (tmp_path / ".venv/.python").touch()
-    for name, code in (("python", "exit 0"), ("pip", 'echo "$@" >> calls; exit $(cat fails)')):
-        (binaries / name).write_text(f"#!/bin/sh\n{code}\n")
-        (binaries / name).chmod(0o755)
+    # An interpreter that makes an environment whose pip notes what it is asked to install.
+    python = tmp_path / "python"
+    python.write_text(f"""#!/bin/sh
+[ "$2" = venv ] || exit 0
+mkdir -p "$3/bin"; touch "$3/pyvenv.cfg"; cp {python} "$3/bin/python"
+printf '#!/bin/sh\\necho "$@" >> calls; exit $(cat fails)\\n' > "$3/bin/pip"; chmod +x "$3/bin/pip"
+""")
+    python.chmod(0o755)
+    monkeypatch.setenv("PYTHON", str(python))
     calls, fails = tmp_path / "calls", tmp_path / "fails"
     fails.write_text("1")
     failed = make("setup", folder=tmp_path)
@@ -271,6 +276,21 @@ def test_the_choice_of_a_lock_is_kept_and_a_missing_network_is_said_in_one_line(
     assert make("setup", folder=tmp_path).returncode == 0
     assert not calls.exists()
     assert make("setup", "LOCK=", folder=tmp_path).returncode == 0
-    assert make(".venv/.robustness", folder=tmp_path).returncode == 0
+    assert make("setup", "EXTRAS=robustness", folder=tmp_path).returncode == 0
     newest = [line.split()[-2:] for line in calls.read_text().splitlines()]
     assert newest == [["-e", "."], ["-e", ".[robustness]"]]
+    # Another choice makes the environment anew; where that fails, the one before stays.
+    kept = tmp_path / ".venv/kept"
+    kept.touch()
+    fails.write_text("1")
+    failed = make("setup", "LOCK=requirements", folder=tmp_path)
+    assert failed.returncode != 0
+    assert failed.stdout.splitlines()[-1] == ".venv is as it was"
+    assert (tmp_path / ".venv/.lock").read_text() == "\n"
+    refused = make("report", "LOCK=requirements", folder=tmp_path)
+    assert "LOCK is chosen by make setup LOCK=requirements" in refused.stderr
+    fails.write_text("0")
+    assert kept.exists()
+    assert make("setup", "LOCK=requirements", folder=tmp_path).returncode == 0
+    assert not kept.exists()
+    assert {path.name for path in tmp_path.glob(".venv*")} == {".venv"}

@@ -68,7 +68,7 @@ class SlurmLauncher(PopulationLauncher):
         self.debug, self.wait, self.resources = debug, wait, resources
 
     def _remote_executor(self) -> RemoteExecutor:
-        require_extra("submitit", "slurm", "hydra/launcher=slurm")
+        require_extra("submitit", "slurm", f"hydra/launcher={'debug' if self.debug else 'slurm'}")
         from equisep.execution import RemoteExecutor, Resources, run_in_process, run_on_cluster
 
         for name, value in (("debug", self.debug), ("wait", self.wait)):

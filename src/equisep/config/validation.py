@@ -48,4 +48,5 @@ def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def require_extra(module: str, extra: str, needed_by: str) -> None:
     """Raise ConfigError, with the command that installs it, unless a module of one of equisep's extras is installed."""
     if find_spec(module) is None:
-        raise ConfigError(f"{needed_by}: {module} is missing; run pip install 'equisep[{extra}]'")
+        remedy = f"run pip install 'equisep[{extra}]', in a checkout make setup EXTRAS={extra}"
+        raise ConfigError(f"{needed_by}: {module} is missing; {remedy}")
