@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -264,6 +265,18 @@ def test_a_results_folder_that_cannot_be_written_is_named(configure: Configure, 
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=f"results={tmp_path}/file/below: "):
         run_one(configure(f"results={tmp_path}/file/below"))
+
+
+def test_a_store_that_can_no_longer_be_written_is_named(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_one(configure("seed=1"))
+
+    def read_only(*_: object) -> None:
+        # As a mount does; permissions do not stop root.
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Run, "create", read_only)
+    with pytest.raises(ConfigError, match="results=.*: Read-only file system; set a folder that can be written to"):
+        run_one(configure("seed=2"))
 
 
 def test_impossible_configs_are_refused_before_work(configure: Configure, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
     """Write RESULTS/report.html from the contents of a results folder, and return its path.
 
     scripts: the command that judges each claim, by name, in the order of the page; '' for a claim without a script.
-    Raises ConfigError if there is nothing to report.
+    Raises ConfigError if there is nothing to report, or the page cannot be written.
     """
     claims = load_claims()
     sections = [_read_section(results, name, claims[name], command) for name, command in scripts.items()]
@@ -69,7 +69,10 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
         written=time.strftime("%Y-%m-%d %H:%M"),
     )
     path = results / "report.html"
-    write_atomically(path, page.encode())
+    try:
+        write_atomically(path, page.encode())
+    except OSError as error:
+        raise ConfigError(f"results={results}: {error.strerror}; set a folder that can be written to") from None
     return path
 
 

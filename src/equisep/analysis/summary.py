@@ -1,4 +1,4 @@
-"""The generated tables of the README: reference results with their verdicts, and deviations from the paper.
+"""The generated tables of docs/: reference results with their verdicts, and deviations from the paper.
 
 Sources: results/reference/NAME/NAME.json (verdicts), results/reference/findings.yaml (prose), conf/deviations.yaml.
 """

@@ -95,10 +95,14 @@ class Job:
         return self.outline.blocks if self.config.measure.view == "block" else self.outline.layers
 
     def create_run(self) -> None:
-        """Create the run's folder with its config, if there is none."""
+        """Create the run's folder with its config, if there is none; raises ConfigError if it cannot be written."""
         train, test = self.data.train, self.data.test
         facts: dict[str, str | int] = {"digest": train.digest, "test_digest": test.digest, "source": self.data.source}
-        self.run.create(self.config, facts | {"train_images": len(train.labels), "test_images": len(test.labels)})
+        facts |= {"train_images": len(train.labels), "test_images": len(test.labels)}
+        try:
+            self.run.create(self.config, facts)
+        except OSError as error:
+            raise _not_writable(self.config.results, error) from None
 
     def split(self, name: str) -> Split:
         """Return the train or test split, on the device."""
@@ -224,7 +228,7 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
     try:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"results={results}: {error.strerror}; set a folder that can be written to") from None
+        raise _not_writable(config.results, error) from None
     data = _load_data(_as_key(config.dataset))
     if isinstance(data, DataUnavailable):
         raise data
@@ -247,6 +251,10 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
             require_extra("foolbox", "robustness", "robustness.fgsm, robustness.pgd")
     _check_epochs(job.run, job.config, state)
     return job
+
+
+def _not_writable(results: str, error: OSError) -> ConfigError:
+    return ConfigError(f"results={results}: {error.strerror}; set a folder that can be written to")
 
 
 def _check_network(job: Job) -> None:
