@@ -6,6 +6,7 @@ without weights, with another seed each. Medians and ranges of five calls.
 
 from __future__ import annotations
 
+import re
 import shutil
 import statistics
 import subprocess
@@ -31,7 +32,7 @@ def main(runs: int) -> None:
         for seed in range(runs):
             copy = many / f"runs/{seed:016x}"
             shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("*.safetensors"))
-            (copy / "config.yaml").write_text(config.replace("\nseed: 1\n", f"\nseed: {seed}\n"))
+            (copy / "config.yaml").write_text(re.sub(r"^seed: \d+$", f"seed: {seed}", config, flags=re.MULTILINE))
         equisep = str(Path(sys.executable).with_name("equisep"))
         _measure("equisep --help", lambda: _call(equisep, "--help"))
         _measure("equisep show last", lambda: _call(equisep, "show", "last", f"results={store}"))
