@@ -25,7 +25,7 @@ os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 
 def pytest_collection_finish() -> None:
-    """Let garbage collections skip what was imported, which is never garbage: they take a tenth of the tests' time."""
+    """Let garbage collections skip what was imported, which is never garbage."""
     gc.collect()
     gc.freeze()
 

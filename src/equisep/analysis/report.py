@@ -18,7 +18,7 @@ import yaml
 
 from equisep.analysis.claims import NOT_RUN, NOT_SUPPORTED, SUPPORTED, Claim, load_claims
 from equisep.analysis.tables import TEXT_COLUMNS
-from equisep.config import ConfigError, conf_folder
+from equisep.config import ConfigError, conf_folder, not_writable
 from equisep.files import write_atomically
 from equisep.store import machine_facts
 
@@ -72,7 +72,7 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
     try:
         write_atomically(path, page.encode())
     except OSError as error:
-        raise ConfigError(f"results={results}: {error.strerror}; set a folder that can be written to") from None
+        raise not_writable(results, error) from None
     return path
 
 

@@ -17,7 +17,7 @@ from .schema import (
     as Robustness, Tracking as Tracking, Training as Training,
 )
 from .validation import (
-    ConfigError as ConfigError, EquisepError as EquisepError, require as require,
+    ConfigError as ConfigError, EquisepError as EquisepError, not_writable as not_writable, require as require,
     require_extra as require_extra, require_integer as require_integer, require_one_of as require_one_of,
 )
 from .vocabulary import (

@@ -2,6 +2,7 @@
 
 import math
 from importlib.util import find_spec
+from pathlib import Path
 
 
 class EquisepError(Exception):
@@ -43,6 +44,11 @@ def is_odd(value: int) -> bool:
 def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ConfigError for a value that is not among those allowed."""
     require(value in allowed, name, value, "choose one of " + ", ".join(allowed))
+
+
+def not_writable(results: str | Path, error: OSError) -> ConfigError:
+    """Return the error of a results folder that the system does not let us write to, with the system's reason."""
+    return ConfigError(f"results={results}: {error.strerror}; set a folder that can be written to")
 
 
 def require_extra(module: str, extra: str, needed_by: str) -> None:

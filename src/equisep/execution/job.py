@@ -19,6 +19,7 @@ from equisep.config import (
     identity_of_measure,
     identity_of_robustness,
     measure_id,
+    not_writable,
     require,
     require_extra,
     robustness_id,
@@ -102,7 +103,7 @@ class Job:
         try:
             self.run.create(self.config, facts)
         except OSError as error:
-            raise _not_writable(self.config.results, error) from None
+            raise not_writable(self.config.results, error) from None
 
     def split(self, name: str) -> Split:
         """Return the train or test split, on the device."""
@@ -228,7 +229,7 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
     try:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _not_writable(config.results, error) from None
+        raise not_writable(config.results, error) from None
     data = _load_data(_as_key(config.dataset))
     if isinstance(data, DataUnavailable):
         raise data
@@ -251,10 +252,6 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
             require_extra("foolbox", "robustness", "robustness.fgsm, robustness.pgd")
     _check_epochs(job.run, job.config, state)
     return job
-
-
-def _not_writable(results: str, error: OSError) -> ConfigError:
-    return ConfigError(f"results={results}: {error.strerror}; set a folder that can be written to")
 
 
 def _check_network(job: Job) -> None:
