@@ -1,28 +1,19 @@
-"""Training of a population of networks, epoch by epoch, with a state that resumes bit for bit.
-
-The protocol is that of the released code. The data order of an epoch is ``numpy.random.shuffle`` of arange(n), from a
-stream seeded once per run; the last partial batch is kept; the learning rate is multiplied by a constant at milestones;
-weight decay is L2 on every parameter. Where the schedule has phases, layers outside the current phase are frozen: their
-weights do not change (unless frozen_decay is set), while their batch normalisation still uses batch statistics and
-updates the running ones.
-"""
+"""Training of a population: networks of one shape in one batched program, on the schedule of schedule.py."""
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from equisep.config import ConfigError, Optimizer, Training
-from equisep.data import Split
 from equisep.measures import Epoch
 from equisep.networks import FeedForwardNetwork, Network, gains_from_batching
 from equisep.training.engine import Program
 from equisep.training.feed_forward import FeedForwardProgram, has_kernels
 from equisep.training.modules import ConvolutionalProgram, ModuleProgram
+from equisep.training.schedule import DataOrder, Member, Trainer, learning_rate_factor, trained_layers
 
 
 def build_program(networks: Sequence[nn.Module], *, compiled: bool) -> Program:
@@ -33,17 +24,7 @@ def build_program(networks: Sequence[nn.Module], *, compiled: bool) -> Program:
     return ModuleProgram(networks) if gains_from_batching(networks[0]) else ConvolutionalProgram(networks)
 
 
-@dataclass(frozen=True)
-class Member:
-    """A network of a population, initialised and on the device, with its data, optimizer and seed of the data order."""
-
-    network: nn.Module
-    split: Split
-    optimizer: Optimizer
-    seed: int
-
-
-class Population:
+class Population(Trainer):
     """Networks trained by one program on one schedule; they do not affect each other, even if one diverges."""
 
     def __init__(self, members: Sequence[Member], training: Training, *, compiled: bool = False) -> None:
@@ -62,7 +43,7 @@ class Population:
         self.epoch = 0
 
     def run_epoch(self) -> list[Epoch]:
-        """Train every member for one epoch and return each member's record of the training steps."""
+        """See :meth:`Trainer.run_epoch`."""
         self._freeze_layers()
         factor = learning_rate_factor(self.training, self.epoch)
         for optimizer in self.optimizers:
@@ -99,11 +80,11 @@ class Population:
                 parameter.grad = gradient[members] if layer in trained else frozen
 
     def weights(self, index: int) -> dict[str, Tensor]:
-        """Return the state dict of a member's plain module."""
+        """See :meth:`Trainer.weights`."""
         return dict(self.program.module(index).state_dict())
 
     def state(self) -> dict[str, Any]:
-        """Return all state that later epochs depend on: weights, buffers, optimizers, epoch."""
+        """See :meth:`Trainer.state`."""
         return {
             "epoch": self.epoch,
             "weights": self.program.weights,
@@ -112,7 +93,7 @@ class Population:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Load a state from :meth:`state`; only valid on a new population of the same members."""
+        """See :meth:`Trainer.load_state`."""
         for tensors, name in ((self.program.weights, "weights"), (self.program.buffers(), "buffers")):
             for tensor, saved in zip(tensors, state[name], strict=True):
                 tensor.copy_(saved)
@@ -149,28 +130,3 @@ def _parameter_layers(network: nn.Module) -> list[int]:
             "training.phases: the network does not assign its parameters to layers; set training.phases=[]"
         )
     return network.parameter_layers()
-
-
-class DataOrder:
-    """The order of the images in each epoch, which depends only on the seed."""
-
-    def __init__(self, images: int, seed: int) -> None:
-        self.images = images
-        self.stream = np.random.RandomState(seed)
-
-    def next_epoch(self) -> Tensor:
-        """Return the (n,) int64 indices of the next epoch."""
-        order = np.arange(self.images, dtype=np.int32)
-        self.stream.shuffle(order)
-        return torch.from_numpy(order).long()
-
-
-def learning_rate_factor(training: Training, epoch: int) -> float:
-    """Return the factor on the learning rate in the epoch after ``epoch`` completed ones."""
-    return training.decay ** sum(milestone <= epoch for milestone in training.milestones)
-
-
-def trained_layers(training: Training, epoch: int) -> range | None:
-    """Return the layers, counted from 1, trained in the epoch after ``epoch`` completed ones; None for all."""
-    started = [phase for phase in training.phases if phase.start <= epoch]
-    return range(started[-1].first, started[-1].last + 1) if started else None

@@ -1,0 +1,78 @@
+"""The schedule of a training: its member networks, the data order, learning rate and trained layers of each epoch.
+
+The protocol is that of the released code. The data order of an epoch is ``numpy.random.shuffle`` of arange(n), from a
+stream seeded once per run; the last partial batch is kept; the learning rate is multiplied by a constant at milestones;
+weight decay is L2 on every parameter. Where the schedule has phases, layers outside the current phase are frozen: their
+weights do not change (unless frozen_decay is set), while their batch normalisation still uses batch statistics and
+updates the running ones.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from equisep.config import Optimizer, Training
+from equisep.data import Split
+from equisep.measures import Epoch
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network of a population, initialised and on the device, with its data, optimizer and seed of the data order."""
+
+    network: nn.Module
+    split: Split
+    optimizer: Optimizer
+    seed: int
+
+
+class Trainer(ABC):
+    """Networks on their way through a schedule, epoch by epoch, with a state that resumes bit for bit."""
+
+    epoch: int
+    """Completed epochs."""
+
+    @abstractmethod
+    def run_epoch(self) -> list[Epoch]:
+        """Train every member for one epoch and return each member's record of the training steps."""
+
+    @abstractmethod
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """Return the state dict of a member's plain module."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return all state that later epochs depend on: weights, buffers, optimizers, epoch."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Load a state from :meth:`state`; only valid on a new trainer of the same members."""
+
+
+class DataOrder:
+    """The order of the images in each epoch, which depends only on the seed."""
+
+    def __init__(self, images: int, seed: int) -> None:
+        self.images = images
+        self.stream = np.random.RandomState(seed)
+
+    def next_epoch(self) -> Tensor:
+        """Return the (n,) int64 indices of the next epoch."""
+        order = np.arange(self.images, dtype=np.int32)
+        self.stream.shuffle(order)
+        return torch.from_numpy(order).long()
+
+
+def learning_rate_factor(training: Training, epoch: int) -> float:
+    """Return the factor on the learning rate in the epoch after ``epoch`` completed ones."""
+    return training.decay ** sum(milestone <= epoch for milestone in training.milestones)
+
+
+def trained_layers(training: Training, epoch: int) -> range | None:
+    """Return the layers, counted from 1, trained in the epoch after ``epoch`` completed ones; None for all."""
+    started = [phase for phase in training.phases if phase.start <= epoch]
+    return range(started[-1].first, started[-1].last + 1) if started else None
