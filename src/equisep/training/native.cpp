@@ -8,9 +8,30 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
+#ifdef PROFILE
+#include <chrono>
+#endif
 
 namespace {
+
+// With -DPROFILE the seconds of each operation are added up (benchmarks/profile.py).
+enum Operation { GATHER, FORWARD, STATISTICS, OUTPUT, LOSS, DERIVATIVE, TRANSPOSE, WEIGHT, INPUT, UPDATE, OPERATIONS };
+#ifdef PROFILE
+double seconds[OPERATIONS];
+struct Timer {
+    using Clock = std::chrono::steady_clock;
+    const Operation operation;
+    const Clock::time_point start = Clock::now();
+    explicit Timer(Operation operation) : operation(operation) {}
+    ~Timer() { seconds[operation] += std::chrono::duration<double>(Clock::now() - start).count(); }
+};
+#else
+struct Timer {
+    explicit Timer(Operation) {}
+};
+#endif
 
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64, TILE_VECTORS = 4;
@@ -27,8 +48,19 @@ constexpr int64_t TILE_DEPTH = 128;
 template <class T> struct Vector {
     typedef T type __attribute__((vector_size(VECTOR_BYTES)));
     typedef T unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(alignof(T)), may_alias));
+    typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type index;
+    typedef index indices __attribute__((vector_size(VECTOR_BYTES)));
     static constexpr int64_t lanes = VECTOR_BYTES / sizeof(T);
 };
+
+// Writes the first `width` lanes of a vector.
+template <class T> inline void store(T *target, typename Vector<T>::type vector, int64_t width) {
+    if (width >= Vector<T>::lanes) {
+        *(typename Vector<T>::unaligned *)target = vector;
+    } else {
+        for (int64_t lane = 0; lane < width; lane++) target[lane] = vector[lane];
+    }
+}
 
 // A matrix that is read: element (i, j) is at data[i * row + j * column].
 template <class T> struct View {
@@ -37,7 +69,7 @@ template <class T> struct View {
     const T *at(int64_t i, int64_t j) const { return data + i * row + j * column; }
 };
 
-// c (ROWS × columns, at most VECTORS vectors) = or += a · b. b is read up to the end of its last vector.
+// c (ROWS × columns, at most VECTORS vectors) = or += a · b. b and c are read up to the end of their last vector.
 template <class T, int ROWS, int VECTORS>
 inline void multiply_tile(int64_t depth, View<T> a, View<T> b, T *c, int64_t stride, int64_t columns, bool add) {
     using Unaligned = typename Vector<T>::unaligned;
@@ -59,13 +91,7 @@ inline void multiply_tile(int64_t depth, View<T> a, View<T> b, T *c, int64_t str
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) {
             T *target = c + i * stride + v * lanes;
-            const int64_t width = std::min(columns - v * lanes, lanes);
-            typename Vector<T>::type sum = sums[i][v];
-            if (width == lanes) {
-                *(Unaligned *)target = add ? *(Unaligned *)target + sum : sum;
-            } else {
-                for (int64_t lane = 0; lane < width; lane++) target[lane] = add ? target[lane] + sum[lane] : sum[lane];
-            }
+            store<T>(target, add ? *(const Unaligned *)target + sums[i][v] : sums[i][v], columns - v * lanes);
         }
     }
 }
@@ -83,7 +109,9 @@ void multiply_panel(int64_t rows, int64_t depth, View<T> a, View<T> b, T *c, int
 
 // c (rows × columns, rows of `stride` values) = a (rows × depth) · b (depth × columns, b.column = 1).
 template <class T>
-void multiply(int64_t rows, int64_t columns, int64_t depth, View<T> a, View<T> b, T *c, int64_t stride) {
+void multiply(Operation operation, int64_t rows, int64_t columns, int64_t depth, View<T> a, View<T> b, T *c,
+              int64_t stride) {
+    const Timer timer(operation);
     constexpr int64_t lanes = Vector<T>::lanes;
     for (int64_t k = 0; k < depth; k += TILE_DEPTH) {
         const int64_t part = std::min(depth - k, TILE_DEPTH);
@@ -101,6 +129,63 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, View<T> a, View<T> b
             j += vectors * lanes;
         }
     }
+}
+
+// Lanes of two vectors by their number, as __builtin_shuffle, which clang does not have.
+template <class V, class I> inline V shuffle(V one, V other, I numbers) {
+#ifdef __clang__
+    constexpr int lanes = sizeof(V) / sizeof(one[0]);
+    V result;
+    for (int lane = 0; lane < lanes; lane++)
+        result[lane] = numbers[lane] < lanes ? one[numbers[lane]] : other[numbers[lane] - lanes];
+    return result;
+#else
+    return __builtin_shuffle(one, other, numbers);
+#endif
+}
+
+// Transposes a square block of vectors in registers: rows and lanes exchange one bit of their numbers at a time.
+template <class T, int DISTANCE = 1> inline void transpose_block(typename Vector<T>::type *rows) {
+    constexpr int lanes = Vector<T>::lanes;
+    if constexpr (DISTANCE < lanes) {
+        typename Vector<T>::indices low, high;
+#pragma GCC unroll 16
+        for (int lane = 0; lane < lanes; lane++) {
+            low[lane] = lane & DISTANCE ? lanes + lane - DISTANCE : lane;
+            high[lane] = lane & DISTANCE ? lanes + lane : lane + DISTANCE;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; i++) {
+            if (i & DISTANCE) continue;
+            const typename Vector<T>::type one = rows[i], other = rows[i + DISTANCE];
+            rows[i] = shuffle(one, other, low);
+            rows[i + DISTANCE] = shuffle(one, other, high);
+        }
+        transpose_block<T, 2 * DISTANCE>(rows);
+    }
+}
+
+// target (columns × rows) = source (rows × columns) transposed, each value changed by change(row, vector). The source is
+// read up to a whole block of vectors.
+template <class T, class Change>
+void transpose(const T *source, int64_t source_stride, int64_t rows, int64_t columns, T *target, int64_t target_stride,
+               Change change) {
+    constexpr int64_t lanes = Vector<T>::lanes;
+    typename Vector<T>::type block[lanes];
+    for (int64_t i = 0; i < rows; i += lanes)
+        for (int64_t j = 0; j < columns; j += lanes) {
+#pragma GCC unroll 16
+            for (int64_t k = 0; k < lanes; k++) {
+                const T *row = source + (i + k) * source_stride + j;
+                block[k] = change(std::min(i + k, rows - 1), *(const typename Vector<T>::unaligned *)row);
+            }
+            transpose_block<T>(block);
+            const int64_t height = std::min(columns - j, lanes), width = std::min(rows - i, lanes);
+#pragma GCC unroll 16
+            for (int64_t k = 0; k < lanes; k++) {
+                if (k < height) store<T>(target + (j + k) * target_stride + i, block[k], width);
+            }
+        }
 }
 
 // A tensor of parameters with the two moments of its optimizer: Adam's, or the velocity of SGD with momentum and none.
@@ -130,6 +215,7 @@ constexpr double ADAM_FIRST = 0.9, ADAM_SECOND = 0.999, ADAM_EPSILON = 1e-8;
 
 // w ← the optimizer's update by the gradient, or by zeros without one, plus weight decay (as in torch.optim).
 template <class T> void update(const Network<T> &network, int64_t updates, Parameter<T> parameter, const T *gradient) {
+    const Timer timer(UPDATE);
     constexpr int64_t BLOCK = 256;
     const T decay = network.weight_decay;
     T g[BLOCK];
@@ -181,20 +267,18 @@ template <class T> class Epoch {
         const Layer<T> *layers = network.layer;
         const int64_t last = network.layers - 1;
         batch_size = std::min(network.batch_size, network.images);
-        // An odd number of cache lines, so that the rows of a column of vectors do not share sets of the cache.
-        const int64_t line = 64 / sizeof(T);
-        stride = ((batch_size + line - 1) / line | 1) * line;
+        stride = padded(batch_size);
         widest = layers[0].inputs;
         largest = 0;
         for (int64_t l = 0; l <= last; l++) {
             widest = std::max(widest, layers[l].outputs);
             largest = std::max(largest, layers[l].outputs * layers[l].inputs);
         }
-        rows = take(batch_size * layers[0].inputs);
+        rows = take(batch_size * padded(layers[0].inputs));
         outputs = take(widest * stride);
         derivative = take(widest * stride);
         linear_derivative = take(widest * stride);
-        transposed = take(batch_size * widest);
+        transposed = take(batch_size * padded(widest));
         gradient = take(largest);
         vector_gradient = take(2 * widest);
         targets = (int64_t *)take(batch_size * (int64_t)(sizeof(int64_t) / sizeof(T)));
@@ -204,6 +288,8 @@ template <class T> class Epoch {
             const int64_t width = layers[l].outputs;
             channels.push_back({take(width * stride), take(width), take(width), take(width), take(width)});
         }
+        // A transposition reads whole blocks.
+        take(Vector<T>::lanes * stride);
     }
 
     int64_t size() const { return total; }
@@ -229,6 +315,12 @@ template <class T> class Epoch {
     int64_t *targets;
     std::vector<Channels<T>> channels;
 
+    // The length of a row: an odd number of cache lines, so that the rows of a panel do not share sets of the cache.
+    static int64_t padded(int64_t values) {
+        const int64_t line = 64 / sizeof(T);
+        return ((values + line - 1) / line | 1) * line;
+    }
+
     // Every array begins on a cache line and is followed by one, since vectors are read past the end of a row.
     T *take(int64_t size) {
         const int64_t line = 64 / sizeof(T), padded = (size + line - 1) / line * line + line;
@@ -239,30 +331,20 @@ template <class T> class Epoch {
     }
 
     void gather(const T *inputs, const int64_t *labels, const int64_t *order) {
+        const Timer timer(GATHER);
         const int64_t values = network.layer[0].inputs;
         for (int64_t i = 0; i < images; i++) {
-            std::memcpy(rows + i * values, inputs + order[i] * values, values * sizeof(T));
+            std::memcpy(rows + i * padded(values), inputs + order[i] * values, values * sizeof(T));
             targets[i] = labels[order[i]];
         }
-        transpose(rows, values, images, values, outputs, stride);
-    }
-
-    // target (columns × rows) = source (rows × columns) transposed.
-    static void transpose(const T *source, int64_t source_stride, int64_t rows, int64_t columns, T *target,
-                          int64_t target_stride) {
-        constexpr int64_t BLOCK = 16;
-        for (int64_t i = 0; i < rows; i += BLOCK)
-            for (int64_t j = 0; j < columns; j += BLOCK)
-                for (int64_t jj = j; jj < std::min(j + BLOCK, columns); jj++)
-                    for (int64_t ii = i; ii < std::min(i + BLOCK, rows); ii++)
-                        target[jj * target_stride + ii] = source[ii * source_stride + jj];
+        transpose(rows, padded(values), images, values, outputs, stride, [](int64_t, auto vector) { return vector; });
     }
 
     void forward() {
         const int64_t last = network.layers - 1;
         for (int64_t l = 0; l < last; l++) {
             Layer<T> &layer = network.layer[l];
-            multiply<T>(layer.outputs, images, layer.inputs, {layer.weight.value, layer.inputs, 1},
+            multiply<T>(FORWARD, layer.outputs, images, layer.inputs, {layer.weight.value, layer.inputs, 1},
                         {outputs, stride, 1}, channels[l].z, stride);
             if (network.normalisation == BATCH) {
                 normalise(layer, channels[l]);
@@ -273,15 +355,17 @@ template <class T> class Epoch {
                     channels[l].offset[c] = layer.bias.value[c];
                 }
             }
+            const Timer timer(OUTPUT);
             for (int64_t c = 0; c < layer.outputs; c++) write_output(channels[l], c, outputs + c * stride);
         }
         const Layer<T> &classifier = network.layer[last];
-        multiply<T>(classifier.outputs, images, classifier.inputs, {classifier.weight.value, classifier.inputs, 1},
+        multiply<T>(FORWARD, classifier.outputs, images, classifier.inputs, {classifier.weight.value, classifier.inputs, 1},
                     {outputs, stride, 1}, linear_derivative, stride);
     }
 
     // Mean and 1/√(variance + ε) of each channel over the batch, and the running statistics.
     void normalise(Layer<T> &layer, Channels<T> &channel) {
+        const Timer timer(STATISTICS);
         const T share = T(1) / images, keep = 1 - network.running_momentum, take_in = network.running_momentum;
         for (int64_t c = 0; c < layer.outputs; c++) {
             const T *__restrict z = channel.z + c * stride;
@@ -310,6 +394,7 @@ template <class T> class Epoch {
 
     // Returns the sum of the images' cross-entropy, in nats; the logits become the derivative of its mean.
     double loss_and_derivative(int64_t *correct) {
+        const Timer timer(LOSS);
         const Layer<T> &classifier = network.layer[network.layers - 1];
         const int64_t classes = classifier.outputs;
         T *logits = linear_derivative;
@@ -362,11 +447,11 @@ template <class T> class Epoch {
                 }
                 if (trained) {
                     const T *inputs = l == 0 ? rows : transposed_output(l - 1);
-                    multiply<T>(layer.outputs, layer.inputs, images, {linear_derivative, stride, 1},
-                                {inputs, layer.inputs, 1}, gradient, layer.inputs);
+                    multiply<T>(WEIGHT, layer.outputs, layer.inputs, images, {linear_derivative, stride, 1},
+                                {inputs, padded(layer.inputs), 1}, gradient, layer.inputs);
                 }
                 if (l > lowest) {
-                    multiply<T>(layer.inputs, images, layer.outputs, {layer.weight.value, 1, layer.inputs},
+                    multiply<T>(INPUT, layer.inputs, images, layer.outputs, {layer.weight.value, 1, layer.inputs},
                                 {linear_derivative, stride, 1}, derivative, stride);
                 }
             }
@@ -385,15 +470,21 @@ template <class T> class Epoch {
 
     // The output of a hidden layer as rows, an image each.
     const T *transposed_output(int64_t l) {
+        const Timer timer(TRANSPOSE);
         const int64_t width = network.layer[l].outputs;
-        for (int64_t c = 0; c < width; c++) write_output(channels[l], c, outputs + c * stride);
-        transpose(outputs, stride, width, images, transposed, width);
+        const Channels<T> channel = channels[l];
+        const bool rectified = network.rectified;
+        transpose(channel.z, stride, width, images, transposed, padded(width), [=](int64_t c, auto z) {
+            const typename Vector<T>::type value = (z - channel.mean[c]) * channel.slope[c] + channel.offset[c];
+            return rectified ? (value < 0 ? typename Vector<T>::type{} : value) : value;
+        });
         return transposed;
     }
 
     // From ∂L/∂y in `derivative` to ∂L/∂z in `linear_derivative`. With g = ∂L/∂y where y > 0 and zero elsewhere:
     //     ∂L/∂β = Σ g    ∂L/∂γ = Σ g ẑ    ∂L/∂z = γ / √(var + ε) · (g − (Σ g + ẑ Σ g ẑ) / b)
     void differentiate_output(const Layer<T> &layer, const Channels<T> &channel, T *gain_gradient, T *shift_gradient) {
+        const Timer timer(DERIVATIVE);
         const bool rectified = network.rectified;
         for (int64_t c = 0; c < layer.outputs; c++) {
             const T *__restrict z = channel.z + c * stride, *__restrict dy = derivative + c * stride;
@@ -427,3 +518,7 @@ template <class T> class Epoch {
 
 EXPORT(float)
 EXPORT(double)
+
+#ifdef PROFILE
+extern "C" double *operation_seconds() { return seconds; }
+#endif
