@@ -22,7 +22,13 @@ from equisep.config import ConfigError, conf_folder, not_writable
 from equisep.files import write_atomically
 from equisep.store import machine_facts
 
-HARDWARE = {"processor": "processor", "torch": "torch", "commit": "commit of the runs", "lock": "lock"}
+HARDWARE = {
+    "processor": "processor",
+    "engine": "engine",
+    "torch": "torch",
+    "commit": "commit of the runs",
+    "lock": "lock",
+}
 
 
 @dataclass(frozen=True)

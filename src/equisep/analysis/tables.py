@@ -19,10 +19,11 @@ from equisep.store import FINISHED, RunRecord, read_records, read_store, tabulat
 RUN_COLUMNS = (
     *("run", "seed", "learning_rate", "view", "epoch", "r", "decay_ratio", "half_life", "relative_residual"),
     *("relative_curvature", "D_first", "D_last", "train_loss", "train_accuracy", "test_accuracy"),
-    *("train_images", "test_images", "width_multiplier", "seconds", "ended", "commit", "torch", "processor", "lock"),
+    *("train_images", "test_images", "width_multiplier", "seconds", "ended"),
+    *("engine", "commit", "torch", "processor", "lock"),
 )
 # Text even if it consists of digits.
-TEXT_COLUMNS = ("run", "commit", "torch", "processor", "ended", "lock")
+TEXT_COLUMNS = ("run", "engine", "commit", "torch", "processor", "ended", "lock")
 LAYER_COLUMNS = ("run", "view", "epoch", "layer", "name", "D")
 PERTURBED_COLUMNS = (
     *("run", "kind", "strength", "layer", "draws"),
@@ -85,9 +86,9 @@ def load_tables(folder: Path, name: str) -> Tables:
             raise ConfigError(f"tables={folder}: file {path} not found") from None
         except ValueError as error:
             raise ConfigError(f"tables={folder}: {path} cannot be read ({str(error).splitlines()[0]})") from None
-        if suffix == "" and "lock" not in table:
-            # Runs did not always record it.
-            table["lock"] = None
+        if suffix == "":
+            # Runs did not always record these.
+            table = table.assign(**{name: None for name in ("lock", "engine") if name not in table})
         absent = [column for column in columns if column not in table]
         if absent:
             raise ConfigError(f"tables={folder}: {path} lacks the column {absent[0]}")
@@ -186,7 +187,7 @@ def _row(
         "ended": state.get("ended"),
     }
     values |= {name: record.config["data"][name] for name in ("train_images", "test_images")}
-    values |= {name: state["machine"].get(name) for name in ("commit", "torch", "processor", "lock")}
+    values |= {name: state["machine"].get(name) for name in ("engine", "commit", "torch", "processor", "lock")}
     if law:
         names = ("decay_ratio", "half_life", "relative_residual", "relative_curvature")
         values |= {"r": law.pearson_r} | {name: getattr(law, name) for name in names}

@@ -243,18 +243,24 @@ class Robustness:
 class Compute:
     """Execution settings: how a run is computed, not what it computes."""
 
+    ENGINES: ClassVar[tuple[str, ...]] = ("auto", "native", "batched")
     COMPILES: ClassVar[tuple[str, ...]] = ("auto", "always", "never")
     DTYPES: ClassVar[tuple[str, ...]] = ("float32", "float64")
     device: str = MISSING
     """auto (a GPU where there is one), cpu, cuda, cuda:1, …"""
     threads: int = MISSING
-    """CPU threads per population, ≥ 1."""
+    """CPU threads per training, ≥ 1; the native engine trains on one, and uses the others for measuring alone."""
     compile: str = MISSING
-    """Compilation of the feed-forward kernels: auto (where it saves time), always or never."""
+    """Compilation of the batched feed-forward kernels: auto (where it saves time), always or never."""
     dtype: str = MISSING
     """Precision of weights and activations: float32 or float64."""
     checkpoint_every: int = MISSING
     """Epochs between checkpoints, ≥ 1."""
+    checkpoint_seconds: float = 10.0
+    """Seconds of training between checkpoints, at least; ≥ 0. A shorter time is trained again as fast as saved."""
+    engine: str = "auto"
+    """native (each feed-forward network by itself, on a core of a CPU), batched (populations), or auto: native where it
+    can be, else batched."""
     tf32: bool = False
     """GPU matrix products and convolutions in TF32: faster, with 10 bits of mantissa instead of 23."""
     deterministic: bool = True
@@ -262,6 +268,8 @@ class Compute:
 
     def __post_init__(self) -> None:
         require_one_of("compute.compile", self.compile, self.COMPILES)
+        require_one_of("compute.engine", self.engine, self.ENGINES)
+        require_at_least("compute.checkpoint_seconds", self.checkpoint_seconds, 0)
         require_one_of("compute.dtype", self.dtype, self.DTYPES)
         require_at_least("compute.threads", self.threads, 1)
         require_at_least("compute.checkpoint_every", self.checkpoint_every, 1)

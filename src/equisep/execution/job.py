@@ -40,6 +40,7 @@ from equisep.networks import (
 )
 from equisep.robustness import Images, measure_robustness
 from equisep.store import ROBUSTNESS, DamagedRun, Outcome, Run, is_complete, missing_evaluations, outcome_of, run_title
+from equisep.training import supports_natively
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,12 @@ class Job:
     def gains_from_batching(self) -> bool:
         """Whether networks like this one train faster together."""
         return gains_from_batching(self.outline)
+
+    @property
+    def trains_natively(self) -> bool:
+        """Whether the native engine trains this run, by itself, where its kernels can be compiled."""
+        on_cpu = self.device.type == "cpu" and self.config.compute.engine != "batched"
+        return on_cpu and supports_natively(self.outline)
 
     @property
     def shared_title(self) -> str:
@@ -244,6 +251,9 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
         job = replace(job, config=replace(config, training=training))
     _check_network(job)
     _check_batches(job)
+    remedy = f"trains feed-forward networks on a CPU, not family={config.architecture.family} on {job.device}"
+    possible = config.compute.engine != "native" or job.trains_natively
+    require(possible, "compute.engine", "native", f"{remedy}; set auto")
     if config.robustness is not None:
         whole = config.measure.components is None
         remedy = "robustness needs unprojected features; set measure.components=null or robustness=null"

@@ -20,7 +20,16 @@ from equisep.execution.progress import Observer, announced
 from equisep.execution.tracking import Mirror
 from equisep.measures import Epoch, NotFinite
 from equisep.store import DamagedRun, InUse, Outcome, Run, machine_facts, run_title
-from equisep.training import Member, Population, can_compile, has_kernels
+from equisep.training import (
+    Member,
+    NativeTraining,
+    Population,
+    Trainer,
+    can_compile,
+    engine_of,
+    has_kernels,
+    why_not_native,
+)
 
 # Fields of compute that the bits of a result depend on; a population resumes with those it was started with.
 ENGINE = ("threads", "dtype", "tf32", "deterministic")
@@ -33,12 +42,13 @@ class Stopped(Exception):
 
 
 def execute(configs: Sequence[Config], observer: Observer | None = None) -> list[Outcome]:
-    """Train, measure and mirror whatever is missing from the configs' runs, as one population; return their outcomes.
+    """Train, measure and mirror whatever is missing from the configs' runs; return their outcomes.
 
-    configs: of equal data set sizes, training schedule and compute. A finished run is not trained again; an
-    interrupted one resumes from its checkpoint, together with the whole population that it was started in. Raises
-    ConfigError or DataUnavailable before any work if a run is impossible, InUse if another process has it,
-    DamagedRun if its files cannot be read, Stopped if the observer requests it.
+    The native engine trains each run by itself; other new runs train as one population, so that their configs must be
+    of equal data set sizes, training schedule and compute. A finished run is not trained again; an interrupted one
+    resumes from its checkpoint, together with the whole population that it was started in. Raises ConfigError or
+    DataUnavailable before any work if a run is impossible, InUse if another process has it, DamagedRun if its files
+    cannot be read, Stopped if the observer requests it.
     """
     observer = observer or Observer()
     trained: dict[Path, int] = {}
@@ -47,7 +57,9 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
         while True:
             requested = [prepare(config) for config in configs]
             interrupted, fresh = split_into_populations([job for job in requested if not job.run.finished])
-            populations = [*interrupted, fresh] if fresh else interrupted
+            alone = [job for job in fresh if _is_native(job, observer)]
+            together = [job for job in fresh if job not in alone]
+            populations = [*interrupted, *([job] for job in alone), *([together] if together else [])]
             jobs = [*requested, *chain.from_iterable(populations)]
             incomplete = {job.run.path: job for job in jobs if not job.complete}
             if incomplete.keys() <= locked:
@@ -58,7 +70,7 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
                 stack.enter_context(incomplete[path].run.held())
                 locked.add(path)
         for population in populations:
-            epochs = _train(population, observer, resumed=population is not fresh)
+            epochs = _train(population, observer, resumed=population in interrupted)
             trained |= {job.run.path: epochs for job in population}
         # One run may be requested with several measures.
         for job in jobs:
@@ -117,15 +129,16 @@ class _MemberProgress:
 
 def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
     """Train a population to the end, from its checkpoint or from the start; return the number of epochs trained."""
-    leader, training = jobs[0].run, jobs[0].config.training
+    leader, training, compute = jobs[0].run, jobs[0].config.training, jobs[0].config.compute
     ids = [job.run.id for job in jobs]
     checkpoint = _load_checkpoint(leader, ids, jobs[0].device) if resumed else None
     engine = checkpoint["engine"] if checkpoint else _choose_engine(jobs, observer)
-    jobs, population = _build_population(jobs, engine)
+    jobs, population = _build_trainer(jobs, engine)
     if checkpoint:
         population.load_state(checkpoint["population"])
     started_at = population.epoch
     seconds: float = checkpoint["seconds"] if checkpoint else 0.0
+    saved_at = seconds
     kept = training.kept_epochs()
     # The mirrors are closed last, so that they include the final state.
     with ExitStack() as mirrors, ExitStack() as stack:
@@ -133,6 +146,8 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
         members = _start(jobs, checkpoint, engine, observer, mirrors)
 
         def save_checkpoint() -> None:
+            nonlocal saved_at
+            saved_at = seconds
             for member in members:
                 member.job.run.confirm_held()
             leader.save_checkpoint(
@@ -156,7 +171,8 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
             if population.epoch in kept:
                 for index, member in enumerate(members):
                     member.keep_snapshot(population.epoch, population.weights(index))
-            if population.epoch % jobs[0].config.compute.checkpoint_every == 0 and population.epoch > started_at:
+            due = population.epoch % compute.checkpoint_every == 0 and population.epoch > started_at
+            if due and seconds - saved_at >= compute.checkpoint_seconds:
                 save_checkpoint()
             if population.epoch in kept:
                 # Measuring may take longer than training: the checkpoint is written before, and a stop is possible
@@ -215,17 +231,34 @@ def _start(
     return members
 
 
-def _build_population(jobs: Sequence[Job], engine: Mapping[str, Any]) -> tuple[list[Job], Population]:
-    """Return the jobs with the engine's execution settings, which are set in this process, and their population."""
+def _build_trainer(jobs: Sequence[Job], engine: Mapping[str, Any]) -> tuple[list[Job], Trainer]:
+    """Return the jobs with the engine's execution settings, which are set in this process, and their trainer."""
     compute = replace(jobs[0].config.compute, **{name: engine[name] for name in ENGINE if name in engine})
-    jobs = [replace(job, config=replace(job.config, compute=compute)) for job in jobs]
-    set_arithmetic(compute, jobs[0].device)
+    # A run that was started natively is finished so, even if a GPU has been found since.
+    native = engine.get("engine") == "native"
+    device = torch.device("cpu") if native else jobs[0].device
+    jobs = [replace(job, config=replace(job.config, compute=compute), device=device) for job in jobs]
+    set_arithmetic(compute, device)
     # Members that train on the same tensors share one object.
     splits = {job.data.train.digest: job.split("train") for job in jobs}
     members = [
         Member(job.network(), splits[job.data.train.digest], job.config.optimizer, job.config.seed) for job in jobs
     ]
-    return jobs, Population(members, jobs[0].config.training, compiled=engine["compiled"])
+    training = jobs[0].config.training
+    if native:
+        return jobs, NativeTraining(members[0], training)
+    return jobs, Population(members, training, compiled=engine["compiled"])
+
+
+def _is_native(job: Job, observer: Observer) -> bool:
+    """Return whether the native engine trains a new run; raises ConfigError if it is requested and impossible here."""
+    if not job.trains_natively:
+        return False
+    with announced(observer, "compiling the native kernels"):
+        problem = why_not_native()
+    if problem and job.config.compute.engine == "native":
+        raise ConfigError(f"compute.engine=native: {problem}; install g++ or set compute.engine=auto")
+    return not problem
 
 
 def _load_checkpoint(leader: Run, members: list[str], device: torch.device) -> dict[str, Any] | None:
@@ -233,13 +266,20 @@ def _load_checkpoint(leader: Run, members: list[str], device: torch.device) -> d
     checkpoint = leader.load_checkpoint(device)
     if checkpoint and checkpoint["members"] != members:
         raise DamagedRun(f"{leader.path}/checkpoint.pt is another population's: remove it to train from the start")
+    if checkpoint and checkpoint["engine"].get("engine") == "native" and (problem := why_not_native()):
+        raise ConfigError(f"run {leader.id} was started by the native engine: {problem}; install g++ to resume it")
     if checkpoint and checkpoint["engine"]["compiled"] and not can_compile(device):
         raise ConfigError(f"run {leader.id} uses compiled kernels; install g++ and Python's headers to resume it")
     return checkpoint
 
 
 def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
-    """Return the engine of a fresh population; it is stored with it, since bits depend on it."""
+    """Return the engine of new runs; it is stored with them, since bits depend on it."""
+    settings = {name: getattr(jobs[0].config.compute, name) for name in ENGINE}
+    if _is_native(jobs[0], observer):
+        return {"engine": "native", "compiled": False} | settings
+    if jobs[0].trains_natively:
+        observer.say(f"{why_not_native()}: training feed-forward networks as a population, at about half the speed")
     compute, device, outline = jobs[0].config.compute, jobs[0].device, jobs[0].outline
     batches = -(-len(jobs[0].data.train.labels) // jobs[0].config.training.batch_size)
     pays = jobs[0].config.training.epochs * batches * len(outline.layers) * len(jobs) >= MIN_LAYER_STEPS_TO_COMPILE
@@ -249,7 +289,7 @@ def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
         compiled = False
         missing = "no C++ compiler with Python headers (g++, python3-dev)"
         observer.say(f"{missing}: training without compiled kernels, at about half the speed")
-    return {"compiled": compiled} | {name: getattr(compute, name) for name in ENGINE}
+    return {"engine": engine_of(outline), "compiled": compiled} | settings
 
 
 def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:

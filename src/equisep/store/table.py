@@ -25,7 +25,7 @@ LAW = (
     *("measure", "epoch", "split", "D_first", "D_last"),
     *("r", "decay_ratio", "half_life", "residual", "curvature", "loss", "accuracy"),
 )
-MACHINE = ("commit", "torch", "processor", "lock")
+MACHINE = ("engine", "commit", "torch", "processor", "lock")
 SETTINGS = tuple(field.name for field in fields(Measure) if field.name not in NOT_MEASURE)
 
 
@@ -36,8 +36,8 @@ def load_runs(source: str | Path) -> pd.DataFrame:
     (``architecture.depth``, ``measure.view`` of the row's measure, …); epoch, split, layer (0 is the input), name;
     D (separation fuzziness), NC1 (D/K), ratio (ρ_l = D_l/D_{l−1}; NaN for the input), rank (of SS_b); loss and accuracy
     of that split in evaluation mode; training_loss and training_accuracy of the epoch's steps (NaN at epoch 0);
-    seconds, ended, commit, torch, processor, lock. Loss in nats, accuracy 0 … 1, time in seconds. A run without any
-    measure has one row, with NaN in the columns of measurements.
+    seconds, ended, engine, commit, torch, processor, lock (NaN where not recorded). Loss in nats, accuracy 0 … 1, time
+    in seconds. A run without any measure has one row, with NaN in the columns of measurements.
 
     Raises ConfigError if the source is not valid.
     """

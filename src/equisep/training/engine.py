@@ -10,6 +10,7 @@ import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 
 class Program(ABC):
     """E networks of one shape. weights, gradients: a tensor (E, *shape) per parameter; step() fills the gradients."""
+
+    name: ClassVar[str]
+    """As recorded with the runs that the program trained."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         self.networks = list(networks)

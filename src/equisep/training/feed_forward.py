@@ -33,6 +33,8 @@ class FeedForwardProgram(Program):
     the running mean.
     """
 
+    name = "batched"
+
     def __init__(self, networks: Sequence[FeedForwardNetwork], *, compiled: bool) -> None:
         super().__init__(networks)
         self.norms = [cast(nn.BatchNorm1d, block[1]) for block in networks[0].hidden]  # type: ignore[index]

@@ -14,6 +14,8 @@ from equisep.training.engine import Program
 class ModuleProgram(Program):
     """Any networks: functional_call with stacked parameters and buffers, batched by vmap."""
 
+    name = "vmap"
+
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__(networks)
         self.names = [name for name, _ in networks[0].named_parameters()]
@@ -50,6 +52,8 @@ class ModuleProgram(Program):
 
 class ConvolutionalProgram(Program):
     """Networks one at a time, by plain module and autograd; parameters are views of the stacked ones."""
+
+    name = "autograd"
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__(networks)

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +30,7 @@ from equisep.training.schedule import DataOrder, Member, Trainer, learning_rate_
 SOURCE = Path(__file__).with_name("native.cpp")
 # Sums may be reassociated, so that they are vectorised; NaN and infinity keep their meaning.
 FLAGS = (
-    *("-std=c++17", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-mprefer-vector-width=512", "-march=native", "-fPIC", "-shared"),
+    *("-std=c++17", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-march=native", "-fPIC", "-shared"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
 )
 COMPILE_TIMEOUT_S = 300
@@ -42,6 +43,16 @@ class NoNativeKernels(EquisepError):
 def supports_natively(network: nn.Module) -> bool:
     """Return whether :class:`NativeTraining` can train a network, on a CPU."""
     return type(network) is FeedForwardNetwork
+
+
+@cache
+def why_not_native() -> str:
+    """Return why the kernels cannot be compiled or loaded on this machine, '' if they can."""
+    try:
+        native_kernels()
+    except NoNativeKernels as error:
+        return str(error)
+    return ""
 
 
 @cache
@@ -71,10 +82,8 @@ def native_kernels() -> ctypes.CDLL:
 
 def _cache_folders() -> Iterator[Path]:
     """Yield the user's cache folder, and one that exists where there is no home or it is read-only."""
-    try:
+    with suppress(RuntimeError):
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equisep"
-    except RuntimeError:
-        pass
     yield Path(tempfile.gettempdir()) / f"equisep-{os.getuid()}"
 
 
@@ -102,28 +111,27 @@ def _processor() -> str:
 class _Parameter(ctypes.Structure):
     """``Parameter`` of native.cpp."""
 
-    _fields_ = (("value", ctypes.c_void_p), ("first", ctypes.c_void_p), ("second", ctypes.c_void_p))
-    _fields_ += (("size", ctypes.c_int64),)
+    _fields_ = (*((name, ctypes.c_void_p) for name in ("value", "first", "second")), ("size", ctypes.c_int64))
 
 
 class _Layer(ctypes.Structure):
     """``Layer`` of native.cpp."""
 
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("inputs", "outputs", "learning", "updates"))
-    _fields_ += tuple((name, _Parameter) for name in ("weight", "bias", "gain", "shift"))
-    _fields_ += (("running_mean", ctypes.c_void_p), ("running_variance", ctypes.c_void_p))
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs", "learning", "updates")),
+        *((name, _Parameter) for name in ("weight", "bias", "gain", "shift")),
+        *((name, ctypes.c_void_p) for name in ("running_mean", "running_variance")),
+    )
 
 
 class _Network(ctypes.Structure):
     """``Network`` of native.cpp."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_int64) for name in ("images", "batch_size", "layers", "normalisation", "rectified", "rule")
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("images", "batch_size", "layers", "normalisation", "rectified", "rule")),
+        *((name, ctypes.c_double) for name in ("rate", "momentum", "weight_decay", "epsilon", "running_momentum")),
+        ("layer", ctypes.POINTER(_Layer)),
     )
-    _fields_ += tuple(
-        (name, ctypes.c_double) for name in ("rate", "momentum", "weight_decay", "epsilon", "running_momentum")
-    )
-    _fields_ += (("layer", ctypes.POINTER(_Layer)),)
 
 
 # The values of the enumerations of native.cpp.
@@ -134,6 +142,8 @@ _RULES = {"sgd": 0, "adam": 1}
 
 class NativeTraining(Trainer):
     """One network, Linear → (BatchNorm) → (ReLU) and a linear classifier, trained on a schedule by the kernels."""
+
+    engine = "native"
 
     def __init__(self, member: Member, training: Training) -> None:
         """member: on the CPU, its network one that :func:`supports_natively`. Raises NoNativeKernels."""
@@ -174,7 +184,8 @@ class NativeTraining(Trainer):
 
     def run_epoch(self) -> list[Epoch]:
         """See :meth:`Trainer.run_epoch`."""
-        self._native.rate = rate = self.member.optimizer.learning_rate * learning_rate_factor(self.training, self.epoch)
+        initial = cast(float, self.member.optimizer.learning_rate)
+        self._native.rate = rate = initial * learning_rate_factor(self.training, self.epoch)
         trained = trained_layers(self.training, self.epoch)
         frozen = _DECAYED if self.training.frozen_decay else _FROZEN
         for number, layer in enumerate(self._layers, start=1):
@@ -224,7 +235,8 @@ class NativeTraining(Trainer):
             pointers = [moment.data_ptr() for moment in next(moments)]
             return _Parameter(tensor.data_ptr(), *pointers, *[None] * (2 - len(pointers)), tensor.numel())
 
-        blocks = [list(cast(nn.Sequential, block)) for block in self.network.hidden] + [[self.network.classifier]]
+        blocks: list[list[Any]] = [list(cast(nn.Sequential, block)) for block in self.network.hidden]
+        blocks.append([self.network.classifier])
         layers = (_Layer * len(blocks))()
         for layer, (linear, *rest) in zip(layers, blocks, strict=True):
             layer.inputs, layer.outputs = linear.in_features, linear.out_features

@@ -18,10 +18,21 @@ from equisep.training.schedule import DataOrder, Member, Trainer, learning_rate_
 
 def build_program(networks: Sequence[nn.Module], *, compiled: bool) -> Program:
     """Return the fastest program for networks of one shape, starting from their weights and buffers."""
-    feed_forward = [network for network in networks if has_kernels(network)]
-    if len(feed_forward) == len(networks):
-        return FeedForwardProgram(cast(list[FeedForwardNetwork], feed_forward), compiled=compiled)
-    return ModuleProgram(networks) if gains_from_batching(networks[0]) else ConvolutionalProgram(networks)
+    kind = _kind_of_program(networks[0])
+    if kind is FeedForwardProgram:
+        return FeedForwardProgram(cast(Sequence[FeedForwardNetwork], networks), compiled=compiled)
+    return kind(networks)
+
+
+def engine_of(network: nn.Module) -> str:
+    """Return the name of the program that trains a population of such networks."""
+    return _kind_of_program(network).name
+
+
+def _kind_of_program(network: nn.Module) -> type[Program]:
+    if has_kernels(network):
+        return FeedForwardProgram
+    return ModuleProgram if gains_from_batching(network) else ConvolutionalProgram
 
 
 class Population(Trainer):
@@ -32,6 +43,7 @@ class Population(Trainer):
         self.members = tuple(members)
         self.training = training
         self.program = build_program([member.network for member in members], compiled=compiled)
+        self.engine = self.program.name
         self.optimizers = _build_optimizers(self.program, [member.optimizer for member in members])
         self.parameter_layers = _parameter_layers(members[0].network) if training.phases else []
         self.orders = [DataOrder(len(member.split.labels), member.seed) for member in members]

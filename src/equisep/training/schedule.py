@@ -35,6 +35,8 @@ class Trainer(ABC):
 
     epoch: int
     """Completed epochs."""
+    engine: str
+    """What computes the steps, as recorded with the runs: native, batched, vmap or autograd."""
 
     @abstractmethod
     def run_epoch(self) -> list[Epoch]:
