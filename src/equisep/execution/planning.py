@@ -1,10 +1,10 @@
-"""The populations of a sweep: unfinished jobs of equal shape train together."""
+"""The units of work of a sweep: a run that trains alone, or a population of unfinished runs of equal shape."""
 
 import itertools
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,13 +17,20 @@ MIN_OPERATIONS_FOR_WORKERS = 9e11
 MEMORY_SHARE = 0.7
 
 
-def plan(jobs: Sequence[Job], *, max_members: int, processes: int, gpu_memory: float | None = None) -> list[list[Job]]:
-    """Return the unfinished jobs as populations, the longest first.
+def plan(
+    jobs: Sequence[Job],
+    *,
+    max_members: int,
+    processes: int,
+    gpu_memory: float | None = None,
+    alone: Callable[[Job], bool] = lambda job: False,
+) -> list[list[Job]]:
+    """Return the unfinished jobs as units of work, the longest first.
 
     Interrupted populations stay as they were. The other jobs are grouped by what a population must share and split
     evenly into pieces of at most max_members, or into more pieces if processes would be idle. Networks that do not
-    train faster together train alone. Each population's members are followed by further jobs for the same runs, with
-    another measure. gpu_memory: see :func:`members_that_fit`.
+    train faster together, and those for which ``alone`` is true, are units of their own. Each unit's jobs are followed
+    by further jobs for the same runs, with another measure. gpu_memory: see :func:`members_that_fit`.
     """
     incomplete = [job for job in jobs if not job.complete]
     unfinished = list({job.run.path: job for job in reversed(incomplete)}.values())[::-1]
@@ -36,7 +43,8 @@ def plan(jobs: Sequence[Job], *, max_members: int, processes: int, gpu_memory: f
     for group in groups.values():
         # Members with equal optimizers are adjacent, so that one update serves them all.
         group.sort(key=lambda job: json.dumps(to_plain(job.config.optimizer), sort_keys=True))
-        members = min(max_members, members_that_fit(group[0], gpu_memory)) if group[0].gains_from_batching else 1
+        together = group[0].gains_from_batching and not alone(group[0])
+        members = min(max_members, members_that_fit(group[0], gpu_memory)) if together else 1
         pieces = max(-(-len(group) // members), min(len(group), processes) if idle else 1)
         bounds = [round(piece * len(group) / pieces) for piece in range(pieces + 1)]
         populations += [group[start:end] for start, end in itertools.pairwise(bounds)]

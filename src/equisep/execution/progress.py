@@ -1,8 +1,9 @@
-"""Progress on a console: a bar for one population, a table for a sweep, plain lines without a terminal."""
+"""Progress on a console: a bar for one run or population, a table for a sweep, plain lines without a terminal."""
 
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
@@ -120,36 +121,82 @@ def _live(progress: Progress) -> AbstractContextManager[object]:
 
 
 class SweepTable:
-    """The live progress of a sweep, one row per population; lines without a terminal."""
+    """The live progress of a sweep, one row per shape of network; lines without a terminal."""
 
-    def __init__(self, populations: Sequence[tuple[str, int]], console: Console) -> None:
-        """populations: title and number of members of each."""
-        self.names = [f"{members} × {name}" for name, members in populations]
+    def __init__(self, units: Sequence[tuple[str, int, int]], console: Console) -> None:
+        """units: of work; the title, the number of runs and the epochs of each."""
         self.console = console
+        self.said: set[str] = set()
         self.progress = _progress(console, "{task.description}", "epoch", MofNCompleteColumn(), "{task.fields[state]}")
-        self.rows = [self.progress.add_task(name, total=None, start=False, state="waiting") for name in self.names]
+        self.titles = [title for title, _, _ in units]
+        self.epochs = [0] * len(units)
+        self.ended: dict[str, Counter[str]] = {title: Counter() for title in self.titles}
+        self.names, self.rows = {}, {}
+        for title in self.ended:
+            runs = sum(runs for name, runs, _ in units if name == title)
+            total = sum(epochs for name, _, epochs in units if name == title)
+            self.names[title] = f"{runs} × {title}"
+            self.rows[title] = self.progress.add_task(self.names[title], total=total, start=False, state="waiting")
 
     def shown(self) -> AbstractContextManager[object]:
         """Return a context that shows the rows."""
         return _live(self.progress)
 
     def say(self, line: str) -> None:
-        """Print a line above the rows."""
-        print_line(self.console, line)
+        """Print a line above the rows, once."""
+        if line not in self.said:
+            self.said.add(line)
+            print_line(self.console, line)
 
-    def begin(self, index: int, epochs: int, done: int) -> None:
-        """Show that a population starts training."""
-        self.progress.reset(self.rows[index], total=epochs, completed=done, state="training")
+    def begin(self, index: int, done: int) -> None:
+        """Show that a unit starts training, of which some epochs are done."""
+        title = self.titles[index]
+        self.progress.start_task(self.rows[title])
+        self.progress.update(self.rows[title], state="training")
         if not self.console.is_terminal:
-            self.say(f"population {index + 1}/{len(self.rows)}: {self.names[index]}: epoch {done} of {epochs}")
+            self.say(f"training {self.names[title]}")
+        self.advance(index, done)
 
     def advance(self, index: int, epoch: int) -> None:
-        """Show the epoch of a population."""
-        self.progress.update(self.rows[index], completed=epoch)
+        """Show the epoch of a unit."""
+        title = self.titles[index]
+        self.epochs[index] = epoch
+        epochs = sum(epoch for epoch, name in zip(self.epochs, self.titles, strict=True) if name == title)
+        self.progress.update(self.rows[title], completed=epochs)
 
     def end(self, index: int, state: str) -> None:
-        """Show that a population has ended."""
-        self.progress.stop_task(self.rows[index])
-        self.progress.update(self.rows[index], state=state)
-        if not self.console.is_terminal:
-            self.say(f"population {index + 1}/{len(self.rows)}: {state}, {self.names[index]}")
+        """Show that a unit has ended. state: done, failed, interrupted, …"""
+        title = self.titles[index]
+        ended = self.ended[title]
+        ended[state] += 1
+        units = self.titles.count(title)
+        summary = ", ".join(f"{count} of {units} {name}" if units > 1 else name for name, count in ended.items())
+        self.progress.update(self.rows[title], state=summary)
+        if ended.total() >= units:
+            self.progress.stop_task(self.rows[title])
+            if not self.console.is_terminal:
+                self.say(f"{summary}: {self.names[title]}")
+
+
+class TableObserver(Observer):
+    """Shows the progress of a unit in the table of its sweep."""
+
+    def __init__(self, index: int, table: SweepTable, wants_stop: Callable[[], bool]) -> None:
+        self.index, self.table, self.stop_is_wanted = index, table, wants_stop
+
+    def say(self, line: str) -> None:
+        """Print a line, unless it describes one run among many."""
+        if not line.startswith("run "):
+            self.table.say(line)
+
+    def begin(self, members: int, epochs: int, done: int) -> None:
+        """Show that the unit starts training."""
+        self.table.begin(self.index, done)
+
+    def advance(self, epoch: int, loss: float, accuracy: float) -> None:
+        """Show the epoch."""
+        self.table.advance(self.index, epoch)
+
+    def wants_stop(self) -> bool:
+        """Return whether the sweep is being stopped."""
+        return self.stop_is_wanted()

@@ -1,8 +1,9 @@
 """A sweep's jobs trained, measured and mirrored, on this machine or by a remote executor; failures do not stop others.
 
-The units of work are populations of at most ``max_members`` networks. A single one is trained in this process, several
-in parallel worker processes, the longest first. On one machine with the same versions, a network's result depends only
-on its population, not on the process or on what else was running.
+The units of work are single runs, where the native engine or a convolutional network trains them, and populations of at
+most ``max_members`` networks. A little work is done in this process, more in parallel worker processes, the longest
+first. On one machine with the same versions, a native run's result depends on the run alone, another's only on its
+population; not on the process or on what else was running.
 """
 
 import os
@@ -20,10 +21,11 @@ from equisep.config import Config, ConfigError, EquisepError, require_integer, t
 from equisep.execution.device import choose_device, named_device
 from equisep.execution.job import Job, prepare, split_into_populations
 from equisep.execution.planning import MIN_OPERATIONS_FOR_WORKERS, operations_of, plan
-from equisep.execution.progress import ConsoleObserver, print_line
+from equisep.execution.progress import ConsoleObserver, announced, print_line
 from equisep.execution.train import Stopped, execute
-from equisep.execution.workers import ReportEnd, Result, run_in_workers
+from equisep.execution.workers import ReportEnd, Result, run_in_turn, run_in_workers
 from equisep.store import InUse, Outcome, describe_owner, exit_code, planned_runs
+from equisep.training import why_not_native
 
 # Number of failed jobs that the last line of a sweep names.
 FAILURES_NAMED = 5
@@ -88,7 +90,15 @@ def run_sweep(
     jobs = list(number_of)
     workers = _count_workers(jobs, processes) if remote is None else 1
     gpu_memory = None if remote is None else remote.gpu_memory
-    populations = plan(jobs, max_members=max_members, processes=workers, gpu_memory=gpu_memory)
+
+    def alone(job: Job) -> bool:
+        # A task of a cluster is worth more than one run; it trains them in turn.
+        if remote is not None or not job.trains_natively:
+            return False
+        with announced(ConsoleObserver(console), "compiling the native kernels"):
+            return not why_not_native()
+
+    populations = plan(jobs, max_members=max_members, processes=workers, gpu_memory=gpu_memory, alone=alone)
     unfinished = set(chain.from_iterable(populations))
     done = [job for job in jobs if job not in unfinished]
     results |= {number_of[job]: job.outcome() for job in done}
@@ -168,6 +178,9 @@ def _run_populations(populations: Sequence[Sequence[Job]], end: ReportEnd, worke
     """Run the populations on this machine and report each when it ends."""
     if len(populations) > 1 and workers > 1 and sum(map(operations_of, populations)) > MIN_OPERATIONS_FOR_WORKERS:
         run_in_workers(populations, end, workers, console)
+        return
+    if len(populations) > 1:
+        run_in_turn(populations, end, console)
         return
     for index, population in enumerate(populations):
         observer = ConsoleObserver(console)

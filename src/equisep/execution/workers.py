@@ -1,4 +1,4 @@
-"""Worker processes: populations in parallel on this machine's cores or GPUs."""
+"""Worker processes: a sweep's units of work in parallel on this machine's cores or GPUs."""
 
 import multiprocessing.connection
 import os
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from equisep.config import Config
 from equisep.execution.job import Job
-from equisep.execution.progress import Observer, SweepTable, stopping_on_interrupt
+from equisep.execution.progress import Observer, SweepTable, TableObserver, stopping_on_interrupt
 from equisep.execution.train import Stopped, execute
 from equisep.store import Outcome
 
@@ -42,8 +42,7 @@ def run_in_workers(populations: Sequence[Sequence[Job]], end: ReportEnd, workers
         context.set_forkserver_preload([__name__, "torch._dynamo"])
     messages: Any = context.Queue()
     stop = context.Event()
-    rows = [(population[0].shared_title, len(population)) for population in populations]
-    table = SweepTable(rows, console)
+    table = _table_of(populations, console)
     remaining_tries = dict.fromkeys(range(len(populations)), 2)
     with table.shown(), stopping_on_interrupt(stop.set):
         # A worker that dies, for example without memory, breaks its pool; the other work continues in a new one.
@@ -60,6 +59,36 @@ def run_in_workers(populations: Sequence[Sequence[Job]], end: ReportEnd, workers
                 end(index, RuntimeError("its worker process died twice; out of memory? set hydra.launcher.processes=1"))
     if stop.is_set():
         raise KeyboardInterrupt
+
+
+def run_in_turn(populations: Sequence[Sequence[Job]], end: ReportEnd, console: Console) -> None:
+    """Run the populations in this process, one after another; raises KeyboardInterrupt as :func:`run_in_workers`."""
+    stop = threading.Event()
+    table = _table_of(populations, console)
+    with table.shown(), stopping_on_interrupt(stop.set):
+        for index, population in enumerate(populations):
+            try:
+                outcomes = execute([job.config for job in population], TableObserver(index, table, stop.is_set))
+            except Stopped:
+                raise KeyboardInterrupt from None
+            except Exception as error:
+                table.end(index, "failed")
+                end(index, error)
+            else:
+                table.end(index, "done")
+                for outcome in outcomes:
+                    table.say(str(outcome))
+                end(index, outcomes)
+            if stop.is_set():
+                raise KeyboardInterrupt
+
+
+def _table_of(populations: Sequence[Sequence[Job]], console: Console) -> SweepTable:
+    units = [
+        (jobs[0].shared_title, len({job.run.path for job in jobs}), jobs[0].config.training.epochs)
+        for jobs in populations
+    ]
+    return SweepTable(units, console)
 
 
 def _run_pool(
@@ -121,7 +150,7 @@ class _WorkerObserver(Observer):
             self.messages.put(("say", line))
 
     def begin(self, members: int, epochs: int, done: int) -> None:
-        self.messages.put(("begin", self.index, epochs, done))
+        self.messages.put(("begin", self.index, done))
 
     def advance(self, epoch: int, loss: float, accuracy: float) -> None:
         if time.monotonic() - self.reported_at > REPORT_INTERVAL_S:
