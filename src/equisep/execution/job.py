@@ -14,6 +14,7 @@ from equisep.config import (
     Config,
     ConfigError,
     Dataset,
+    FeedForward,
     architecture_from_plain,
     from_plain,
     identity_of_measure,
@@ -40,7 +41,6 @@ from equisep.networks import (
 )
 from equisep.robustness import Images, measure_robustness
 from equisep.store import ROBUSTNESS, DamagedRun, Outcome, Run, is_complete, missing_evaluations, outcome_of, run_title
-from equisep.training import supports_natively
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,22 @@ class Job:
     def trains_natively(self) -> bool:
         """Whether the native engine trains this run, by itself, where its kernels can be compiled."""
         on_cpu = self.device.type == "cpu" and self.config.compute.engine != "batched"
-        return on_cpu and supports_natively(self.outline)
+        return on_cpu and isinstance(self.config.architecture, FeedForward)
+
+    @property
+    def population_key(self) -> str:
+        """What the members of a population must share: shapes, schedule, execution settings."""
+        plain = to_plain(self.config)
+        del plain["dataset"]["subset_seed"]
+        for name in ("mean", "std"):
+            plain["dataset"][name] = len(plain["dataset"][name])
+        shared = ("architecture", "dataset", "training", "compute", "results")
+        return json.dumps({name: plain[name] for name in shared}, sort_keys=True)
+
+    @property
+    def optimizer_key(self) -> str:
+        """The optimizer's settings, equal for jobs with equal ones."""
+        return _as_key(self.config.optimizer)
 
     @property
     def shared_title(self) -> str:

@@ -1,14 +1,12 @@
 """The units of work of a sweep: a run that trains alone, or a population of unfinished runs of equal shape."""
 
 import itertools
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
 
 import torch
 
-from equisep.config import Config, to_plain
 from equisep.execution.job import Job, split_into_populations
 
 # Floating-point operations, about 20 s of training, from which worker processes pay; each takes 6 s to start.
@@ -37,12 +35,12 @@ def plan(
     populations, fresh = split_into_populations(unfinished)
     groups: dict[str, list[Job]] = {}
     for job in fresh:
-        groups.setdefault(population_key(job.config), []).append(job)
+        groups.setdefault(job.population_key, []).append(job)
     work = sum(operations_of([job]) for job in unfinished)
     idle = len(populations) + len(groups) < processes and work > MIN_OPERATIONS_FOR_WORKERS
     for group in groups.values():
         # Members with equal optimizers are adjacent, so that one update serves them all.
-        group.sort(key=lambda job: json.dumps(to_plain(job.config.optimizer), sort_keys=True))
+        group.sort(key=lambda job: job.optimizer_key)
         together = group[0].gains_from_batching and not alone(group[0])
         members = min(max_members, members_that_fit(group[0], gpu_memory)) if together else 1
         pieces = max(-(-len(group) // members), min(len(group), processes) if idle else 1)
@@ -66,16 +64,6 @@ def members_that_fit(job: Job, gpu_memory: float | None = None) -> int:
     if gpu_memory is None:
         gpu_memory = torch.cuda.mem_get_info(job.device)[0] if job.device.type == "cuda" else math.inf
     return int(max(1, min(sys.maxsize, MEMORY_SHARE * gpu_memory / job.memory)))
-
-
-def population_key(config: Config) -> str:
-    """Return what the members of a population must share: shapes, schedule, execution settings."""
-    plain = to_plain(config)
-    del plain["dataset"]["subset_seed"]
-    for name in ("mean", "std"):
-        plain["dataset"][name] = len(plain["dataset"][name])
-    shared = ("architecture", "dataset", "training", "compute", "results")
-    return json.dumps({name: plain[name] for name in shared}, sort_keys=True)
 
 
 def operations_of(population: Sequence[Job]) -> float:

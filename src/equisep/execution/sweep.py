@@ -21,11 +21,10 @@ from equisep.config import Config, ConfigError, EquisepError, require_integer, t
 from equisep.execution.device import choose_device, named_device
 from equisep.execution.job import Job, prepare, split_into_populations
 from equisep.execution.planning import MIN_OPERATIONS_FOR_WORKERS, operations_of, plan
-from equisep.execution.progress import ConsoleObserver, announced, print_line
-from equisep.execution.train import Stopped, execute
+from equisep.execution.progress import ConsoleObserver, print_line
+from equisep.execution.train import Stopped, execute, is_native
 from equisep.execution.workers import ReportEnd, Result, run_in_turn, run_in_workers
 from equisep.store import InUse, Outcome, describe_owner, exit_code, planned_runs
-from equisep.training import why_not_native
 
 # Number of failed jobs that the last line of a sweep names.
 FAILURES_NAMED = 5
@@ -93,10 +92,7 @@ def run_sweep(
 
     def alone(job: Job) -> bool:
         # A task of a cluster is worth more than one run; it trains them in turn.
-        if remote is not None or not job.trains_natively:
-            return False
-        with announced(ConsoleObserver(console), "compiling the native kernels"):
-            return not why_not_native()
+        return remote is None and is_native(job, ConsoleObserver(console))
 
     populations = plan(jobs, max_members=max_members, processes=workers, gpu_memory=gpu_memory, alone=alone)
     unfinished = set(chain.from_iterable(populations))

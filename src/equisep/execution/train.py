@@ -57,7 +57,7 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
         while True:
             requested = [prepare(config) for config in configs]
             interrupted, fresh = split_into_populations([job for job in requested if not job.run.finished])
-            alone = [job for job in fresh if _is_native(job, observer)]
+            alone = [job for job in fresh if is_native(job, observer)]
             together = [job for job in fresh if job not in alone]
             populations = [*interrupted, *([job] for job in alone), *([together] if together else [])]
             jobs = [*requested, *chain.from_iterable(populations)]
@@ -177,7 +177,7 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
             if population.epoch in kept:
                 # Measuring may take longer than training: the checkpoint is written before, and a stop is possible
                 # before each member.
-                with announced(observer, f"measuring {len(members)} networks at epoch {population.epoch}"):
+                with announced(observer, f"measuring epoch {population.epoch}"):
                     for member in members:
                         stop_if_wanted()
                         member.measure(population.epoch)
@@ -246,11 +246,11 @@ def _build_trainer(jobs: Sequence[Job], engine: Mapping[str, Any]) -> tuple[list
     ]
     training = jobs[0].config.training
     if native:
-        return jobs, NativeTraining(members[0], training)
+        return jobs, NativeTraining(members, training)
     return jobs, Population(members, training, compiled=engine["compiled"])
 
 
-def _is_native(job: Job, observer: Observer) -> bool:
+def is_native(job: Job, observer: Observer) -> bool:
     """Return whether the native engine trains a new run; raises ConfigError if it is requested and impossible here."""
     if not job.trains_natively:
         return False
@@ -276,7 +276,7 @@ def _load_checkpoint(leader: Run, members: list[str], device: torch.device) -> d
 def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
     """Return the engine of new runs; it is stored with them, since bits depend on it."""
     settings = {name: getattr(jobs[0].config.compute, name) for name in ENGINE}
-    if _is_native(jobs[0], observer):
+    if is_native(jobs[0], observer):
         return {"engine": "native", "compiled": False} | settings
     if jobs[0].trains_natively:
         observer.say(f"{why_not_native()}: training feed-forward networks as a population, at about half the speed")

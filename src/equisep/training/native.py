@@ -22,10 +22,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from equisep.config import EquisepError, Training
-from equisep.measures import Epoch
 from equisep.networks import FeedForwardNetwork
-from equisep.training.schedule import DataOrder, Member, Trainer, learning_rate_factor, trained_layers
+from equisep.training.schedule import Trainer
 
 SOURCE = Path(__file__).with_name("native.cpp")
 # Sums may be reassociated, so that they are vectorised; NaN and infinity keep their meaning.
@@ -36,13 +34,8 @@ FLAGS = (
 COMPILE_TIMEOUT_S = 300
 
 
-class NoNativeKernels(EquisepError):
+class NoNativeKernels(RuntimeError):
     """The kernels cannot be compiled or loaded here; the message is the reason."""
-
-
-def supports_natively(network: nn.Module) -> bool:
-    """Return whether :class:`NativeTraining` can train a network, on a CPU."""
-    return type(network) is FeedForwardNetwork
 
 
 @cache
@@ -141,16 +134,14 @@ _RULES = {"sgd": 0, "adam": 1}
 
 
 class NativeTraining(Trainer):
-    """One network, Linear → (BatchNorm) → (ReLU) and a linear classifier, trained on a schedule by the kernels."""
+    """One network, Linear → (BatchNorm) → (ReLU) and a linear classifier, trained by the kernels on a CPU."""
 
     engine = "native"
 
-    def __init__(self, member: Member, training: Training) -> None:
-        """member: on the CPU, its network one that :func:`supports_natively`. Raises NoNativeKernels."""
-        self.member, self.training = member, training
+    def _set_up(self) -> None:
+        """Raise NoNativeKernels where they cannot be compiled."""
+        (member,) = self.members
         self.network = cast(FeedForwardNetwork, member.network)
-        self.epoch = 0
-        self.order = DataOrder(len(member.split.labels), member.seed)
         self.inputs = member.split.inputs.flatten(start_dim=1).contiguous()
         self.labels = member.split.labels.contiguous()
         self.steps = torch.zeros((), dtype=torch.int64)
@@ -164,7 +155,7 @@ class NativeTraining(Trainer):
         norm = next((module for module in self.network.modules() if isinstance(module, nn.BatchNorm1d)), None)
         self._native = _Network(
             images=len(self.labels),
-            batch_size=training.batch_size,
+            batch_size=self.training.batch_size,
             layers=len(self._layers),
             normalisation=_NO_NORMALISATION if norm is None else _BATCH_NORMALISATION,
             rectified=any(isinstance(module, nn.ReLU) for module in self.network.modules()),
@@ -182,15 +173,11 @@ class NativeTraining(Trainer):
         workspace_size.restype = ctypes.c_int64
         self._workspace = torch.empty(workspace_size(ctypes.byref(self._native)), dtype=self.inputs.dtype)
 
-    def run_epoch(self) -> list[Epoch]:
-        """See :meth:`Trainer.run_epoch`."""
-        initial = cast(float, self.member.optimizer.learning_rate)
-        self._native.rate = rate = initial * learning_rate_factor(self.training, self.epoch)
-        trained = trained_layers(self.training, self.epoch)
+    def _train(self, order: Tensor, factor: float, trained: range | None) -> tuple[list[float], list[int]]:
+        self._native.rate = cast(float, self.members[0].optimizer.learning_rate) * factor
         frozen = _DECAYED if self.training.frozen_decay else _FROZEN
         for number, layer in enumerate(self._layers, start=1):
             layer.learning = _TRAINED if trained is None or number in trained else frozen
-        order = self.order.next_epoch()
         loss, correct = ctypes.c_double(), ctypes.c_int64()
         pointers = (tensor.data_ptr() for tensor in (self.inputs, self.labels, order, self._workspace))
         # Weights that only decay become subnormal, with which a processor is a hundred times slower.
@@ -199,10 +186,8 @@ class NativeTraining(Trainer):
             ctypes.byref(self._native), *map(ctypes.c_void_p, pointers), ctypes.byref(loss), ctypes.byref(correct)
         )
         torch.set_flush_denormal(False)
-        self.epoch += 1
-        images = len(self.labels)
-        self.steps += -(-images // self.training.batch_size)
-        return [Epoch(self.epoch, loss.value / images, correct.value / images, rate)]
+        self.steps += -(-len(self.labels) // self.training.batch_size)
+        return [loss.value], [correct.value]
 
     def weights(self, index: int) -> dict[str, Tensor]:
         """See :meth:`Trainer.weights`."""
@@ -216,18 +201,14 @@ class NativeTraining(Trainer):
         updates = [layer.updates for layer in self._layers]
         return {"epoch": self.epoch, "weights": self.weights(0), "moments": self.moments, "updates": updates}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See :meth:`Trainer.load_state`."""
+    def _load(self, state: dict[str, Any]) -> None:
         # The tensors are written into, since the kernels have their addresses.
         self.network.load_state_dict(state["weights"])
         for tensor, saved in zip(self.moments, state["moments"], strict=True):
             tensor.copy_(saved)
         for layer, updates in zip(self._layers, state["updates"], strict=True):
             layer.updates = updates
-        self.epoch = state["epoch"]
-        self.steps.fill_(self.epoch * -(-len(self.labels) // self.training.batch_size))
-        for _ in range(self.epoch):
-            self.order.next_epoch()
+        self.steps.fill_(state["epoch"] * -(-len(self.labels) // self.training.batch_size))
 
     def _build_layers(self) -> "ctypes.Array[_Layer]":
         """Return the addresses of the network's tensors and of their moments, layer by layer."""

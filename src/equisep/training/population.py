@@ -1,19 +1,18 @@
 """Training of a population: networks of one shape in one batched program, on the schedule of schedule.py."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from equisep.config import ConfigError, Optimizer, Training
-from equisep.measures import Epoch
 from equisep.networks import FeedForwardNetwork, Network, gains_from_batching
 from equisep.training.engine import Program
 from equisep.training.feed_forward import FeedForwardProgram, has_kernels
 from equisep.training.modules import ConvolutionalProgram, ModuleProgram
-from equisep.training.schedule import DataOrder, Member, Trainer, learning_rate_factor, trained_layers
+from equisep.training.schedule import Member, Trainer
 
 
 def build_program(networks: Sequence[nn.Module], *, compiled: bool) -> Program:
@@ -36,32 +35,29 @@ def _kind_of_program(network: nn.Module) -> type[Program]:
 
 
 class Population(Trainer):
-    """Networks trained by one program on one schedule; they do not affect each other, even if one diverges."""
+    """Networks trained by one program."""
 
     def __init__(self, members: Sequence[Member], training: Training, *, compiled: bool = False) -> None:
         """members: of one shape, with equally many images. compiled: whether to compile the feed-forward kernels."""
-        self.members = tuple(members)
-        self.training = training
-        self.program = build_program([member.network for member in members], compiled=compiled)
+        self.compiled = compiled
+        super().__init__(members, training)
+
+    def _set_up(self) -> None:
+        self.program = build_program([member.network for member in self.members], compiled=self.compiled)
         self.engine = self.program.name
-        self.optimizers = _build_optimizers(self.program, [member.optimizer for member in members])
-        self.parameter_layers = _parameter_layers(members[0].network) if training.phases else []
-        self.orders = [DataOrder(len(member.split.labels), member.seed) for member in members]
-        splits = list(dict.fromkeys(member.split for member in members))
+        self.optimizers = _build_optimizers(self.program, [member.optimizer for member in self.members])
+        self.parameter_layers = _parameter_layers(self.members[0].network) if self.training.phases else []
+        splits = list(dict.fromkeys(member.split for member in self.members))
         self.inputs = torch.stack([split.inputs for split in splits])
         self.labels = torch.stack([split.labels for split in splits])
-        which = [splits.index(member.split) for member in members]
+        which = [splits.index(member.split) for member in self.members]
         self.which_split = torch.tensor(which, device=self.labels.device)[:, None]
-        self.epoch = 0
 
-    def run_epoch(self) -> list[Epoch]:
-        """See :meth:`Trainer.run_epoch`."""
-        self._freeze_layers()
-        factor = learning_rate_factor(self.training, self.epoch)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
-        order = torch.stack([order.next_epoch() for order in self.orders]).to(self.labels.device)
+    def _train(self, order: Tensor, factor: float, trained: range | None) -> tuple[list[float], list[int]]:
+        self._freeze_layers(trained)
+        for group in self._parameter_groups():
+            group["lr"] = group["initial_lr"] * factor
+        order = order.to(self.labels.device)
         loss_sum = torch.zeros(len(self.members), dtype=torch.float64, device=order.device)
         correct_sum = torch.zeros(len(self.members), dtype=torch.int64, device=order.device)
         for batch in torch.split(order, self.training.batch_size, dim=1):
@@ -72,19 +68,16 @@ class Population(Trainer):
                 optimizer.step()
             loss_sum += loss * batch.shape[1]
             correct_sum += correct
-        self.epoch += 1
-        losses, accuracies = loss_sum / order.shape[1], correct_sum / order.shape[1]
-        return [
-            Epoch(self.epoch, loss, accuracy, cast(float, member.optimizer.learning_rate) * factor)
-            for member, loss, accuracy in zip(self.members, losses.tolist(), accuracies.tolist(), strict=True)
-        ]
+        return loss_sum.tolist(), correct_sum.tolist()
 
-    def _freeze_layers(self) -> None:
+    def _parameter_groups(self) -> Iterator[dict[str, Any]]:
+        return itertools.chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers)
+
+    def _freeze_layers(self, trained: range | None) -> None:
         """Assign gradients to the parameters of trained layers, and None, or zeros, to those of frozen layers."""
-        trained = trained_layers(self.training, self.epoch)
         if trained is None:
             return
-        for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers):
+        for group in self._parameter_groups():
             members = slice(group["start"], group["end"])
             parameters = zip(group["params"], self.program.gradients, self.parameter_layers, strict=True)
             for parameter, gradient, layer in parameters:
@@ -104,17 +97,12 @@ class Population(Trainer):
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See :meth:`Trainer.load_state`."""
+    def _load(self, state: dict[str, Any]) -> None:
         for tensors, name in ((self.program.weights, "weights"), (self.program.buffers(), "buffers")):
             for tensor, saved in zip(tensors, state[name], strict=True):
                 tensor.copy_(saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.epoch = state["epoch"]
-        for order in self.orders:
-            for _ in range(self.epoch):
-                order.next_epoch()
 
 
 def _build_optimizers(program: Program, configs: Sequence[Optimizer]) -> list[torch.optim.Optimizer]:

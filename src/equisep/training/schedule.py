@@ -8,8 +8,9 @@ updates the running ones.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,28 +32,63 @@ class Member:
 
 
 class Trainer(ABC):
-    """Networks on their way through a schedule, epoch by epoch, with a state that resumes bit for bit."""
+    """Networks on their way through a schedule, epoch by epoch, with a state that resumes bit for bit.
 
-    epoch: int
-    """Completed epochs."""
+    They do not affect each other, even if one diverges.
+    """
+
     engine: str
     """What computes the steps, as recorded with the runs: native, batched, vmap or autograd."""
 
-    @abstractmethod
+    def __init__(self, members: Sequence[Member], training: Training) -> None:
+        """members: of one shape, with equally many images."""
+        self.members, self.training = tuple(members), training
+        self.orders = [DataOrder(len(member.split.labels), member.seed) for member in members]
+        self.epoch = 0
+        self._set_up()
+
     def run_epoch(self) -> list[Epoch]:
         """Train every member for one epoch and return each member's record of the training steps."""
+        factor = learning_rate_factor(self.training, self.epoch)
+        order = torch.stack([order.next_epoch() for order in self.orders])
+        losses, correct = self._train(order, factor, trained_layers(self.training, self.epoch))
+        self.epoch += 1
+        images = order.shape[1]
+        return [
+            Epoch(self.epoch, loss / images, right / images, cast(float, member.optimizer.learning_rate) * factor)
+            for member, loss, right in zip(self.members, losses, correct, strict=True)
+        ]
 
-    @abstractmethod
-    def weights(self, index: int) -> dict[str, Tensor]:
-        """Return the state dict of a member's plain module."""
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Load a state from :meth:`state`; only valid on a new trainer of the same members."""
+        self._load(state)
+        self.epoch = state["epoch"]
+        for order in self.orders:
+            for _ in range(self.epoch):
+                order.next_epoch()
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
         """Return all state that later epochs depend on: weights, buffers, optimizers, epoch."""
 
     @abstractmethod
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Load a state from :meth:`state`; only valid on a new trainer of the same members."""
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """Return the state dict of a member's plain module."""
+
+    @abstractmethod
+    def _set_up(self) -> None:
+        """Build what computes the steps."""
+
+    @abstractmethod
+    def _train(self, order: Tensor, factor: float, trained: range | None) -> tuple[Sequence[float], Sequence[int]]:
+        """Train an epoch; return each member's sum of the images' losses, nats, and number of correct predictions.
+
+        order: (E, n) indices of the images. factor: on the learning rates. trained: see :func:`trained_layers`.
+        """
+
+    @abstractmethod
+    def _load(self, state: dict[str, Any]) -> None:
+        """Load all of a state but the epoch and the data order."""
 
 
 class DataOrder:
