@@ -48,7 +48,8 @@ def configure(tmp_path: Path, fashion: Data) -> Callable[..., Config]:
     def composed(*overrides: str) -> Config:
         usual = {"architecture": "architecture.depth=4", "measure.test_epochs": "measure.test_epochs=[]"}
         small = [usual[key] for key in usual if not any(override.startswith(key) for override in overrides)]
-        return compose_config([f"results={tmp_path}", "tracking=off", "training=smoke", *small, *overrides])
+        fixed = [f"results={tmp_path}", "tracking=off", "training=smoke", "compute.checkpoint_seconds=0"]
+        return compose_config([*fixed, *small, *overrides])
 
     return composed
 

@@ -29,6 +29,8 @@ from tests.conftest import Ended
 from tests.processes import Started, start
 
 Configure = Callable[..., Config]
+# Runs that train together in one program, as on a GPU.
+BATCHED = "compute.engine=batched"
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -132,7 +134,7 @@ def test_two_stores_in_one_sweep_are_both_filled(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_population_is_not_used(configure: Configure, tmp_path: Path) -> None:
     """Three runs start and lose their checkpoint; one of them is then trained alone and stopped."""
-    configs = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2, 3)]
+    configs = [configure("training.epochs=12", BATCHED, f"seed={seed}") for seed in (1, 2, 3)]
     with pytest.raises(Stopped):
         execute(configs, StopAfter(3))
     (tmp_path / "runs" / prepare(configs[0]).run.id / "checkpoint.pt").unlink()
@@ -144,7 +146,7 @@ def test_a_checkpoint_of_another_population_is_not_used(configure: Configure, tm
 
 
 def test_a_removed_member_is_named_with_a_remedy(configure: Configure, tmp_path: Path) -> None:
-    configs = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2)]
+    configs = [configure("training.epochs=12", BATCHED, f"seed={seed}") for seed in (1, 2)]
     with pytest.raises(Stopped):
         execute(configs, StopAfter(3))
     leader, member = (prepare(config).run for config in configs)
@@ -167,6 +169,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.Monk
     """One population's worker is killed during training; both populations are completed."""
     monkeypatch.setattr("equisep.execution.sweep.MIN_OPERATIONS_FOR_WORKERS", 0)
     fixed = "training.epochs=400 training.snapshots=[0] compute.compile=never compute.checkpoint_every=10"
+    fixed += " compute.checkpoint_seconds=0"
     requests = requests_of(tmp_path, *(f"{fixed} architecture.depth={depth}" for depth in (4, 8)))
     killed = []
 
@@ -201,9 +204,9 @@ class StopAfter(Observer):
 
 def test_a_stopped_population_is_resumed_whole_and_bit_for_bit(configure: Configure, tmp_path: Path) -> None:
     configs = [
-        configure("training.epochs=12", "optimizer=adam", "seed=1"),
-        configure("training.epochs=12", "optimizer=sgd", "seed=2"),
-        configure("training.epochs=12", "optimizer=sgd", "optimizer.learning_rate=1e30", "seed=3"),
+        configure("training.epochs=12", BATCHED, "optimizer=adam", "seed=1"),
+        configure("training.epochs=12", BATCHED, "optimizer=sgd", "seed=2"),
+        configure("training.epochs=12", BATCHED, "optimizer=sgd", "optimizer.learning_rate=1e30", "seed=3"),
     ]
     whole = {outcome.run.id: outcome.state for outcome in execute(configs)}
     assert sorted(whole.values()) == ["diverged", "done", "done"]
@@ -232,6 +235,7 @@ def test_a_stopped_population_is_resumed_whole_and_bit_for_bit(configure: Config
 def sweep_command(results: Path) -> list[str]:
     overrides = ["-m", "training=smoke", "training.epochs=2000", "training.snapshots=[0]", "architecture.depth=4,8"]
     fixed = ["tracking=off", f"results={results}", "compute.compile=never", "compute.checkpoint_every=2"]
+    fixed.append("compute.checkpoint_seconds=0")
     return [*overrides, "seed=1,2,3", *fixed]
 
 

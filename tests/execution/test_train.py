@@ -26,6 +26,8 @@ from tests.conftest import run_one
 from tests.processes import call, start
 
 Configure = Callable[..., Config]
+# Runs that train together in one program, as on a GPU.
+BATCHED = "compute.engine=batched"
 
 
 def only_run(results: Path) -> Run:
@@ -90,6 +92,7 @@ def command(results: Path, *overrides: str) -> list[str]:
         "training=smoke",
         "training.epochs=30",
         "compute.checkpoint_every=4",
+        "compute.checkpoint_seconds=0",
         "architecture.depth=4",
     ]
     return [*fixed, *overrides]
@@ -333,7 +336,7 @@ class Interferer(Observer):
 
 
 def test_a_run_that_was_taken_over_is_not_written_to(configure: Configure, tmp_path: Path) -> None:
-    configs = [configure("training.epochs=9", "compute.checkpoint_every=1", f"seed={seed}") for seed in (1, 2)]
+    configs = [configure("training.epochs=9", "compute.checkpoint_every=1", BATCHED, f"seed={seed}") for seed in (1, 2)]
     contents: dict[Path, bytes] = {}
 
     def take_over() -> None:
@@ -381,7 +384,8 @@ def test_measuring_finished_runs_can_be_stopped_between_them(configure: Configur
 def test_a_stop_while_a_population_is_measured_loses_nothing(configure: Configure, tmp_path: Path, checks: int) -> None:
     stores = (tmp_path / "whole", tmp_path / "stopped")
     whole, stopped = (
-        [configure("training.epochs=12", f"seed={seed}", f"results={store}") for seed in (1, 2)] for store in stores
+        [configure("training.epochs=12", BATCHED, f"seed={seed}", f"results={store}") for seed in (1, 2)]
+        for store in stores
     )
     execute(whole)
     with pytest.raises(Stopped, match="after epoch 10"):
@@ -402,8 +406,8 @@ def test_a_stop_while_a_population_is_measured_loses_nothing(configure: Configur
 def test_a_run_that_another_process_started_before_the_lock_is_resumed(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = [configure("training.epochs=12", f"seed={seed}") for seed in (1, 2)]
-    partner = configure("training.epochs=12", "seed=3")
+    configs = [configure("training.epochs=12", BATCHED, f"seed={seed}") for seed in (1, 2)]
+    partner = configure("training.epochs=12", BATCHED, "seed=3")
     unchanged = Run.held
 
     def held(run: Run) -> AbstractContextManager[None]:
@@ -451,7 +455,7 @@ def test_a_training_from_the_start_discards_what_an_earlier_one_measured(configu
 
 def test_the_mean_of_a_population_leaves_diverged_members_out(configure: Configure) -> None:
     configs = [
-        configure("training.epochs=3", "architecture.depth=4", "optimizer=sgd", f"seed={seed}", *more)
+        configure("training.epochs=3", "architecture.depth=4", "optimizer=sgd", BATCHED, f"seed={seed}", *more)
         for seed, more in ((1, []), (2, ["optimizer.learning_rate=1e30"]))
     ]
     losses: list[float] = []

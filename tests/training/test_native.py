@@ -1,0 +1,208 @@
+"""The native engine against the same network trained as a plain nn.Module."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from equisep.config import Training, compose_config
+from equisep.config.schema import Phase
+from equisep.data import Data, Split, load_data
+from equisep.networks import FeedForwardNetwork
+from equisep.training import Member, NativeTraining, native, why_not_native
+from equisep.training.reference import ReferenceTraining
+from tests.training.test_engines import OPTIMIZERS, TEN_STEPS, as_double, relative_error
+
+pytestmark = pytest.mark.skipif(bool(why_not_native()), reason=f"no native engine: {why_not_native()}")
+
+
+def network_of(
+    split: Split, widths: list[int], *, batch_norm: bool = True, relu: bool = True, classes: int = 10
+) -> FeedForwardNetwork:
+    torch.manual_seed(3)
+    inputs = split.inputs[0].numel()
+    return FeedForwardNetwork(inputs, classes, widths, batch_norm=batch_norm, relu=relu).to(split.inputs.dtype)
+
+
+def pair(
+    network: nn.Module, split: Split, training: Training, optimizer: str = "adam"
+) -> tuple[NativeTraining, ReferenceTraining]:
+    """Return the native training of a network, and the plain one of its copy."""
+    plain = ReferenceTraining(copy.deepcopy(network), split, OPTIMIZERS[optimizer], training, 5)
+    return NativeTraining([Member(network, split, OPTIMIZERS[optimizer], 5)], training), plain
+
+
+def assert_same(trained: NativeTraining, plain: ReferenceTraining, epochs: int = 2) -> None:
+    for _ in range(epochs):
+        expected = plain.run_epoch()
+        (epoch,) = trained.run_epoch()
+        assert epoch.loss == pytest.approx(expected, rel=1e-9)
+    assert relative_error(trained.weights(0), plain.network.state_dict()) < 1e-8
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("widths", [[100] * 3, [100] * 7, [100] * 19, [30, 1, 17, 300], [257]], ids=str)
+def test_every_tensor_agrees_after_ten_steps_in_float64(fashion: Data, widths: list[int], optimizer: str) -> None:
+    split = as_double(fashion.train)
+    # 500 images are four batches of 116 and one of 36 per epoch.
+    half = Split(split.inputs[::2], split.labels[::2])
+    assert_same(*pair(network_of(half, widths), half, TEN_STEPS, optimizer))
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("batch_size", [3, 100, 334, 5000])
+def test_any_batch_size_with_and_without_normalisation_and_rectifier(
+    fashion: Data, batch_norm: bool, relu: bool, batch_size: int
+) -> None:
+    """1,000 images: the last batch has one image (of 3), as many as the others, or 332; 5,000 are more than there are."""
+    split = as_double(fashion.train)
+    if batch_norm and batch_size == 3:
+        # One image has no variance; such a batch size is refused with batch normalisation.
+        split = Split(split.inputs[:-1], split.labels[:-1])
+    training = replace(TEN_STEPS, batch_size=batch_size)
+    network = network_of(split, [40, 20], batch_norm=batch_norm, relu=relu)
+    assert_same(*pair(network, split, training, "momentum"), epochs=1)
+
+
+@pytest.mark.parametrize("dataset", ["fashion_mnist_32x32", "cifar10_10x10", "cifar10_32x32"])
+def test_images_of_other_sizes_and_with_colours(dataset: str, cifar_overrides: list[str]) -> None:
+    overrides = cifar_overrides if dataset.startswith("cifar") else []
+    split = as_double(load_data(compose_config([f"dataset={dataset}", *overrides]).dataset).train)
+    few = Split(split.inputs[:300], split.labels[:300])
+    assert_same(*pair(network_of(few, [50, 50]), few, TEN_STEPS))
+
+
+@pytest.mark.parametrize("frozen_decay", [True, False])
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+def test_frozen_layers_learn_nothing_and_decay_if_asked_to(fashion: Data, optimizer: str, frozen_decay: bool) -> None:
+    """Against torch.optim with gradients of None, or zeros, in the layers outside the phase."""
+    split = as_double(fashion.train)
+    phases = [Phase(start=0, first=1, last=2), Phase(start=1, first=3, last=3), Phase(start=2, first=4, last=4)]
+    training = replace(TEN_STEPS, epochs=3, phases=phases, frozen_decay=frozen_decay)
+    network = network_of(split, [30, 30, 30])
+    trained, plain = pair(network, split, training, optimizer)
+    layers = plain.network.parameter_layers()  # type: ignore[operator]
+    for phase in phases:
+
+        def freeze(_: object, __: object, ___: object, phase: Phase = phase) -> None:
+            for parameter, layer in zip(plain.network.parameters(), layers, strict=True):
+                if not phase.first <= layer <= phase.last:
+                    parameter.grad = torch.zeros_like(parameter) if frozen_decay else None
+
+        hook = plain.update.register_step_pre_hook(freeze)
+        assert_same(trained, plain, epochs=1)
+        hook.remove()
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("rate", [1e3, 1e8, 1e25])
+def test_a_network_diverges_in_the_epoch_in_which_the_plain_module_does(
+    fashion: Data, batch_norm: bool, rate: float
+) -> None:
+    network = network_of(fashion.train, [30] * 5, batch_norm=batch_norm)
+    training = replace(TEN_STEPS, epochs=4, milestones=[])
+    optimizer = replace(OPTIMIZERS["sgd"], learning_rate=rate)
+    plain = ReferenceTraining(copy.deepcopy(network), fashion.train, optimizer, training, 5)
+    trained = NativeTraining([Member(network, fashion.train, optimizer, 5)], training)
+    expected = [np.isfinite(plain.run_epoch()) for _ in range(4)]
+    assert [not trained.run_epoch()[0].diverged for _ in range(4)] == expected
+    assert batch_norm or not all(expected)
+
+
+def test_numbers_that_are_not_finite_are_not_swallowed(fashion: Data) -> None:
+    for poison in (float("nan"), float("inf")):
+        network = network_of(fashion.train, [30, 30])
+        with torch.no_grad():
+            network.hidden[0][0].weight[3, 4] = poison  # type: ignore[index]
+        trained, plain = pair(network, fashion.train, TEN_STEPS)
+        assert np.isnan(plain.run_epoch())
+        assert np.isnan(trained.run_epoch()[0].loss)
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+def test_a_saved_state_resumes_bit_for_bit(fashion: Data, optimizer: str) -> None:
+    phases = [Phase(start=0, first=1, last=2), Phase(start=2, first=1, last=4)]
+    training = replace(TEN_STEPS, epochs=4, phases=phases)
+
+    def start() -> NativeTraining:
+        return pair(network_of(fashion.train, [30, 30, 30]), fashion.train, training, optimizer)[0]
+
+    whole, resumed = start(), start()
+    for _ in range(3):
+        whole.run_epoch()
+    resumed.load_state(copy.deepcopy(whole.state()))
+    assert resumed.run_epoch() == whole.run_epoch()
+    for name, value in whole.weights(0).items():
+        assert torch.equal(value, resumed.weights(0)[name]), name
+
+
+def test_bits_do_not_depend_on_threads_or_on_what_was_trained_before(fashion: Data) -> None:
+    def losses() -> list[float]:
+        trained, _ = pair(network_of(fashion.train, [100] * 3), fashion.train, TEN_STEPS)
+        return [trained.run_epoch()[0].loss for _ in range(2)]
+
+    expected = losses()
+    # Memory that was used before holds other values, in the padding of rows too.
+    poisoned = torch.full((10_000_000,), float("nan"))
+    del poisoned
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert losses() == expected
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_without_a_compiler_the_reason_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'cannot find -lm' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compile_anew = native.native_kernels.__wrapped__
+    for compiler, reason in (("no-such-compiler", "no C++ compiler"), (str(broken), "cannot find -lm")):
+        monkeypatch.setenv("CXX", compiler)
+        with pytest.raises(native.NoNativeKernels, match=reason.replace("+", r"\+")) as error:
+            compile_anew()
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("*.so"))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_kernels_are_compiled_once_and_a_read_only_cache_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiled: list[Path] = []
+
+    def compile_nothing(compiler: str, library: Path) -> None:
+        """Stands in for the compiler, which takes four seconds: the library of this process is copied."""
+        compiled.append(library)
+        (path,) = {Path(native.native_kernels()._name)}
+        library.write_bytes(path.read_bytes())
+
+    native.native_kernels()
+    monkeypatch.setattr(native, "_compile", compile_nothing)
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    anew = native.native_kernels.__wrapped__
+    for _ in range(2):
+        anew()
+    assert [path.parent for path in compiled] == [cache / "equisep"]
+    # A file stands where the folder should be.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(compiled[0]))
+    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path / "other"))
+    anew()
+    assert compiled[1].is_relative_to(tmp_path / "other")
+
+
+def test_the_kernels_compile_without_warnings(tmp_path: Path) -> None:
+    command = ["c++", *native.FLAGS, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", str(native.SOURCE)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
