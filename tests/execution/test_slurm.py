@@ -271,7 +271,13 @@ def tasks(results: Path) -> set[str]:
 def test_preempted_killed_requeued_and_timed_out_tasks_end_bit_for_bit_as_undisturbed_ones(
     cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
-    network = ["architecture.depth=4", "training=short", "training.snapshots=[]", "compute.checkpoint_every=40", "compute.checkpoint_seconds=0"]
+    network = [
+        "architecture.depth=4",
+        "training=short",
+        "training.snapshots=[]",
+        "compute.checkpoint_every=40",
+        "compute.checkpoint_seconds=0",
+    ]
     # SLURM counts limits in minutes: only the population that meets its own has to train for so long.
     sweeps = (
         [*network, "training.epochs=1000", "seed=range(1,5)"],

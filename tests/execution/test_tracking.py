@@ -77,7 +77,9 @@ def test_another_measure_has_its_own_keys(configure: Callable[..., Config], tmp_
 
 
 def test_each_segment_of_a_resumed_run_has_every_epoch_once(configure: Callable[..., Config], tmp_path: Path) -> None:
-    config = configure("tracking=offline", "training.epochs=7", "compute.checkpoint_every=3", "compute.checkpoint_seconds=0")
+    config = configure(
+        "tracking=offline", "training.epochs=7", "compute.checkpoint_every=3", "compute.checkpoint_seconds=0"
+    )
     with pytest.MonkeyPatch.context() as patch:
         record = Run.append_epoch
 

@@ -27,7 +27,12 @@ from tests.conftest import ROOT
 from tests.store.test_readers import wait_for_logs
 
 SMALL = ("architecture.width=8", "architecture.depth=4", "dataset.per_class=10", "training=smoke")
-POPULATION = ("training.epochs=8", "training.snapshots=[0,3,8]", "compute.checkpoint_every=2", "compute.checkpoint_seconds=0")
+POPULATION = (
+    "training.epochs=8",
+    "training.snapshots=[0,3,8]",
+    "compute.checkpoint_every=2",
+    "compute.checkpoint_seconds=0",
+)
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from equisep.data import Data, Split, load_data
 from equisep.networks import FeedForwardNetwork
 from equisep.training import Member, NativeTraining, native, why_not_native
 from equisep.training.reference import ReferenceTraining
-from tests.training.test_engines import OPTIMIZERS, TEN_STEPS, as_double, relative_error
+from tests.data.test_dataset import DEVELOPMENT_DATA, needs_development_data
+from tests.training.test_engines import OPTIMIZERS, TEN_STEPS, as_double
 
 pytestmark = pytest.mark.skipif(bool(why_not_native()), reason=f"no native engine: {why_not_native()}")
 
@@ -44,7 +45,10 @@ def assert_same(trained: NativeTraining, plain: ReferenceTraining, epochs: int =
         expected = plain.run_epoch()
         (epoch,) = trained.run_epoch()
         assert epoch.loss == pytest.approx(expected, rel=1e-9)
-    assert relative_error(trained.weights(0), plain.network.state_dict()) < 1e-8
+    for name, value in plain.network.state_dict().items():
+        error = float((trained.weights(0)[name] - value).double().norm())
+        # The derivative of a shift before another normalisation is zero, and rounding alone in the plain module.
+        assert error <= 1e-8 * max(float(value.double().norm()), 1e-6), name
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
@@ -58,24 +62,30 @@ def test_every_tensor_agrees_after_ten_steps_in_float64(fashion: Data, widths: l
 
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("batch_norm", [True, False])
-@pytest.mark.parametrize("batch_size", [3, 100, 334, 5000])
+@pytest.mark.parametrize("batch_size", [3, 10, 18, 5000])
 def test_any_batch_size_with_and_without_normalisation_and_rectifier(
     fashion: Data, batch_norm: bool, relu: bool, batch_size: int
 ) -> None:
-    """1,000 images: the last batch has one image (of 3), as many as the others, or 332; 5,000 are more than there are."""
+    """Of 100 images the last batch has one, as many as the others, or 10; 5,000 are more than there are."""
     split = as_double(fashion.train)
-    if batch_norm and batch_size == 3:
-        # One image has no variance; such a batch size is refused with batch normalisation.
-        split = Split(split.inputs[:-1], split.labels[:-1])
+    # One image has no variance: with batch normalisation such a batch size is refused.
+    images = 99 if batch_norm and batch_size == 3 else 100
+    split = Split(split.inputs[:images], split.labels[:images])
     training = replace(TEN_STEPS, batch_size=batch_size)
     network = network_of(split, [40, 20], batch_norm=batch_norm, relu=relu)
     assert_same(*pair(network, split, training, "momentum"), epochs=1)
 
 
-@pytest.mark.parametrize("dataset", ["fashion_mnist_32x32", "cifar10_10x10", "cifar10_32x32"])
-def test_images_of_other_sizes_and_with_colours(dataset: str, cifar_overrides: list[str]) -> None:
-    overrides = cifar_overrides if dataset.startswith("cifar") else []
-    split = as_double(load_data(compose_config([f"dataset={dataset}", *overrides]).dataset).train)
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        "fashion_mnist_32x32",
+        *(pytest.param(name, marks=needs_development_data) for name in ("cifar10_10x10", "cifar10_32x32")),
+    ],
+)
+def test_images_of_other_sizes_and_with_colours(dataset: str) -> None:
+    folder = ["dataset.source=folder", f"dataset.root={DEVELOPMENT_DATA}"] if dataset.startswith("cifar") else []
+    split = as_double(load_data(compose_config([f"dataset={dataset}", *folder]).dataset).train)
     few = Split(split.inputs[:300], split.labels[:300])
     assert_same(*pair(network_of(few, [50, 50]), few, TEN_STEPS))
 

@@ -3,16 +3,14 @@ from __future__ import annotations
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from equisep.config import FeedForward, Optimizer, Training, compose_config
+from equisep.config import FeedForward, Optimizer, Training
 from equisep.config.schema import Phase
 from equisep.data import Data
 from equisep.networks import build_network
 from equisep.training import Member, Population
-from equisep.training.population import DataOrder, learning_rate_factor, trained_layers
 
 DEPTH_8 = FeedForward(family="fnn", depth=8, width=100)
 
@@ -60,21 +58,6 @@ def test_a_step_of_plain_sgd_agrees_with_the_textbook_formula(fashion: Data) -> 
         population.program.module(0).parameters(), before.parameters(), gradients, strict=True
     ):
         torch.testing.assert_close(new, old - 0.1 * (gradient + 5e-4 * old), rtol=1e-9, atol=1e-12)
-
-
-def test_the_data_order_is_the_shuffle_of_numpy() -> None:
-    np.random.seed(666)
-    order = DataOrder(1000, 666)
-    for _ in range(3):
-        expected = np.arange(1000, dtype=np.int32)
-        np.random.shuffle(expected)
-        assert order.next_epoch().tolist() == expected.tolist()
-
-
-def test_the_learning_rate_decays_at_the_milestones() -> None:
-    training = Training(epochs=600, batch_size=128, milestones=[200, 400], decay=0.1, snapshots=[])
-    factors = [learning_rate_factor(training, epoch) for epoch in (0, 199, 200, 399, 400, 599)]
-    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_a_diverged_epoch_is_recorded_as_diverged(fashion: Data) -> None:
@@ -148,13 +131,3 @@ def test_two_stage_training_resumes_bit_for_bit_across_phases(fashion: Data) -> 
         assert whole.run_epoch() == resumed.run_epoch()
     for one, other in zip(snapshot(whole), snapshot(resumed), strict=True):
         assert all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def test_the_frozen_schedule_is_that_of_the_released_code() -> None:
-    training = compose_config(["training=frozen", "architecture.depth=20"]).training
-    assert training.epochs == 1500
-    layers = [trained_layers(training, epoch) for epoch in (0, 899, 900, 1499)]
-    assert layers == [range(1, 11), range(1, 11), range(11, 21), range(11, 21)]
-    factors = [learning_rate_factor(training, epoch) for epoch in (0, 899, 900, 1099, 1100, 1299, 1300)]
-    assert factors == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01])
-    assert trained_layers(compose_config([]).training, 0) is None
