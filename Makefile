@@ -61,8 +61,9 @@ slurm:                ## fetch SLURM's programs for its tests: apt-get, as root
 test-slurm: slurm $(VENV)/.development  ## run the tests on a throwaway SLURM of this machine
 	$(RUN) -m pytest -m slurm -rs
 
-bench: $(VENV)/.runtime  ## measure speed on this machine: steps, populations, D; results/bench/
+bench: $(VENV)/.runtime  ## measure speed on this machine: training steps, their operations, D; results/bench/
 	$(RUN) -m benchmarks.steps
+	$(RUN) -m benchmarks.operations
 	$(RUN) -m benchmarks.fuzziness
 
 lint: $(VENV)/.development  ## check format, lint, types and the order of imports

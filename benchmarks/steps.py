@@ -1,18 +1,20 @@
-"""The cost of a training step: the baseline, this package for one network, this package for a population.
+"""The cost of a training step: the baseline, and each engine for one network and for twenty.
 
-``make bench`` runs this and benchmarks/fuzziness.py. All three engines train on the real data over whole epochs,
-including data access, the partial batch of 104 and the optimizer, but not compilation. They alternate within one run,
-so that drifts of the machine affect them equally. Each repeat is a row of results/bench/steps.csv:
+``make bench`` runs this, benchmarks/operations.py and benchmarks/fuzziness.py. All engines train on the real data over
+whole epochs, including data access, the partial batch of 104 and the optimizer, but not compilation. They alternate
+within one run, so that drifts of the machine affect them equally. Each repeat is a row of results/bench/steps.csv:
 
-    engine         baseline (plain nn.Module at its best thread count), single, population
-    members        number of networks trained together
+    engine         baseline (plain nn.Module at its best thread count), batched (one program), native (each by itself)
+    members        number of networks
     depth          of the feed-forward networks, width 100
+    cores          used: one for one network, all for twenty
     ms_per_step    wall time in ms, per network and step
     ratio          time of the baseline in the same repeat, over this one
-    gemm_share     throughput of the step (6·batch·Σ in·out operations) relative to the best float32 2048³ matrix
-                   product on as many cores
+    gemm_rate      GFLOP/s of the best float32 2048³ matrix product on as many cores, in the same repeat
+    gemm_share     throughput of the step (6·batch·Σ in·out operations) relative to it
 
-A population of 20 is trained as in a sweep: parallel worker processes with one thread each.
+Twenty networks are trained as in a sweep: parallel worker processes with one thread each. results/bench/growth.csv has
+the cost by members, depth, width and number of images of both engines.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import itertools
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from equisep.config import Config, FeedForward, compose_config
+from equisep.config import Config, Training, compose_config
 from equisep.data import Data, load_data
 from equisep.networks import build_network
-from equisep.training import Member, Population
+from equisep.training import Member, NativeTraining, Population, Trainer
 from equisep.training.reference import ReferenceTraining
 
 DEPTHS = (4, 8, 20)
@@ -64,9 +66,9 @@ class Case:
     engine: str
     members: int
     depth: int
-    width: int
     cores: int
     run: Callable[[int], None]
+    steps: int = STEPS_PER_EPOCH
 
     def milliseconds(self, seconds: float) -> float:
         """Return wall milliseconds per network and step, over the epochs that fit into about the given seconds."""
@@ -75,15 +77,21 @@ class Case:
         epochs = max(1, round(seconds / (time.perf_counter() - clock)))
         clock = time.perf_counter()
         self.run(epochs)
-        return (time.perf_counter() - clock) / (epochs * STEPS_PER_EPOCH * self.members) * 1e3
+        return (time.perf_counter() - clock) / (epochs * self.steps * self.members) * 1e3
 
 
-def members_of(config: Config, data: Data, count: int, width: int = 100, first: int = 0) -> list[Member]:
+def members_of(config: Config, data: Data, count: int, first: int = 0) -> list[Member]:
     """Return freshly initialised members."""
-    depth = config.architecture.depth  # type: ignore[attr-defined]
-    shape = FeedForward(family="fnn", depth=depth, width=width)
-    networks = [build_network(shape, tuple(data.train.inputs.shape[1:]), 10, first + seed) for seed in range(count)]
+    shape = tuple(data.train.inputs.shape[1:])
+    networks = [build_network(config.architecture, shape, 10, first + seed) for seed in range(count)]
     return [Member(network, data.train, config.optimizer, first + seed) for seed, network in enumerate(networks)]
+
+
+def trainers_of(engine: str, members: Sequence[Member], training: Training) -> list[Trainer]:
+    """Return what trains the members: one trainer for each, or one for all."""
+    if engine == "native":
+        return [NativeTraining([member], training) for member in members]
+    return [Population(members, training, compiled=True)]
 
 
 def baseline_case(config: Config, data: Data, depth: int, threads: int) -> Case:
@@ -96,32 +104,32 @@ def baseline_case(config: Config, data: Data, depth: int, threads: int) -> Case:
         for _ in range(epochs):
             baseline.run_epoch()
 
-    return Case("baseline", 1, depth, 100, threads, run)
+    return Case("baseline", 1, depth, threads, run)
 
 
-def single_case(config: Config, data: Data, depth: int) -> Case:
-    """Return this package's engine for one network on one thread."""
-    population = Population(members_of(config, data, 1), config.training, compiled=True)
+def single_case(engine: str, config: Config, data: Data, depth: int) -> Case:
+    """Return an engine for one network on one core."""
+    (trainer,) = trainers_of(engine, members_of(config, data, 1), config.training)
 
     def run(epochs: int) -> None:
         torch.set_num_threads(1)
         for _ in range(epochs):
-            population.run_epoch()
+            trainer.run_epoch()
 
-    return Case("single", 1, depth, 100, 1, run)
+    return Case(engine, 1, depth, 1, run)
 
 
 class Workers:
-    """Worker processes that each train a part of a population."""
+    """Worker processes that each train a part of the networks."""
 
-    def __init__(self, overrides: list[str], members: int, width: int, processes: int) -> None:
+    def __init__(self, engine: str, overrides: list[str], members: int, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipes: list[Any] = []
         processes = min(processes, members)
         bounds = [round(part * members / processes) for part in range(processes + 1)]
         for start, end in itertools.pairwise(bounds):
             here, there = context.Pipe()
-            arguments = (there, overrides, start, end - start, width)
+            arguments = (there, engine, overrides, start, end - start)
             context.Process(target=train_on_demand, args=arguments, daemon=True).start()
             # With this end closed, recv raises EOFError if the worker dies.
             there.close()
@@ -145,18 +153,19 @@ class Workers:
             pipe.send(0)
 
 
-def train_on_demand(pipe: Any, overrides: list[str], first: int, count: int, width: int) -> None:
+def train_on_demand(pipe: Any, engine: str, overrides: list[str], first: int, count: int) -> None:
     """Train for the number of epochs received from the pipe, until 0; first two epochs for compilation."""
     torch.set_num_threads(1)
     config = compose_config(overrides)
-    members = members_of(config, load_data(config.dataset), count, width, first)
-    population = Population(members, config.training, compiled=True)
-    for _ in range(2):
-        population.run_epoch()
+    trainers = trainers_of(engine, members_of(config, load_data(config.dataset), count, first), config.training)
+    for trainer in trainers:
+        trainer.run_epoch()
+        trainer.run_epoch()
     pipe.send("ready")
     while epochs := pipe.recv():
-        for _ in range(epochs):
-            population.run_epoch()
+        for trainer in trainers:
+            for _ in range(epochs):
+                trainer.run_epoch()
         pipe.send("done")
 
 
@@ -165,21 +174,21 @@ def measure_depth(depth: int, cores: int, members: int, repeats: int, seconds: f
     overrides = [f"architecture.depth={depth}", "optimizer=adam"]
     config = compose_config(overrides)
     data = load_data(config.dataset)
-    clock = time.perf_counter()
-    single = single_case(config, data, depth)
-    single.run(1)
-    print(f"depth {depth}: compilation for one network {time.perf_counter() - clock:.1f} s")
-    clock = time.perf_counter()
-    workers = Workers(overrides, members, 100, cores)
-    print(f"depth {depth}: start and compilation of {cores} processes {time.perf_counter() - clock:.1f} s")
     candidates = [baseline_case(config, data, depth, threads) for threads in range(1, cores + 1)]
-    best = min(candidates, key=lambda case: case.milliseconds(seconds / 2))
+    cases = [min(candidates, key=lambda case: case.milliseconds(seconds / 2))]
+    workers = []
+    for engine in ("batched", "native"):
+        clock = time.perf_counter()
+        cases.append(single_case(engine, config, data, depth))
+        cases[-1].run(1)
+        workers.append(Workers(engine, overrides, members, cores))
+        cases.append(Case(engine, members, depth, cores, workers[-1].run))
+        print(f"depth {depth}, {engine}: start and compilation {time.perf_counter() - clock:.1f} s")
     rows = []
     for repeat in range(repeats):
         # Measured with the engines because the machine's speed drifts.
-        rates = {used: gemm_rate(used) for used in {1, best.cores, cores}}
+        rates = {used: gemm_rate(used) for used in {case.cores for case in cases}}
         work = floating_point_operations(depth) / STEPS_PER_EPOCH
-        cases = [best, single, Case("population", members, depth, 100, cores, workers.run)]
         times = [case.milliseconds(seconds) for case in cases]
         for case, milliseconds in zip(cases, times, strict=True):
             rows.append(
@@ -191,30 +200,31 @@ def measure_depth(depth: int, cores: int, members: int, repeats: int, seconds: f
                     "cores": case.cores,
                     "ms_per_step": milliseconds,
                     "ratio": times[0] / milliseconds,
+                    "gemm_rate": rates[case.cores] / 1e9,
                     "gemm_share": work / (milliseconds / 1e3) / rates[case.cores],
                 }
             )
-    workers.close()
+    for each in workers:
+        each.close()
     return rows
 
 
 def measure_growth(cores: int) -> pd.DataFrame:
-    """Return the cost by number of members and width at depth 8: a row per population."""
+    """Return the cost by members, depth, width and images: a row per engine and setting, the best of three."""
+    settings = [{"members": members} for members in (1, 2, 4, 10, 40)]
+    settings += [{"depth": depth} for depth in (2, 4, 16, 32)] + [{"width": width} for width in (10, 30, 300, 1000)]
+    settings += [{"per_class": count} for count in (10, 300, 1000)]
     rows = []
-    overrides = ["architecture.depth=8", "optimizer=adam"]
-    for members, width in ((2, 100), (4, 100), (8, 100), (16, 100), (20, 100), (40, 100), (8, 20), (8, 300)):
-        workers = Workers(overrides, members, width, cores)
-        case = Case("population", members, 8, width, cores, workers.run)
-        rows.append(
-            {
-                "members": members,
-                "depth": 8,
-                "width": width,
-                "ms_per_step": min(case.milliseconds(1.0) for _ in range(3)),
-            }
-        )
-        workers.close()
-        print(f"members {members}, width {width}: {rows[-1]['ms_per_step']:.3f} ms per network and step")
+    for setting in settings:
+        chosen = {"members": 10, "depth": 8, "width": 100, "per_class": 100} | setting
+        images = 10 * chosen["per_class"]
+        overrides = ["optimizer=adam", "optimizer.learning_rate=1e-3", f"architecture.depth={chosen['depth']}"]
+        overrides += [f"architecture.width={chosen['width']}", f"dataset.per_class={chosen['per_class']}"]
+        for engine in ("batched", "native"):
+            workers = Workers(engine, overrides, chosen["members"], cores)
+            case = Case(engine, chosen["members"], chosen["depth"], cores, workers.run, steps=-(-images // 128))
+            rows.append({"engine": engine} | chosen | {"ms_per_step": min(case.milliseconds(0.5) for _ in range(3))})
+            workers.close()
     return pd.DataFrame(rows)
 
 
@@ -228,10 +238,11 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     use_style()
     figure = Figure(figsize=(3.4, 2.8), layout="constrained")
     axes = figure.subplots()
-    sns.stripplot(table, x="depth", y="ms_per_step", hue="engine", ax=axes, size=3.5, dodge=True, jitter=False)
+    labelled = table.assign(engine=[f"{row.engine}, {row.members}" for row in table.itertuples()])
+    sns.stripplot(labelled, x="depth", y="ms_per_step", hue="engine", ax=axes, size=3.5, dodge=True, jitter=False)
     axes.set_yscale("log")
     axes.set(xlabel="depth", ylabel="ms per network and step")
-    sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, title=None, frameon=False)
+    sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, title=None, frameon=False)
     figure.savefig(path, dpi=200)
 
 
@@ -252,9 +263,11 @@ def main() -> None:
     table = pd.DataFrame(rows)
     table.to_csv(folder / "steps.csv", index=False)
     draw(table, folder / "steps.png")
-    columns = ["ms_per_step", "ratio", "gemm_share"]
-    print(table.groupby(["depth", "engine"])[columns].agg(["min", "median", "max"]).round(3).to_string())
-    measure_growth(options.cores).to_csv(folder / "growth.csv", index=False)
+    columns = ["ms_per_step", "ratio", "gemm_rate", "gemm_share"]
+    print(table.groupby(["depth", "engine", "members"])[columns].agg(["min", "median", "max"]).round(3).to_string())
+    growth = measure_growth(options.cores)
+    growth.to_csv(folder / "growth.csv", index=False)
+    print(growth.round(3).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from equisep import load_runs
 from equisep.config import Config, compose_sweep
 from equisep.execution import Job, Request, prepare, run_sweep
 from equisep.execution.planning import members_that_fit, operations_of, plan
@@ -25,6 +26,7 @@ from equisep.execution.progress import Observer
 from equisep.execution.train import Stopped, execute
 from equisep.execution.workers import Result, gpu_of_worker
 from equisep.store import HOW_TO_RESUME, DamagedRun, Outcome, Run, all_runs, status_table
+from equisep.training import why_not_native
 from tests.conftest import Ended
 from tests.processes import Started, start
 
@@ -106,15 +108,62 @@ def test_failures_are_reported_immediately_and_do_not_stop_others(tmp_path: Path
     assert lines[-1] == "2 of 5 jobs failed: architecture.depth=12; dataset.per_class=1000000"
 
 
-def test_workers_give_the_results_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweeps = [f"architecture.depth={depth} seed={seed}" for depth in (4, 8) for seed in (1, 2)]
-    here, there = tmp_path / "here", tmp_path / "there"
-    results = run_sweep(requests_of(here, *sweeps), max_members=2, processes=1, console=Console(quiet=True))
+def files_of(store: Path) -> dict[str, bytes]:
+    """Return what a store recorded of its runs, without times and process numbers."""
+    patterns = ("metrics.jsonl", "snapshots/*.safetensors", "measures/*.json")
+    paths = [path for pattern in patterns for path in store.glob(f"runs/*/{pattern}")]
+    return {str(path.relative_to(store)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.skipif(bool(why_not_native()), reason="no native engine")
+def test_a_run_is_the_same_alone_in_a_sweep_in_workers_and_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of native runs; those of a population are the same in a process and in workers."""
+    native = [f"architecture.depth={depth} seed=1" for depth in (4, 8)]
+    together = [f"{BATCHED} architecture.depth=4 seed={seed}" for seed in (2, 3)]
+    quiet = Console(quiet=True)
+    (alone,) = run_sweep(requests_of(tmp_path / "alone", native[1]), max_members=10, processes=1, console=quiet)
+    requests = requests_of(tmp_path / "sweep", *native, *together)
+    results = run_sweep(requests, max_members=10, processes=1, console=quiet)
+    (request,) = requests_of(tmp_path / "interrupted", native[1])
+    assert isinstance(request.config, Config)
+    with pytest.raises(Stopped):
+        execute([request.config], StopAfter(1))
+    execute([request.config])
     monkeypatch.setattr("equisep.execution.sweep.MIN_OPERATIONS_FOR_WORKERS", 0)
-    others = run_sweep(requests_of(there, *sweeps), max_members=2, processes=2, console=Console(quiet=True))
-    assert list(map(facts_of, results)) == list(map(facts_of, others))
-    for run in all_runs(here):
-        assert same(run.load_snapshot(2), Run(there, run.id).load_snapshot(2))
+    requests = requests_of(tmp_path / "workers", *together, *native[::-1])
+    others = run_sweep(requests, max_members=2, processes=2, console=quiet)
+    assert sorted(map(str, map(facts_of, results))) == sorted(map(str, map(facts_of, others)))
+    assert facts_of(results[1]) == facts_of(alone)
+    assert files_of(tmp_path / "sweep") == files_of(tmp_path / "workers")
+    assert len(files_of(tmp_path / "alone")) == 4
+    assert files_of(tmp_path / "alone").items() <= files_of(tmp_path / "sweep").items()
+    assert files_of(tmp_path / "alone") == files_of(tmp_path / "interrupted")
+    engines = load_runs(tmp_path / "sweep").groupby("engine")["run"].nunique()
+    assert engines.to_dict() == {"batched": 2, "native": 2}
+
+
+def test_without_native_kernels_runs_train_as_a_population_and_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("equisep.execution.train.why_not_native", lambda: "no C++ compiler (c++)")
+    text = StringIO()
+    requests = requests_of(tmp_path, "seed=1", "seed=2", "seed=3 compute.engine=native")
+    results = run_sweep(requests, max_members=10, processes=1, console=Console(file=text, width=200))
+    assert [isinstance(result, Exception) for result in results] == [False, False, True]
+    lines = [line for line in text.getvalue().splitlines() if "C++ compiler" in line]
+    assert lines[0].startswith(
+        "failed: seed=3 compute.engine=native: compute.engine=native: no C++ compiler (c++); inst"
+    )
+    assert [line for line in lines if "as a population" in line] == lines[1:2]
+    assert set(load_runs(tmp_path)["engine"]) == {"batched"}
+
+
+def test_native_runs_are_units_of_their_own_and_the_longest_come_first(configure: Configure) -> None:
+    jobs = jobs_of(configure, *(["seed=1", f"training.epochs={epochs}"] for epochs in (2, 4, 3)), ["seed=2"])
+    units = plan(jobs, max_members=10, processes=1, alone=lambda job: job.trains_natively)
+    assert [[job.config.training.epochs for job in unit] for unit in units] == [[4], [3], [2], [2]]
 
 
 def test_one_run_with_two_measures_gives_two_results(tmp_path: Path) -> None:

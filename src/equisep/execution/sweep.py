@@ -83,7 +83,7 @@ def run_sweep(
     number_of: dict[Job, int] = {}
     for number, request in enumerate(requests):
         try:
-            number_of[_prepare(request.config, remote)] = number
+            number_of[_prepare(request.config, remote, console)] = number
         except Exception as error:
             fail(number, error)
     jobs = list(number_of)
@@ -149,7 +149,7 @@ def run_one(config: Config, console: Console | None = None) -> Outcome:
     return outcome
 
 
-def _prepare(config: Config | ConfigError, remote: RemoteExecutor | None) -> Job:
+def _prepare(config: Config | ConfigError, remote: RemoteExecutor | None, console: Console) -> Job:
     """Return a request's job; raises if it cannot be run or its run cannot be read."""
     if isinstance(config, ConfigError):
         raise config
@@ -158,9 +158,11 @@ def _prepare(config: Config | ConfigError, remote: RemoteExecutor | None) -> Job
     job = prepare(config, device(config.compute.device))
     split_into_populations([job])
     job.outcome()
-    owner = job.run.owner() if remote is None and not job.complete else None
-    if owner is not None:
-        raise InUse(f"run {job.run.id} is in use by {describe_owner(owner)}")
+    if remote is None and not job.complete:
+        is_native(job, ConsoleObserver(console))
+        owner = job.run.owner()
+        if owner is not None:
+            raise InUse(f"run {job.run.id} is in use by {describe_owner(owner)}")
     return job
 
 

@@ -138,8 +138,12 @@ class NativeTraining(Trainer):
 
     engine = "native"
 
+    def __init__(self, *arguments: Any, kernels: ctypes.CDLL | None = None) -> None:
+        """kernels: None for :func:`native_kernels`, which raises NoNativeKernels."""
+        self._kernels = kernels or native_kernels()
+        super().__init__(*arguments)
+
     def _set_up(self) -> None:
-        """Raise NoNativeKernels where they cannot be compiled."""
         (member,) = self.members
         self.network = cast(FeedForwardNetwork, member.network)
         self.inputs = member.split.inputs.flatten(start_dim=1).contiguous()
@@ -167,9 +171,8 @@ class NativeTraining(Trainer):
             layer=self._layers,
         )
         kind = {torch.float32: "float", torch.float64: "double"}[self.inputs.dtype]
-        kernels = native_kernels()
-        self._run_epoch = kernels[f"run_epoch_{kind}"]
-        workspace_size = kernels[f"workspace_size_{kind}"]
+        self._run_epoch = self._kernels[f"run_epoch_{kind}"]
+        workspace_size = self._kernels[f"workspace_size_{kind}"]
         workspace_size.restype = ctypes.c_int64
         self._workspace = torch.empty(workspace_size(ctypes.byref(self._native)), dtype=self.inputs.dtype)
 
