@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import platform
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -216,3 +218,21 @@ def test_the_kernels_compile_without_warnings(tmp_path: Path) -> None:
     command = ["c++", *native.FLAGS, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", str(native.SOURCE)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are of x86")
+@pytest.mark.parametrize("option", ["-mno-avx512f", "-mno-avx"])
+def test_shorter_vectors_give_the_same(fashion: Data, tmp_path: Path, option: str) -> None:
+    library = tmp_path / "native.so"
+    subprocess.run(["c++", *native.FLAGS, option, str(native.SOURCE), "-o", str(library)], check=True)
+    kernels = ctypes.CDLL(str(library))
+    split = as_double(fashion.train)
+    for given in (split, fashion.train):
+        network = network_of(given, [30, 1, 17, 100])
+        plain = ReferenceTraining(copy.deepcopy(network), given, OPTIMIZERS["adam"], TEN_STEPS, 5)
+        trained = NativeTraining([Member(network, given, OPTIMIZERS["adam"], 5)], TEN_STEPS, kernels=kernels)
+        if given is split:
+            assert_same(trained, plain)
+        else:
+            assert trained.run_epoch()[0].loss == pytest.approx(plain.run_epoch(), rel=1e-4)

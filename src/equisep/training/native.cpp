@@ -16,7 +16,7 @@
 
 namespace {
 
-// With -DPROFILE the seconds of each operation are added up (benchmarks/profile.py).
+// With -DPROFILE the seconds of each operation are added up (benchmarks/operations.py).
 enum Operation { GATHER, FORWARD, STATISTICS, OUTPUT, LOSS, DERIVATIVE, TRANSPOSE, WEIGHT, INPUT, UPDATE, OPERATIONS };
 #ifdef PROFILE
 double seconds[OPERATIONS];
