@@ -63,6 +63,9 @@ def members_that_fit(job: Job, gpu_memory: float | None = None) -> int:
         return sys.maxsize
     if gpu_memory is None:
         gpu_memory = torch.cuda.mem_get_info(job.device)[0] if job.device.type == "cuda" else math.inf
+    # The memory of a job takes two seconds to estimate: torch imports its compiler for a run on the meta device.
+    if gpu_memory == math.inf:
+        return sys.maxsize
     return int(max(1, min(sys.maxsize, MEMORY_SHARE * gpu_memory / job.memory)))
 
 
