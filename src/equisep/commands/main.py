@@ -4,8 +4,6 @@ Nothing heavy is imported before it is known what is asked for, so that help and
 """
 
 import argparse
-import atexit
-import gc
 import io
 import os
 import re
@@ -45,8 +43,6 @@ def main(words: Sequence[str] | None = None) -> int:
 
     words: the arguments; those of the process by default.
     """
-    if words is None:
-        _collect_rarely()
     words = sys.argv[1:] if words is None else list(words)
     for stream in (sys.stdout, sys.stderr):
         # A terminal without ρ gets a question mark in its place.
@@ -68,15 +64,6 @@ def main(words: Sequence[str] | None = None) -> int:
 
         print(f"equisep: stopped; {HOW_TO_RESUME}", file=sys.stderr)
         return 130
-
-
-def _collect_rarely() -> None:
-    """Let this process search for cyclic garbage rarely, and not when it exits: that takes seconds.
-
-    torch and wandb create half a million objects that live as long as the process.
-    """
-    gc.set_threshold(100_000)
-    atexit.register(gc.freeze)
 
 
 def _run(words: Sequence[str]) -> int:

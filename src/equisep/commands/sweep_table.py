@@ -1,6 +1,7 @@
 """The end of a sweep: a row per setting, with means over seeds and their intervals."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from equisep.analysis.statistics import Interval, interval_over_seeds
 
@@ -18,18 +19,16 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Mapping[s
     """
     if len(outcomes) < 2:
         return ""
-    import pandas as pd
-
     shared = set.intersection(*map(set, overrides))
     settings = [
         " ".join(word for word in words if word not in shared and not word.startswith("seed=")) for words in overrides
     ]
-    rows = []
+    rows: list[dict[str, object]] = []
     groups: dict[str, list[Mapping[str, object]]] = {}
     for setting, outcome in zip(settings, outcomes, strict=True):
         groups.setdefault(setting, []).append(outcome)
     for setting, members in list(groups.items())[:MAX_ROWS]:
-        row: dict[str, object] = {"setting": setting or "(all)", "n": len(members)}
+        row: dict[str, object] = {"setting": setting or "(all)", "n": f"{len(members):2}"}
         for name, label in COLUMNS.items():
             values = [float(str(member[name])) for member in members if name in member]
             row[label] = _describe(interval_over_seeds(values), len(members)) if values else ""
@@ -37,7 +36,10 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Mapping[s
         unfitted = sum("r" not in member and member["state"] != "diverged" for member in members)
         notes = [f"{count} {what}" for count, what in ((diverged, "diverged"), (unfitted, "without a law")) if count]
         rows.append(row | ({"note": ", ".join(notes)} if notes else {}))
-    table = pd.DataFrame(rows).fillna("").to_string(index=False)
+    columns = list(dict.fromkeys(chain.from_iterable(rows)))
+    cells = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    table = "\n".join(" ".join(map(str.rjust, line, widths)) for line in cells)
     more = f"\nand {len(groups) - MAX_ROWS} more settings: equisep status" if len(groups) > MAX_ROWS else ""
     caution = "" if all(len(members) >= 5 for members in groups.values()) else CAUTION
     return f"mean over n seeds [95 % interval], after the last epoch\n{table}{more}{caution}"

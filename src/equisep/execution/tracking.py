@@ -3,19 +3,19 @@
 The run folder is authoritative; a mirror can be written again from it at any time (``equisep mirror``).
 """
 
-import io
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 from rich.console import Console
 from rich.progress import track
 
 from equisep.config import ConfigError, Measure, Tracking, measure_id, require
+from equisep.layer_image import layer_image
 from equisep.measures import Epoch, LayerRecord, RobustnessResults, accuracy_areas
 from equisep.store import DamagedRun, Run, all_runs, robustness_to_json, run_title
 
@@ -28,11 +28,7 @@ class Mirror:
 
     def __init__(self, run: Run, tracking: Tracking, results: Path) -> None:
         """Open the wandb run, in RESULTS/wandb with the experiment as group, and log what is already recorded."""
-        # Read when wandb is imported; without it, offline runs contact a telemetry server.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
-        import wandb
-
+        wandb = _wandb()
         # Read before the wandb run is opened: what cannot be read leaves none behind.
         config, finished, epochs = run.config(), run.finished, run.epochs()
         measures, evaluations = run.load_measures(), run.load_robustness()
@@ -115,7 +111,7 @@ class Mirror:
         self._log(values)
         if law is not None and record.epoch == self._last:
             # A separate row, so that the numbers are logged before the plot is drawn.
-            plot = self._image(_plot(record, f"{prefix}, epoch {record.epoch}"))
+            plot = self._image(layer_image(record.fuzziness, f"{prefix}, epoch {record.epoch}"))
             self._log({"epoch": record.epoch, f"{prefix}/layers": plot})
 
     def log_robustness(self, identity: str, evaluation: RobustnessResults) -> None:
@@ -152,13 +148,23 @@ class Mirror:
             warnings.warn(f"run {self._run.id}: {reason}; {remedy}", stacklevel=2)
 
 
-def _plot(record: LayerRecord, title: str) -> PIL.Image.Image:
-    # Drawn without wandb, which would use pyplot and its global figure.
-    from equisep.plots import layer_plot
+@cache
+def _wandb() -> Any:
+    """Return wandb, without what it would import or compute anew for each run and a mirror does not need."""
+    # Read when wandb is imported; without it, offline runs contact a telemetry server.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
+    import wandb
+    import wandb.util
 
-    content = io.BytesIO()
-    layer_plot(record.fuzziness, title).savefig(content, format="png")
-    return PIL.Image.open(content)
+    # A mirror logs no data frames, which wandb imports pandas to recognise; others are recognised by their type's name.
+    wandb.util.pd_available = False
+    # Every run looks for inputs from wandb's launch service, whose modules take half a second to import.
+    wandb.Run._detect_and_apply_job_inputs = lambda run: None  # type: ignore[assignment,method-assign]
+    # The installed packages, which each run records, take a tenth of a second to list.
+    packages = cache(lambda list_packages: tuple(list_packages()))
+    wandb.util.working_set = partial(packages, wandb.util.working_set)
+    return wandb
 
 
 def mirror_store(results: Path, tracking: Tracking, only: Run | None = None) -> int:
