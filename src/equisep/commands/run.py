@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -66,6 +67,10 @@ def run_configs(words: Sequence[str]) -> None:
             return None
 
     before, sys.argv = sys.argv, [sys.argv[0], *options, *overrides]
+    get_mode = Hydra.get_mode
+    if {"-m", "--multirun"} & set(options):
+        # Hydra would compose the config once more only to read hydra.mode, which -m overrides.
+        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
     try:
         task()
     except EquisepError:
@@ -74,6 +79,7 @@ def run_configs(words: Sequence[str]) -> None:
         raise ConfigError(format_config_error(error)) from None
     finally:
         sys.argv = before
+        Hydra.get_mode = get_mode  # type: ignore[method-assign]
     if failures:
         raise failures[0]
 

@@ -57,28 +57,29 @@ class Job:
 
     def network(self) -> Network:
         """Return the freshly initialised network, on the device."""
-        network = build_network(self.config.architecture, *self._shape, self.config.seed)
+        network = build_network(self.config.architecture, *self.shape, self.config.seed)
         return network.to(self.device, self.dtype)
 
     @property
     def outline(self) -> Network:
         """The network without its values: names and shapes; one object shared by all jobs of an architecture."""
-        return _outline(_as_key(self.config.architecture), *self._shape)
+        return _outline(_as_key(self.config.architecture), *self.shape)
 
     @cached_property
     def operations(self) -> float:
         """Floating-point operations of the whole training: the forward pass of every image, and twice that backward."""
-        forward = _count_operations(_as_key(self.config.architecture), *self._shape)
+        forward = _count_operations(_as_key(self.config.architecture), *self.shape)
         return 3.0 * forward * len(self.data.train.labels) * self.config.training.epochs
 
     @property
-    def _shape(self) -> tuple[tuple[int, ...], int]:
+    def shape(self) -> tuple[tuple[int, ...], int]:
+        """The shape of an image and the number of classes."""
         return tuple(self.data.train.inputs.shape[1:]), len(self.data.classes)
 
     @cached_property
     def memory(self) -> int:
         """Bytes that a member of a population needs on its device during training."""
-        values = training_values(self.outline, self._shape[0], self.config.training.batch_size)
+        values = training_values(self.outline, self.shape[0], self.config.training.batch_size)
         return values * self.dtype.itemsize
 
     @property
@@ -159,7 +160,7 @@ def evaluate_missing(job: Job, mirror: Mirror | None) -> None:
     missing = job.missing()
     if not missing:
         return
-    network = job.network()
+    network = _network_for_snapshots(_as_key(job.config.architecture), *job.shape, job.device, job.dtype)
     measure = job.config.measure
     records = job.run.load_measure(measure)
     for epoch, part in missing:
@@ -328,6 +329,15 @@ def _as_key(part: Any) -> str:
 @lru_cache(maxsize=256)
 def _outline(architecture: str, input_shape: tuple[int, ...], classes: int) -> Network:
     return outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes)
+
+
+@lru_cache(maxsize=1)
+def _network_for_snapshots(
+    architecture: str, input_shape: tuple[int, ...], classes: int, device: torch.device, dtype: torch.dtype
+) -> Network:
+    """Return a network of an architecture whose values are to be loaded; the runs of a population share it."""
+    network = build_network(architecture_from_plain(json.loads(architecture)), input_shape, classes, seed=0)
+    return network.to(device, dtype)
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from equisep.config import ConfigError, Measure, Tracking, measure_id, require
-from equisep.layer_image import layer_image
+from equisep.execution.layer_image import layer_image
 from equisep.measures import Epoch, LayerRecord, RobustnessResults, accuracy_areas
 from equisep.store import DamagedRun, Run, all_runs, robustness_to_json, run_title
 

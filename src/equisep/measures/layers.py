@@ -80,7 +80,7 @@ def measure_separation(
                 yield {name: as_feature_matrix(recorded[name]) for name in names}
 
     names = (INPUT, *layers)
-    first = next(features_of(inputs, names))
+    first = next(features_of(inputs[:batch_size], names))
     projections: dict[str, PrincipalComponents] = {}
     if components is not None:
         source = inputs if principal_inputs is None else principal_inputs
@@ -94,7 +94,9 @@ def measure_separation(
         for batch in features_of(inputs, names):
             yield batch | {name: projection.project(batch[name]) for name, projection in projections.items()}
 
-    image_bytes = sum(features[0].nbytes for features in next(projected()).values())
+    of_image = {name: features[:1] for name, features in first.items()}
+    of_image |= {name: projection.project(of_image[name]) for name, projection in projections.items()}
+    image_bytes = sum(features.nbytes for features in of_image.values())
     if image_bytes * len(inputs) <= memory_limit * 1e9:
         whole = _concatenated(projected())
         return {name: separation_of(features, classes, weighting=weighting) for name, features in whole}

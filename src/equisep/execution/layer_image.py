@@ -1,6 +1,6 @@
-"""The plot of a network's law as an image for wandb, much like :func:`equisep.plots.layer_plot`, but faster.
+"""The plot of a network's law for its mirror, much like :func:`equisep.plots.layer_plot`, but without matplotlib.
 
-Each run draws it twice; matplotlib takes half a second to load and a fifth of a second per plot.
+Each run draws two; matplotlib takes half a second to load and a fifth of a second per plot, this a tenth of that.
 """
 
 import math
