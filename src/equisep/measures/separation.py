@@ -174,7 +174,8 @@ class ClassSums:
             indicator = torch.zeros(len(self.counts), len(labels), dtype=torch.float64)
             indicator[labels, torch.arange(len(labels))] = 1.0
             # Rounded to a grid this coarse, a power of two, the rows of a chunk are summed without error.
-            bound = rows.abs().amax() * len(rows) * 2.0**-51
+            lowest, highest = torch.aminmax(rows)
+            bound = torch.maximum(-lowest, highest) * len(rows) * 2.0**-51
             grid = 1.5 * 2.0**52 * torch.ldexp(torch.ones_like(bound), torch.frexp(bound).exponent)
             coarse = (rows + grid).sub_(grid)
             self.high, error = _two_sum(self.high, indicator @ coarse)
