@@ -7,6 +7,7 @@ tensors again and again.
 import atexit
 import ctypes
 import gc
+from functools import cache
 
 # Bytes of freed memory that a process keeps for its next tensors, and the size from which it does not.
 KEPT_MEMORY = 256 << 20
@@ -15,6 +16,7 @@ LARGEST_KEPT = 32 << 20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
+@cache
 def prepare_process() -> None:
     """Make garbage collection rare and skip it at exit, and keep freed memory: this saves seconds per process."""
     gc.set_threshold(100_000)

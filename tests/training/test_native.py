@@ -193,7 +193,7 @@ def test_kernels_are_compiled_once_and_a_read_only_cache_is_replaced(
 ) -> None:
     compiled: list[Path] = []
 
-    def compile_nothing(compiler: str, library: Path) -> None:
+    def compile_nothing(command: list[str], library: Path) -> None:
         """Stands in for the compiler, which takes four seconds: the library of this process is copied."""
         compiled.append(library)
         (path,) = {Path(native.native_kernels()._name)}
@@ -215,7 +215,7 @@ def test_kernels_are_compiled_once_and_a_read_only_cache_is_replaced(
 
 
 def test_the_kernels_compile_without_warnings(tmp_path: Path) -> None:
-    command = ["c++", *native.FLAGS, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", str(native.SOURCE)]
+    command = [*native.compile_command("c++"), "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
@@ -225,7 +225,7 @@ def test_the_kernels_compile_without_warnings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["-mno-avx512f", "-mno-avx"])
 def test_shorter_vectors_give_the_same(fashion: Data, tmp_path: Path, option: str) -> None:
     library = tmp_path / "native.so"
-    subprocess.run(["c++", *native.FLAGS, option, str(native.SOURCE), "-o", str(library)], check=True)
+    subprocess.run([*native.compile_command("c++"), option, "-o", str(library)], check=True)
     kernels = ctypes.CDLL(str(library))
     split = as_double(fashion.train)
     for given in (split, fashion.train):

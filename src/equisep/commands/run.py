@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -24,6 +23,7 @@ from equisep.config import (
     register,
     validate_config,
 )
+from equisep.process import prepare_process
 
 # Hydra's options, those that take a value first.
 WITH_VALUE = (
@@ -45,6 +45,7 @@ def run_configs(words: Sequence[str]) -> None:
 
     Raises ConfigError, in one line with the nearest names, for words that cannot be composed.
     """
+    prepare_process()
     options, overrides = _split(words)
     # A folder of the user's own may add groups and options that are not known here.
     if not any(option.partition("=")[0] in OWN_FOLDER for option in options):
@@ -67,10 +68,6 @@ def run_configs(words: Sequence[str]) -> None:
             return None
 
     before, sys.argv = sys.argv, [sys.argv[0], *options, *overrides]
-    get_mode = Hydra.get_mode
-    if {"-m", "--multirun"} & set(options):
-        # Hydra would compose the config once more only to read hydra.mode, which -m overrides.
-        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
     try:
         task()
     except EquisepError:
@@ -79,7 +76,6 @@ def run_configs(words: Sequence[str]) -> None:
         raise ConfigError(format_config_error(error)) from None
     finally:
         sys.argv = before
-        Hydra.get_mode = get_mode  # type: ignore[method-assign]
     if failures:
         raise failures[0]
 

@@ -21,6 +21,7 @@ from equisep.config import Config
 from equisep.execution.job import Job
 from equisep.execution.progress import Observer, SweepTable, TableObserver, stopping_on_interrupt
 from equisep.execution.train import Stopped, execute
+from equisep.process import prepare_process
 from equisep.store import Outcome
 
 Result = Outcome | Exception
@@ -38,8 +39,8 @@ def run_in_workers(populations: Sequence[Sequence[Job]], end: ReportEnd, workers
     """
     context: Any = multiprocessing.get_context(START_METHOD)
     if START_METHOD == "forkserver":
-        # Imported once, for all workers; torch's optimizers import the last one, which takes a second.
-        context.set_forkserver_preload([__name__, "torch._dynamo"])
+        # Imported once, for all workers.
+        context.set_forkserver_preload([__name__])
     messages: Any = context.Queue()
     stop = context.Event()
     table = _table_of(populations, console)
@@ -171,6 +172,7 @@ def gpu_of_worker(worker: int, gpus: int) -> int | None:
 
 
 def _initialise_worker(messages: Any, stop: Any, gpus: Any) -> None:
+    prepare_process()
     gpu = gpus.get()
     if gpu is not None:
         torch.cuda.set_device(gpu)

@@ -40,6 +40,12 @@ constexpr int VECTOR_BYTES = 32, TILE_VECTORS = 2;
 #else
 constexpr int VECTOR_BYTES = 16, TILE_VECTORS = 4;
 #endif
+// Small loops over registers, which have to be unrolled for their arrays to be registers.
+#ifdef __clang__
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
 // A tile of TILE_ROWS × TILE_VECTORS sums fills the vector registers.
 constexpr int TILE_ROWS = 6;
 // Rows of the right factor that stay in the first-level cache, TILE_VECTORS wide, while all rows of the left one pass.
@@ -77,18 +83,18 @@ inline void multiply_tile(int64_t depth, View<T> a, View<T> b, T *c, int64_t str
     typename Vector<T>::type sums[ROWS][VECTORS] = {};
     for (int64_t k = 0; k < depth; k++) {
         typename Vector<T>::type right[VECTORS];
-#pragma GCC unroll 8
+        UNROLLED
         for (int v = 0; v < VECTORS; v++) right[v] = *(const Unaligned *)b.at(k, v * lanes);
-#pragma GCC unroll 8
+        UNROLLED
         for (int i = 0; i < ROWS; i++) {
             const T left = *a.at(i, k);
-#pragma GCC unroll 8
+            UNROLLED
             for (int v = 0; v < VECTORS; v++) sums[i][v] += left * right[v];
         }
     }
-#pragma GCC unroll 8
+    UNROLLED
     for (int i = 0; i < ROWS; i++) {
-#pragma GCC unroll 8
+        UNROLLED
         for (int v = 0; v < VECTORS; v++) {
             T *target = c + i * stride + v * lanes;
             store<T>(target, add ? *(const Unaligned *)target + sums[i][v] : sums[i][v], columns - v * lanes);
@@ -149,12 +155,12 @@ template <class T, int DISTANCE = 1> inline void transpose_block(typename Vector
     constexpr int lanes = Vector<T>::lanes;
     if constexpr (DISTANCE < lanes) {
         typename Vector<T>::indices low, high;
-#pragma GCC unroll 16
+        UNROLLED
         for (int lane = 0; lane < lanes; lane++) {
             low[lane] = lane & DISTANCE ? lanes + lane - DISTANCE : lane;
             high[lane] = lane & DISTANCE ? lanes + lane : lane + DISTANCE;
         }
-#pragma GCC unroll 16
+        UNROLLED
         for (int i = 0; i < lanes; i++) {
             if (i & DISTANCE) continue;
             const typename Vector<T>::type one = rows[i], other = rows[i + DISTANCE];
@@ -174,14 +180,14 @@ void transpose(const T *source, int64_t source_stride, int64_t rows, int64_t col
     typename Vector<T>::type block[lanes];
     for (int64_t i = 0; i < rows; i += lanes)
         for (int64_t j = 0; j < columns; j += lanes) {
-#pragma GCC unroll 16
+            UNROLLED
             for (int64_t k = 0; k < lanes; k++) {
                 const T *row = source + (i + k) * source_stride + j;
                 block[k] = change(std::min(i + k, rows - 1), *(const typename Vector<T>::unaligned *)row);
             }
             transpose_block<T>(block);
             const int64_t height = std::min(columns - j, lanes), width = std::min(rows - i, lanes);
-#pragma GCC unroll 16
+            UNROLLED
             for (int64_t k = 0; k < lanes; k++) {
                 if (k < height) store<T>(target + (j + k) * target_stride + i, block[k], width);
             }
