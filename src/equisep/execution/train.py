@@ -19,7 +19,7 @@ from equisep.execution.job import Job, evaluate_missing, prepare, split_into_pop
 from equisep.execution.progress import Observer, announced
 from equisep.execution.tracking import Mirror
 from equisep.measures import Epoch, NotFinite
-from equisep.store import DamagedRun, InUse, Outcome, Run, machine_facts, run_title
+from equisep.store import DamagedRun, DiskFull, InUse, Outcome, Run, machine_facts, run_title
 from equisep.training import Member, Population, can_compile, has_kernels
 
 # Fields of compute that the bits of a result depend on; a population resumes with those it was started with.
@@ -119,7 +119,7 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
     """Train a population to the end, from its checkpoint or from the start; return the number of epochs trained."""
     leader, training = jobs[0].run, jobs[0].config.training
     ids = [job.run.id for job in jobs]
-    checkpoint = _load_checkpoint(leader, ids, jobs[0].device) if resumed else None
+    checkpoint = _load_checkpoint(leader, ids, jobs[0].device, observer) if resumed else None
     engine = checkpoint["engine"] if checkpoint else _choose_engine(jobs, observer)
     jobs, population = _build_population(jobs, engine)
     if checkpoint:
@@ -204,7 +204,9 @@ def _start(
         epochs = [Epoch(*values) for values in checkpoint["epochs"][index]] if checkpoint else []
         # Epochs after the checkpoint are trained and recorded again; without one, all of them.
         job.run.save_epochs(epochs)
-        if not checkpoint:
+        if checkpoint:
+            job.run.discard_results_after(checkpoint["population"]["epoch"])
+        else:
             job.run.discard_results()
         job.run.write_state("running", machine=machine | dict(engine), population=ids)
         diverged = bool(checkpoint["diverged"][index]) if checkpoint else False
@@ -228,9 +230,11 @@ def _build_population(jobs: Sequence[Job], engine: Mapping[str, Any]) -> tuple[l
     return jobs, Population(members, jobs[0].config.training, compiled=engine["compiled"])
 
 
-def _load_checkpoint(leader: Run, members: list[str], device: torch.device) -> dict[str, Any] | None:
+def _load_checkpoint(
+    leader: Run, members: list[str], device: torch.device, observer: Observer
+) -> dict[str, Any] | None:
     """Return the checkpoint of a population; raises if it is another population's or cannot be resumed here."""
-    checkpoint = leader.load_checkpoint(device)
+    checkpoint = leader.load_checkpoint(device, observer.say)
     if checkpoint and checkpoint["members"] != members:
         raise DamagedRun(f"{leader.path}/checkpoint.pt is another population's: remove it to train from the start")
     if checkpoint and checkpoint["engine"]["compiled"] and not can_compile(device):
@@ -258,8 +262,8 @@ def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
         return
     state = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit, Stopped, InUse)) else "failed"
     for job in (job for job in jobs if not job.run.finished):
-        # A run that another process has taken over is not written to.
-        with suppress(InUse):
+        # A run that another process has taken over is not written to, nor any on a full disk.
+        with suppress(InUse, DiskFull):
             job.run.write_state(state, error=f"{type(error).__name__}: {error}")
             # A traceback tells nothing of a run that the user stopped.
             reason = str(error) if state == "interrupted" else "".join(traceback.format_exception(error)).rstrip()
