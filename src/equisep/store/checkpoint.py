@@ -6,7 +6,8 @@ import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from equisep.store.folder import DamagedRun, RunFolder
+from equisep.store.errors import DamagedRun
+from equisep.store.folder import RunFolder
 
 if TYPE_CHECKING:
     import torch

@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 import yaml
 from safetensors import SafetensorError
 
-from equisep.config import EquisepError
 from equisep.files import append, retrying, write_atomically
 from equisep.store.checksums import BINARY, JSON, YAML
-from equisep.store.disk import room_for
+from equisep.store.errors import DamagedRun, room_for
 from equisep.store.locks import confirm, held, living_owner
 
 T = TypeVar("T")
@@ -32,10 +31,6 @@ _PARSE_ERRORS = (
     *(ValueError, KeyError, TypeError, RuntimeError, OSError, EOFError),
     *(yaml.YAMLError, SafetensorError, pickle.UnpicklingError),
 )
-
-
-class DamagedRun(EquisepError):
-    """A file of the store cannot be read; the message names it and what to remove."""
 
 
 class RunFolder:

@@ -19,9 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from equisep.config import EquisepError
 from equisep.files import retrying
-from equisep.store.disk import room_for
+from equisep.store.errors import InUse, room_for
 from equisep.store.queue import QUEUE_CACHE_S, own_job, own_restarts, queue_knows, recently_queued_jobs
 
 # An owner on another host is presumed dead after not touching its file for this long.
@@ -31,10 +30,6 @@ HEARTBEAT_S = 30.0
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 # The files that this process holds, and the content of each while it holds them.
 _ours: dict[Path, bytes] = {}
-
-
-class InUse(EquisepError):
-    """Another living process holds the lock, for example on a run that it trains or measures."""
 
 
 @contextmanager

@@ -42,12 +42,11 @@ from equisep.config import (
     measure_id,
     to_plain,
 )
-from equisep.files import retrying, write_atomically
 from equisep.measures import Epoch, LayerRecord, Measurement, RobustnessResults
 from equisep.store.checkpoint import Checkpoints
 from equisep.store.checksums import open_lines, open_tensors, seal_line, seal_tensors
-from equisep.store.disk import room_for
-from equisep.store.folder import DamagedRun, RunFolder
+from equisep.store.errors import DamagedRun, LaterProtocol, room_for
+from equisep.store.folder import RunFolder
 from equisep.store.serialization import (
     CONFIG,
     EPOCHS,
@@ -67,10 +66,6 @@ if TYPE_CHECKING:
 # libyaml's loader, if PyYAML was built with it, is five times as fast; a store has thousands of configs.
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FINISHED = ("done", "diverged")
-
-
-class LaterProtocol(DamagedRun):
-    """A later version of the package recorded the run, under a protocol that this version does not know."""
 
 
 class Run(RunFolder):
@@ -132,15 +127,13 @@ class Run(RunFolder):
 
     def mark_submitted(self, submitted: Submitted) -> None:
         """Record the SLURM task that the run was submitted to."""
-        path = self.path / "submitted.json"
-        with room_for(path):
-            write_atomically(path, json.dumps(asdict(submitted)).encode())
+        self.write("submitted.json", json.dumps(asdict(submitted)).encode())
 
     def submitted(self) -> Submitted | None:
         """Return the SLURM task that the run was last submitted to, even if it has ended; None if never submitted."""
         try:
-            return SUBMITTED.parse(retrying((self.path / "submitted.json").read_bytes))
-        except (FileNotFoundError, ValueError):
+            return self.read("submitted.json", SUBMITTED.parse, "submit the run again")
+        except DamagedRun:
             return None
 
     def population(self) -> tuple[str, ...]:

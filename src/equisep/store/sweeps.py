@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equisep.files import write_atomically
-from equisep.store.disk import room_for
+from equisep.store.errors import room_for
 from equisep.store.locks import held, living_owner
 
 

@@ -1,4 +1,4 @@
-"""What a full disk means to the user."""
+"""The errors of the store, each one line with a remedy."""
 
 import errno
 from collections.abc import Iterator
@@ -9,6 +9,18 @@ from equisep.config import EquisepError
 
 # No space on the device, the user's quota exhausted, or a file above the largest size that the system lets us write.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DamagedRun(EquisepError):
+    """A file of the store cannot be read; the message names it and what to remove."""
+
+
+class LaterProtocol(DamagedRun):
+    """A later version of the package recorded the run, under a protocol that this version does not know."""
+
+
+class InUse(EquisepError):
+    """Another living process holds the lock, for example on a run that it trains or measures."""
 
 
 class DiskFull(EquisepError):
