@@ -44,7 +44,13 @@ class Checkpoints:
         import torch
 
         def parse(content: bytes) -> dict[str, Any]:
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+            if not content.startswith(b"PK"):
+                raise ValueError("not a checkpoint")
+            try:
+                state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+            except (LookupError, AttributeError, AssertionError) as error:
+                # Of a checkpoint without a checksum: damaged content leads the unpickler astray.
+                raise ValueError(repr(error)) from None
             return state
 
         names = self.names()
