@@ -89,10 +89,11 @@ class Campaign:
         """Start the sweep and kill it at a moment; return whether it ended before."""
         wanted = self.rng.choice((*PHASES, ""))
         # Of the moments that are as wanted, not always the first.
-        left, pause = self.rng.randrange(6), self.rng.uniform(0.0, 1.5)
+        left, pause = self.rng.randrange(4), self.rng.uniform(0.0, 3.0)
         before = _newest(store)
-        process = self._start(store, workers=self.workers and self.rng.random() < 0.3)
-        until, begun = time.monotonic() + LIMIT_S, 0.0
+        process = self._start(store, workers=self.workers and self.rng.random() < 0.2)
+        started = time.monotonic()
+        until, begun = started + LIMIT_S, 0.0
         last = ""
         while process.alive():
             assert time.monotonic() < until, f"no {wanted} in {LIMIT_S:.0f} s: {process.err.read_text()}"
@@ -103,8 +104,11 @@ class Campaign:
             last = phase
             now = time.monotonic()
             # A phase that does not come is not waited for until the end.
-            if begun and ((wanted and left < 0 and phase == wanted) or now > begun + (pause if not wanted else 2.5)):
-                self.struck[_kill(process, store)] += 1
+            if begun and ((wanted and left < 0 and phase == wanted) or now > begun + (6.0 if wanted else pause)):
+                phase = _kill(process, store)
+                self.struck[phase] += 1
+                at = f"{phase}, {now - started:.1f} s after the start" + (f" ({wanted} wanted)" if wanted else "")
+                print(f"kill {self.struck.total()}: {at}", file=sys.stderr, flush=True)
                 return False
             time.sleep(0.0003)
         _end(process)
@@ -166,8 +170,8 @@ def _with_workers(words: list[str]) -> int:
 def phase_of(store: Path) -> str:
     """Return what the process of a sweep does at this moment, as the files of its store tell."""
     phases = set()
-    with suppress(FileNotFoundError):
-        for run in (store / "runs").iterdir():
+    for run in store.glob("runs/*"):
+        with suppress(FileNotFoundError):
             if (run / "owner.json").exists():
                 phases.add(_phase_of_run(run))
     return next((phase for phase in ("checkpointing", "mirroring", "measuring") if phase in phases), "training")
