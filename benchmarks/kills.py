@@ -74,7 +74,7 @@ class Campaign:
             if ended:
                 for _ in range(min(KILLS_OF_MIRROR, kills - self.struck.total())):
                     self._kill_mirror(store)
-                _end(start("mirror", "tracking=offline", f"results={store}"))
+                _end(_start_mirror(store))
                 self._compare(whole, store)
                 if self.struck.total() >= kills:
                     return
@@ -83,7 +83,7 @@ class Campaign:
 
     def _start(self, store: Path, *, workers: bool) -> Started:
         words = [*self.sweep, f"results={store}", f"hydra.launcher.processes={2 if workers else 1}"]
-        return start(*words, target=_with_workers)
+        return start(*words, target=_with_workers, environment=own_wandb_service())
 
     def _kill_once(self, store: Path) -> bool:
         """Start the sweep and kill it at a moment; return whether it ended before."""
@@ -115,7 +115,7 @@ class Campaign:
         return True
 
     def _kill_mirror(self, store: Path) -> None:
-        process = start("mirror", "tracking=offline", f"results={store}")
+        process = _start_mirror(store)
         logs = {path.parent for path in store.glob("wandb/*/*.wandb")}
         until = time.monotonic() + LIMIT_S
         # Killed after it has begun to write a log; with four of them, before the last.
@@ -157,6 +157,15 @@ class Campaign:
         lines += [f"{'all':16} {self.struck.total():6}", "", f"{'compared':16} {'':>6}"]
         lines += [f"{what:16} {count:6}" for what, count in self.compared.items()]
         return "\n".join([*lines, f"{'different':16} {len(self.differences):6}", *self.differences])
+
+
+def own_wandb_service() -> dict[str, str]:
+    """Return the environment of a process with a wandb service of its own, where this process has one already."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("WANDB_SERVICE")}
+
+
+def _start_mirror(store: Path) -> Started:
+    return start("mirror", "tracking=offline", f"results={store}", environment=own_wandb_service())
 
 
 def _with_workers(words: list[str]) -> int:
