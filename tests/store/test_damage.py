@@ -237,10 +237,15 @@ def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> Non
     (run.path / "snapshots").mkdir(parents=True)
     left = run.path / "snapshots" / f".epoch_0001.safetensors.{'0' * 32}.part"
     others = run.path / f".submitted.json.{'0' * 32}.part"
-    left.touch()
-    others.touch()
+    lock = run.path / f".owner.{'0' * 32}.part"
+    with run.held():
+        owner = json.loads((run.path / "owner.json").read_bytes())
+    for path in (left, others):
+        path.touch()
+    lock.write_text(json.dumps(owner | {"started": "0"}))
     with run.held():
         assert not left.exists()
+        assert not lock.exists()
         assert others.exists()
         with pytest.raises(InUse), run.held():
             pass

@@ -24,7 +24,7 @@ T = TypeVar("T")
 _SEALS = {".json": JSON, ".yaml": YAML, ".pt": BINARY}
 # What write_atomically leaves of a file that its process was killed while writing.
 _UNFINISHED = ".*.????????????????????????????????.part"
-# Those of files that other processes write without holding the run.
+# Those of files that another process may be writing now, without holding the run.
 _OF_OTHERS = (".owner.", ".submitted.json.", ".config.yaml.")
 # What parsing a damaged file may raise.
 _PARSE_ERRORS = (
@@ -45,7 +45,8 @@ class RunFolder:
         """Hold the run for this process; raises InUse if another living process does (see equisep.store.locks)."""
         with held(self.path / "owner.json", f"run {self.id}"):
             for part in self.path.rglob(_UNFINISHED):
-                if not part.name.startswith(_OF_OTHERS):
+                # A lock file in the making names its process; any other counts as being written for half a minute.
+                if not part.name.startswith(_OF_OTHERS) or living_owner(part) is None:
                     part.unlink(missing_ok=True)
             yield
 
