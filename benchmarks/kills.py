@@ -2,9 +2,9 @@
 
 A small sweep with wandb logs is run once without a disturbance. The same sweep in another store is killed with
 SIGKILL, its workers and wandb's service included, in the middle of training, checkpointing, measuring and mirroring and
-at random moments, and started again; after it has ended, so is ``equisep mirror``. Where that took fewer kills than
-requested, another store follows. Every store must end bit for bit as the undisturbed one. Prints where the kills struck
-and what was compared; exit code 1 if anything differs.
+at random moments, and started again; when it is done, ``equisep mirror`` is killed twice. If the sweep is done before
+it has been killed as often as requested, another store follows. Every store must end bit for bit as the undisturbed one.
+Prints where the kills struck and what was compared; exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Campaign:
     compared: Counter[str] = field(default_factory=Counter)
 
     def run(self, kills: int) -> None:
-        """Kill sweeps this often and compare each store, after its sweep has ended, with an undisturbed one."""
+        """Kill sweeps this often, and mirrors besides; compare each store, when it is done, with an undisturbed one."""
         whole = self.folder / "whole"
         _end(self._start(whole, workers=False))
         store, number = self.folder / "killed-1", 1
@@ -72,7 +72,7 @@ class Campaign:
                 _end(self._start(store, workers=False))
                 ended = True
             if ended:
-                for _ in range(min(KILLS_OF_MIRROR, kills - self.struck.total())):
+                for _ in range(KILLS_OF_MIRROR):
                     self._kill_mirror(store)
                 _end(_start_mirror(store))
                 self._compare(whole, store)
@@ -110,7 +110,7 @@ class Campaign:
                 at = f"{phase}, {now - started:.1f} s after the start" + (f" ({wanted} wanted)" if wanted else "")
                 print(f"kill {self.struck.total()}: {at}", file=sys.stderr, flush=True)
                 return False
-            time.sleep(0.0003)
+            time.sleep(0.0005)
         _end(process)
         return True
 
