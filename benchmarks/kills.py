@@ -3,8 +3,8 @@
 A small sweep with wandb logs is run once without a disturbance. The same sweep in another store is killed with
 SIGKILL, its workers and wandb's service included, in the middle of training, checkpointing, measuring and mirroring and
 at random moments, and started again; when it is done, ``equisep mirror`` is killed twice. If the sweep is done before
-it has been killed as often as requested, another store follows. Every store must end bit for bit as the undisturbed one.
-Prints where the kills struck and what was compared; exit code 1 if anything differs.
+it has been killed as often as requested, another store follows. Every store must end bit for bit as the undisturbed
+one. Prints where the kills struck and what was compared; exit code 1 if anything differs.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,9 +101,13 @@ def seal_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Return tensors as a safetensors file with a checksum of names, types, shapes and values in its metadata."""
     import safetensors.torch
 
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    digest, _ = _digest_of_tensors(safetensors.torch.save(content))
-    return safetensors.torch.save(content, {"sha256": digest})
+    plain = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    header, values = _parts_of_tensors(plain)
+    metadata = {"__metadata__": {"sha256": _digest_of_tensors(header, values)}}
+    text = json.dumps(metadata | header, separators=(",", ":")).encode()
+    # The values begin at a multiple of eight bytes.
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, values))
 
 
 def open_tensors(content: bytes) -> dict[str, Tensor]:
@@ -111,16 +115,18 @@ def open_tensors(content: bytes) -> dict[str, Tensor]:
     import safetensors.torch
 
     tensors = safetensors.torch.load(content)
-    digest, metadata = _digest_of_tensors(content)
-    if metadata is not None and metadata.get("sha256") != digest:
+    header, values = _parts_of_tensors(content)
+    metadata = header.pop("__metadata__", None)
+    if metadata is not None and metadata.get("sha256") != _digest_of_tensors(header, values):
         raise ValueError(_MISMATCH)
     return tensors
 
 
-def _digest_of_tensors(content: bytes) -> tuple[str, Mapping[str, str] | None]:
-    """Return the checksum of a safetensors file without its metadata, and the metadata, None without any."""
-    # Eight bytes with the length of the header, the header in JSON, the values.
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    metadata = header.pop("__metadata__", None)
-    return _digest(json.dumps(header, sort_keys=True).encode(), memoryview(content)[8 + size :]), metadata
+def _parts_of_tensors(content: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Return the header and the values of a safetensors file, which begins with the length of the header."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return dict(json.loads(content[8:end])), memoryview(content)[end:]
+
+
+def _digest_of_tensors(header: Mapping[str, Any], values: memoryview) -> str:
+    return _digest(json.dumps(header, sort_keys=True).encode(), values)
