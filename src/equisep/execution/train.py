@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equisep.config import Config, ConfigError, to_plain
+from equisep.config import Config, ConfigError, EquisepError, to_plain
 from equisep.execution.device import accelerator_name, set_arithmetic
 from equisep.execution.job import Job, evaluate_missing, prepare, split_into_populations
 from equisep.execution.progress import Observer, announced
 from equisep.execution.tracking import Mirror
 from equisep.measures import Epoch, NotFinite
-from equisep.store import DamagedRun, DiskFull, InUse, Outcome, Run, machine_facts, run_title
+from equisep.store import DamagedRun, InUse, Outcome, Run, machine_facts, run_title
 from equisep.training import Member, Population, can_compile, has_kernels
 
 # Fields of compute that the bits of a result depend on; a population resumes with those it was started with.
@@ -261,9 +261,12 @@ def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
     if error is None:
         return
     state = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit, Stopped, InUse)) else "failed"
-    for job in (job for job in jobs if not job.run.finished):
-        # A run that another process has taken over is not written to, nor any on a full disk.
-        with suppress(InUse, DiskFull):
+    for job in jobs:
+        # The error itself matters more than one of recording it: the run may be another process's now, its state
+        # damaged, the disk full.
+        with suppress(EquisepError, OSError):
+            if job.run.finished:
+                continue
             job.run.write_state(state, error=f"{type(error).__name__}: {error}")
             # A traceback tells nothing of a run that the user stopped.
             reason = str(error) if state == "interrupted" else "".join(traceback.format_exception(error)).rstrip()
