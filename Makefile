@@ -8,7 +8,7 @@ PROFILE ?= headline
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock reproduce report test coverage test-slow slurm test-slurm bench lint imports docs format dashboard page clean
+.PHONY: help setup lock reproduce report test coverage test-slow slurm test-slurm kills bench lint imports docs format dashboard page clean
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ slurm:                ## fetch SLURM's programs for its tests: apt-get, as root
 
 test-slurm: slurm $(VENV)/.development  ## run the tests on a throwaway SLURM of this machine
 	$(RUN) -m pytest -m slurm -rs
+
+kills: $(VENV)/.development  ## kill a sweep at fifty random moments and compare how it ends (ARGS="--kills 200 --seed 1")
+	$(RUN) -m benchmarks.kills $(ARGS)
 
 bench: $(VENV)/.runtime  ## measure speed on this machine: training steps, their operations, D; results/bench/
 	$(RUN) -m benchmarks.steps

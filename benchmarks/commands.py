@@ -19,6 +19,7 @@ from pathlib import Path
 from equisep import load_laws
 from equisep.config import compose_config
 from equisep.execution import run_one
+from equisep.store.checksums import YAML
 
 REPETITIONS = 5
 
@@ -28,11 +29,12 @@ def main(runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store, many = Path(folder, "store"), Path(folder, "many")
         trained = run_one(compose_config([f"results={store}", "tracking=off"])).run.path
-        config = (trained / "config.yaml").read_text()
+        config = YAML.open((trained / "config.yaml").read_bytes()).decode()
         for seed in range(runs):
             copy = many / f"runs/{seed:016x}"
             shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("*.safetensors"))
-            (copy / "config.yaml").write_text(re.sub(r"^seed: \d+$", f"seed: {seed}", config, flags=re.MULTILINE))
+            changed = re.sub(r"^seed: \d+$", f"seed: {seed}", config, flags=re.MULTILINE)
+            (copy / "config.yaml").write_bytes(YAML.close(changed.encode()))
         equisep = str(Path(sys.executable).with_name("equisep"))
         _measure("equisep --help", lambda: _call(equisep, "--help"))
         _measure("equisep show last", lambda: _call(equisep, "show", "last", f"results={store}"))

@@ -28,6 +28,7 @@ from equisep.store.readers import read_logs
 from equisep.store.table import tabulate
 from equisep.store.wandb_log import read_log, record_from_wandb
 from tests.processes import start
+from tests.store.files import edit
 from tests.wandb_server import StoredRun, WandbServer
 
 KEY = "0" * 40
@@ -280,7 +281,7 @@ def test_runs_of_another_protocol_are_not_part_of_an_experiment(results: Path, t
     shutil.copytree(results / "runs", tmp_path / "runs")
     overrides = [f"results={tmp_path}", "training=smoke", "seed=1,2", "architecture.depth=4", "optimizer=adam"]
     for path in tmp_path.glob("runs/*/config.yaml"):
-        path.write_text(path.read_text().replace("protocol: 1", "protocol: 0"))
+        edit(path, lambda text: text.replace("protocol: 1", "protocol: 0"))
     assert collect_tables(expand_experiment("optimizers", overrides)).missing == 2
     assert set(load_runs(tmp_path)["protocol"]) == {0}
 
@@ -375,7 +376,7 @@ def test_one_invalid_file_makes_one_run_flawed(
     shutil.copytree(results / "runs", tmp_path / "runs")
     (run,) = [record.run for record in read_store(results) if record.config["seed"] == 1]
     path = tmp_path / "runs" / run / file
-    path.write_text(change(path.read_text()))
+    edit(path, change)
     table = load_runs(tmp_path)
     assert table["run"].nunique() == 3
     (flaw,) = set(table.loc[table["run"] == run, "flaw"])

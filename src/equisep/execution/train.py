@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equisep.config import Config, ConfigError, to_plain
+from equisep.config import Config, ConfigError, EquisepError, to_plain
 from equisep.execution.device import accelerator_name, set_arithmetic
 from equisep.execution.job import Job, evaluate_missing, prepare, split_into_populations
 from equisep.execution.progress import Observer, announced
@@ -131,7 +131,7 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
     """Train a population to the end, from its checkpoint or from the start; return the number of epochs trained."""
     leader, training, compute = jobs[0].run, jobs[0].config.training, jobs[0].config.compute
     ids = [job.run.id for job in jobs]
-    checkpoint = _load_checkpoint(leader, ids, jobs[0].device) if resumed else None
+    checkpoint = _load_checkpoint(leader, ids, jobs[0].device, observer) if resumed else None
     engine = checkpoint["engine"] if checkpoint else _choose_engine(jobs, observer)
     jobs, population = _build_trainer(jobs, engine)
     if checkpoint:
@@ -220,7 +220,9 @@ def _start(
         epochs = [Epoch(*values) for values in checkpoint["epochs"][index]] if checkpoint else []
         # Epochs after the checkpoint are trained and recorded again; without one, all of them.
         job.run.save_epochs(epochs)
-        if not checkpoint:
+        if checkpoint:
+            job.run.discard_results_after(checkpoint["population"]["epoch"])
+        else:
             job.run.discard_results()
         job.run.write_state("running", machine=machine | dict(engine), population=ids)
         diverged = bool(checkpoint["diverged"][index]) if checkpoint else False
@@ -261,9 +263,11 @@ def is_native(job: Job, observer: Observer) -> bool:
     return not problem
 
 
-def _load_checkpoint(leader: Run, members: list[str], device: torch.device) -> dict[str, Any] | None:
+def _load_checkpoint(
+    leader: Run, members: list[str], device: torch.device, observer: Observer
+) -> dict[str, Any] | None:
     """Return the checkpoint of a population; raises if it is another population's or cannot be resumed here."""
-    checkpoint = leader.load_checkpoint(device)
+    checkpoint = leader.load_checkpoint(device, observer.say)
     if checkpoint and checkpoint["members"] != members:
         raise DamagedRun(f"{leader.path}/checkpoint.pt is another population's: remove it to train from the start")
     if checkpoint and checkpoint["engine"].get("engine") == "native" and (problem := why_not_native()):
@@ -297,9 +301,12 @@ def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:
     if error is None:
         return
     state = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit, Stopped, InUse)) else "failed"
-    for job in (job for job in jobs if not job.run.finished):
-        # A run that another process has taken over is not written to.
-        with suppress(InUse):
+    for job in jobs:
+        # The error itself matters more than one of recording it: the run may be another process's now, its state
+        # damaged, the disk full.
+        with suppress(EquisepError, OSError):
+            if job.run.finished:
+                continue
             job.run.write_state(state, error=f"{type(error).__name__}: {error}")
             # A traceback tells nothing of a run that the user stopped.
             reason = str(error) if state == "interrupted" else "".join(traceback.format_exception(error)).rstrip()

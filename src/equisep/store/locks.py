@@ -19,8 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from equisep.config import EquisepError
 from equisep.files import retrying
+from equisep.store.errors import InUse, room_for
 from equisep.store.queue import QUEUE_CACHE_S, own_job, own_restarts, queue_knows, recently_queued_jobs
 
 # An owner on another host is presumed dead after not touching its file for this long.
@@ -30,10 +30,6 @@ HEARTBEAT_S = 30.0
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 # The files that this process holds, and the content of each while it holds them.
 _ours: dict[Path, bytes] = {}
-
-
-class InUse(EquisepError):
-    """Another living process holds the lock, for example on a run that it trains or measures."""
 
 
 @contextmanager
@@ -106,11 +102,12 @@ def _content(path: Path) -> bytes | None:
 
 
 def _create(path: Path, content: bytes) -> None:
-    """Create a file with its content in one step; raises FileExistsError if it exists."""
+    """Create a file with its content in one step; raises FileExistsError if it exists, DiskFull."""
     part = _temporary(path)
     try:
-        part.write_bytes(content)
-        _link(part, path)
+        with room_for(path):
+            part.write_bytes(content)
+            _link(part, path)
     except FileExistsError:
         # NFS may report this for a link that was made, when its first answer was lost.
         if part.stat().st_nlink != 2:
@@ -132,7 +129,12 @@ def _link(source: Path, target: Path) -> None:
             raise
         content = source.read_bytes()
         with target.open("xb") as file:
-            file.write(content)
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                target.unlink()
+                raise
 
 
 def _remove_stale(path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from equisep.config import ConfigError
+from equisep.store.errors import DamagedRun, LaterProtocol
 from equisep.store.record import RunRecord, checked
-from equisep.store.run import FINISHED, DamagedRun, LaterProtocol, Run, all_runs
+from equisep.store.run import FINISHED, Run, all_runs
 from equisep.store.wandb_log import read_log, record_from_wandb
 
 PROJECT = "wandb:"

@@ -59,6 +59,10 @@ def _flaw_of_results(record: RunRecord) -> str:
         return "its state has no seconds"
     if state == "done" and len(record.epochs) != epochs:
         return f"it is done and has {len(record.epochs)} of {epochs} epochs"
+    # Earlier versions did not record the number.
+    recorded = record.state.get("epochs", len(record.epochs))
+    if state in FINISHED and len(record.epochs) != recorded:
+        return f"it is {state} and has {len(record.epochs)} of {recorded} epochs"
     flaws = [_flaw_of_measure(measurement) for measurement in record.measures.values()]
     flaws += [_flaw_of_layers(record.config["architecture"], measurement) for measurement in record.measures.values()]
     return next(filter(None, flaws), "")

@@ -12,44 +12,41 @@ results/runs/<id>/ contains
     measures/<id>.json        a measure's config and its records, one per snapshot and split
     robustness/<id>.json      a robustness evaluation's config and its results for the trained network
     checkpoint.pt             everything that an interrupted population resumes from, in its first member's folder
+    checkpoint.previous.pt    the checkpoint before, used if checkpoint.pt is damaged
 
 Files are replaced atomically: a reader, or a crash, finds the old content or the new. Only run.log and
 metrics.jsonl are appended to; metrics.jsonl is rewritten from the checkpoint, which contains the epochs
-too, when a run is resumed and when it ends. A process that has lost a run to another process cannot
-write to it any more: every writer raises InUse.
+too, when a run is resumed and when it ends. Results and checkpoints have a checksum (store/checksums.py). A process
+that has lost a run to another process cannot write to it any more: every writer raises InUse. On a full disk every
+writer raises DiskFull, and what was recorded before remains.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import pickle
-import socket
-import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from safetensors import SafetensorError
 
 from equisep.config import (
     PROTOCOL,
     Config,
     ConfigError,
-    EquisepError,
     Measure,
     config_hash,
     identity_of_measure,
     measure_id,
     to_plain,
 )
-from equisep.files import retrying, write_atomically
 from equisep.measures import Epoch, LayerRecord, Measurement, RobustnessResults
-from equisep.store.locks import confirm, held, living_owner
+from equisep.store.checkpoint import Checkpoints
+from equisep.store.checksums import open_lines, open_tensors, seal_line, seal_tensors
+from equisep.store.errors import DamagedRun, LaterProtocol, room_for
+from equisep.store.folder import RunFolder
 from equisep.store.serialization import (
     CONFIG,
     EPOCHS,
@@ -66,39 +63,28 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-T = TypeVar("T")
 # libyaml's loader, if PyYAML was built with it, is five times as fast; a store has thousands of configs.
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FINISHED = ("done", "diverged")
-# What parsing a damaged file may raise.
-_PARSE_ERRORS = (
-    *(ValueError, KeyError, TypeError, RuntimeError, OSError, EOFError),
-    *(yaml.YAMLError, SafetensorError, pickle.UnpicklingError),
-)
 
 
-class DamagedRun(EquisepError):
-    """A file of the store cannot be read; the message names it and what to remove."""
-
-
-class LaterProtocol(DamagedRun):
-    """A later version of the package recorded the run, under a protocol that this version does not know."""
-
-
-class Run:
+class Run(RunFolder):
     """The folder of one run. Readers raise DamagedRun, with file and remedy, writers InUse if the run was lost."""
 
     def __init__(self, results: Path, identity: str) -> None:
-        self.id = identity
-        self.path = results / "runs" / identity
+        super().__init__(results, identity)
+        self._checkpoints = Checkpoints(self)
+        # Size and CRC-32 of metrics.jsonl after this object's last write.
+        self._metrics = (0, 0)
 
     def create(self, config: Config, data: Mapping[str, str | int]) -> None:
         """Create the folder with its config.yaml, if there is none yet. data: digests, source, sizes."""
-        (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
-        (self.path / "measures").mkdir(exist_ok=True)
+        with room_for(self.path):
+            (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
+            (self.path / "measures").mkdir(exist_ok=True)
         if not (self.path / "config.yaml").exists():
             content = to_plain(config) | {"data": dict(data), "protocol": PROTOCOL, "science": config_hash(config)}
-            write_atomically(self.path / "config.yaml", yaml.safe_dump(content, sort_keys=False).encode())
+            self.write("config.yaml", yaml.safe_dump(content, sort_keys=False).encode())
 
     def config(self) -> dict[str, Any]:
         """Return config.yaml as plain containers."""
@@ -109,21 +95,7 @@ class Run:
             refuse_later_protocol(self.id, config["protocol"])
             return dict(config)
 
-        return self._read("config.yaml", parse, self._remove_run)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the run for this process; raises InUse if another living process does (see equisep.store.locks)."""
-        with held(self.path / "owner.json", f"run {self.id}"):
-            yield
-
-    def confirm_held(self) -> None:
-        """Raise InUse if another process has taken the run over from this one; called before every write."""
-        confirm(self.path / "owner.json", f"run {self.id}")
-
-    def owner(self) -> dict[str, Any] | None:
-        """Return the living process that holds the run, None if there is none."""
-        return living_owner(self.path / "owner.json")
+        return self.read("config.yaml", parse, self._remove_run)
 
     def state(self) -> dict[str, Any]:
         """Return state.json, or {"state": "new"} without one; a running run without an owner is interrupted."""
@@ -137,12 +109,16 @@ class Run:
                 state["state"] = "interrupted"
             return state
 
-        return self._read("state.json", parse, self._remove_run)
+        return self.read("state.json", parse, self._remove_run)
 
     def write_state(self, state: str, **facts: Any) -> None:
-        """Record the state and facts; later states keep the facts of the running state."""
+        """Record the state and facts; later states keep the facts of the running state.
+
+        The state of a finished run includes the number of its epochs, which a reader compares.
+        """
         previous = {} if state == "running" else self.state()
-        self._write("state.json", json.dumps(previous | {"state": state} | facts, indent=1).encode())
+        facts |= {"epochs": len(self.epochs())} if state in FINISHED else {}
+        self.write("state.json", json.dumps(previous | {"state": state} | facts, indent=1).encode())
 
     @property
     def finished(self) -> bool:
@@ -151,19 +127,14 @@ class Run:
 
     def mark_submitted(self, submitted: Submitted) -> None:
         """Record the SLURM task that the run was submitted to."""
-        write_atomically(self.path / "submitted.json", json.dumps(asdict(submitted)).encode())
+        self.write("submitted.json", json.dumps(asdict(submitted)).encode())
 
     def submitted(self) -> Submitted | None:
         """Return the SLURM task that the run was last submitted to, even if it has ended; None if never submitted."""
         try:
-            return SUBMITTED.parse(retrying((self.path / "submitted.json").read_bytes))
-        except (FileNotFoundError, ValueError):
+            return self.read("submitted.json", SUBMITTED.parse, "submit the run again")
+        except DamagedRun:
             return None
-
-    def log(self, text: str) -> None:
-        """Add a dated line to run.log, the run's history for the user."""
-        with (self.path / "run.log").open("a") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {socket.gethostname()} {os.getpid()} {text}\n")
 
     def population(self) -> tuple[str, ...]:
         """Return the ids of the runs that this one resumes with, itself included; empty without a checkpoint.
@@ -175,19 +146,25 @@ class Run:
         if state["state"] == "done" or not members:
             return ()
         leader, *others = (Run(self.path.parents[1], member) for member in members)
-        checkpoint = leader.path / "checkpoint.pt"
-        if not checkpoint.exists() or tuple(leader.state().get("population", ())) != members:
+        checkpoints = leader._checkpoints.names()
+        if not checkpoints or tuple(leader.state().get("population", ())) != members:
             return ()
         for run in others:
             if tuple(run.state().get("population", ())) != members:
-                raise DamagedRun(f"run {run.id} of this population is missing: remove {checkpoint} to train it again")
+                named = " and ".join(str(leader.path / name) for name in checkpoints)
+                raise DamagedRun(f"run {run.id} of this population is missing: remove {named} to train it again")
         return members
 
     def append_epoch(self, epoch: Epoch) -> None:
         """Add an epoch to metrics.jsonl."""
         self.confirm_held()
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(asdict(epoch)) + "\n")
+        path = self.path / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        if self._metrics[0] != size:
+            self._metrics = (size, zlib.crc32(path.read_bytes()))
+        line, running = seal_line(json.dumps(asdict(epoch)), self._metrics[1])
+        self.add("metrics.jsonl", line)
+        self._metrics = (size + len(line), running)
 
     def epochs(self) -> list[Epoch]:
         """Return the recorded epochs, without an incomplete last line."""
@@ -195,31 +172,31 @@ class Run:
             return []
 
         def parse(content: bytes) -> list[Epoch]:
-            whole_lines = content.decode().rpartition("\n")[0]
             # Parsing one array takes a fifth of the time of parsing lines.
-            epochs = EPOCHS.parse(f"[{whole_lines.replace(chr(10), ',')}]")
+            epochs = EPOCHS.parse(f"[{open_lines(content).replace(chr(10), ',')}]")
             if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
                 raise ValueError("epochs are missing or repeated")
             return epochs
 
-        return self._read("metrics.jsonl", parse, self._remove_run)
+        return self.read("metrics.jsonl", parse, self._remove_run)
 
     def save_epochs(self, epochs: Sequence[Epoch]) -> None:
         """Rewrite metrics.jsonl."""
-        self._write("metrics.jsonl", "".join(json.dumps(asdict(epoch)) + "\n" for epoch in epochs).encode())
+        lines, running = [], 0
+        for epoch in epochs:
+            line, running = seal_line(json.dumps(asdict(epoch)), running)
+            lines.append(line)
+        content = b"".join(lines)
+        self.write("metrics.jsonl", content)
+        self._metrics = (len(content), running)
 
     def save_snapshot(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
         """Store the weights and buffers of an epoch."""
-        import safetensors.torch
-
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        self._write(f"snapshots/epoch_{epoch:04d}.safetensors", safetensors.torch.save(content))
+        self.write(f"snapshots/epoch_{epoch:04d}.safetensors", seal_tensors(weights))
 
     def load_snapshot(self, epoch: int) -> dict[str, Tensor]:
         """Return the weights and buffers of an epoch, on the CPU; raises DamagedRun if they are missing."""
-        import safetensors.torch
-
-        return self._read(f"snapshots/epoch_{epoch:04d}.safetensors", safetensors.torch.load, self._remove_run)
+        return self.read(f"snapshots/epoch_{epoch:04d}.safetensors", open_tensors, self._remove_run)
 
     def remove_snapshot(self, epoch: int) -> None:
         """Remove the weights of an epoch, which are not finite."""
@@ -227,11 +204,25 @@ class Run:
         (self.path / f"snapshots/epoch_{epoch:04d}.safetensors").unlink()
 
     def discard_results(self) -> None:
-        """Remove snapshots and evaluations of an earlier training, which a training from the start may not repeat."""
+        """Remove what a training from the start may not repeat of an earlier one, and its checkpoints."""
         self.confirm_held()
-        for pattern in ("snapshots/*.safetensors", "measures/*.json", "robustness/*.json"):
+        for pattern in ("checkpoint*.pt", "snapshots/*.safetensors", "measures/*.json", "robustness/*.json"):
             for path in self.path.glob(pattern):
                 path.unlink()
+
+    def discard_results_after(self, epoch: int) -> None:
+        """Remove the snapshots of later epochs and their evaluations, which a resumed training writes again."""
+        later = [stored for stored in self.snapshot_epochs() if stored > epoch]
+        for name, measurement in self.load_measures().items() if later else ():
+            kept = [record for record in measurement.records if record.epoch <= epoch]
+            if len(kept) < len(measurement.records):
+                content = measurement_to_json(measurement.settings, kept)
+                self.write(f"measures/{name}.json", content.encode())
+        # Robustness is that of the last epoch.
+        for path in self.path.glob("robustness/*.json") if later else ():
+            path.unlink()
+        for stored in later:
+            self.remove_snapshot(stored)
 
     def snapshot_epochs(self) -> list[int]:
         """Return the epochs whose weights are stored, ascending."""
@@ -240,7 +231,7 @@ class Run:
     def save_measure(self, measure: Measure, records: list[LayerRecord]) -> None:
         """Write a measure with all its records."""
         content = measurement_to_json(identity_of_measure(measure), records)
-        self._write(f"measures/{measure_id(measure)}.json", content.encode())
+        self.write(f"measures/{measure_id(measure)}.json", content.encode())
 
     def load_measure(self, measure: Measure) -> list[LayerRecord]:
         """Return the records of a measure so far, ordered by epoch and split."""
@@ -252,13 +243,14 @@ class Run:
         return {path.stem: self._load_measure(path.name) for path in sorted(self.path.glob("measures/*.json"))}
 
     def _load_measure(self, name: str) -> Measurement:
-        return self._read(f"measures/{name}", measurement_from_json, "remove the file to measure the run again")
+        return self.read(f"measures/{name}", measurement_from_json, "remove the file to measure the run again")
 
     def save_robustness(self, identity: str, robustness: RobustnessResults) -> None:
         """Write a robustness evaluation of the trained network under its id."""
         self.confirm_held()
-        (self.path / "robustness").mkdir(exist_ok=True)
-        self._write(f"robustness/{identity}.json", robustness_to_json(robustness).encode())
+        with room_for(self.path / "robustness"):
+            (self.path / "robustness").mkdir(exist_ok=True)
+        self.write(f"robustness/{identity}.json", robustness_to_json(robustness).encode())
 
     def has_robustness(self, identity: str) -> bool:
         """Whether the robustness evaluation with this id is recorded."""
@@ -268,52 +260,26 @@ class Run:
         """Return every robustness evaluation of the trained network, by id."""
         remedy = "remove the file to evaluate robustness again"
         files = sorted(self.path.glob("robustness/*.json"))
-        return {file.stem: self._read(f"robustness/{file.name}", robustness_from_json, remedy) for file in files}
+        return {file.stem: self.read(f"robustness/{file.name}", robustness_from_json, remedy) for file in files}
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint."""
-        import torch
+        """Replace the checkpoint, and keep the one before."""
+        self._checkpoints.save(state)
 
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        self._write("checkpoint.pt", buffer.getvalue())
+    def load_checkpoint(self, device: torch.device, say: Callable[[str], None] | None = None) -> dict[str, Any] | None:
+        """Return the checkpoint on a device, or the one before if it is damaged; None if there is none.
 
-    def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the checkpoint on a device, None if there is none."""
-        if not (self.path / "checkpoint.pt").exists():
-            return None
-        import torch
-
-        def parse(content: bytes) -> dict[str, Any]:
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-            return state
-
-        return self._read("checkpoint.pt", parse, "remove it to train the run from the start")
+        say: told of a damaged one, as run.log is. Raises DamagedRun if there is no other.
+        """
+        return self._checkpoints.load(device, say)
 
     def remove_checkpoint(self) -> None:
-        """Remove the checkpoint, after training has ended."""
-        self.confirm_held()
-        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        """Remove the checkpoint and the one before, after training has ended."""
+        self._checkpoints.remove()
 
     @property
     def _remove_run(self) -> str:
         return f"remove the folder {self.path} to train the run again"
-
-    def _write(self, name: str, content: bytes) -> None:
-        """Replace a file of the run; raises InUse if another process has taken the run over."""
-        self.confirm_held()
-        write_atomically(self.path / name, content)
-
-    def _read(self, name: str, parse: Callable[[bytes], T], remedy: str) -> T:
-        """Return the parsed content of a file of the run; raises DamagedRun with the remedy if that fails."""
-        path = self.path / name
-        try:
-            return parse(retrying(path.read_bytes))
-        except FileNotFoundError:
-            raise DamagedRun(f"{path} is missing: {remedy}") from None
-        except _PARSE_ERRORS as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DamagedRun(f"{path} is damaged ({reason}): {remedy}") from None
 
 
 def refuse_later_protocol(run: str, protocol: object) -> None:

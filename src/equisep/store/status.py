@@ -22,8 +22,9 @@ from equisep.config import (
     robustness_id,
 )
 from equisep.measures import LayerRecord
+from equisep.store.errors import DamagedRun, LaterProtocol
 from equisep.store.queue import QueuedTask, is_queued, queued_jobs
-from equisep.store.run import FINISHED, DamagedRun, LaterProtocol, Run, all_runs
+from equisep.store.run import FINISHED, Run, all_runs
 from equisep.store.serialization import Submitted
 from equisep.store.sweeps import load_planned_runs
 

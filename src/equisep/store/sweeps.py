@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equisep.files import write_atomically
+from equisep.store.errors import room_for
 from equisep.store.locks import held, living_owner
 
 
@@ -17,9 +18,11 @@ def planned_runs(results: Path, configs: Mapping[str, Mapping[str, Any]]) -> Ite
     """List runs as planned in a store while the context is open. configs: the plain config of each run, by id."""
     _remove_ended(results)
     folder = results / "sweeps" / uuid.uuid4().hex[:12]
-    folder.mkdir(parents=True)
+    with room_for(folder):
+        folder.mkdir(parents=True)
     try:
-        write_atomically(folder / "runs.json", json.dumps(configs).encode())
+        with room_for(folder / "runs.json"):
+            write_atomically(folder / "runs.json", json.dumps(configs).encode())
         with held(folder / "owner.json", "the sweep"):
             yield
     finally:
