@@ -37,7 +37,7 @@ SWEEP = (
         f"training.snapshots={list(range(0, 60, 3))}".replace(" ", ""),
         "architecture.depth=4",
     ),
-    *("optimizer=adam,sgd", "seed=1,2", "compute.compile=never", "compute.checkpoint_every=2"),
+    *("optimizer=adam,sgd", "seed=1,2", "compute.checkpoint_every=2", "compute.checkpoint_seconds=0"),
     *("measure.test_every_snapshot=true", "tracking=offline", "hydra.launcher.max_members=2"),
 )
 PHASES = ("training", "checkpointing", "measuring", "mirroring")

@@ -63,7 +63,8 @@ def make_room(disk: Path) -> None:
 
 
 def configure(results: Path, *overrides: str) -> Config:
-    short = ("training=smoke", "training.epochs=6", "training.snapshots=[0,2,4]", "compute.checkpoint_every=2")
+    short = ("training=smoke", "training.epochs=6", "training.snapshots=[0,2,4]")
+    short += ("compute.checkpoint_every=2", "compute.checkpoint_seconds=0")
     fixed = ("architecture.depth=4", "architecture.width=20", "measure.test_epochs=[]", "compute.compile=never")
     return compose_config([*short, *fixed, "tracking=off", f"results={results}", *overrides])
 

@@ -12,7 +12,8 @@ from equisep.data import Data
 
 SWEEP = (
     *("-m", "training=smoke", "training.epochs=24", "training.snapshots=[0,4,8,12,16,20]", "architecture.depth=4"),
-    *("optimizer=adam", "seed=1,2", "compute.compile=never", "compute.checkpoint_every=2", "tracking=offline"),
+    *("optimizer=adam", "seed=1,2", "tracking=offline"),
+    *("compute.checkpoint_every=2", "compute.checkpoint_seconds=0"),
     *("architecture.width=20", "measure.test_epochs=[]"),
 )
 

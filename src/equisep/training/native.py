@@ -22,7 +22,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from equisep.networks import FeedForwardNetwork
 from equisep.training.schedule import Trainer
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -159,7 +158,8 @@ class NativeTraining(Trainer):
 
     def _set_up(self) -> None:
         (member,) = self.members
-        self.network = cast(FeedForwardNetwork, member.network)
+        # A FeedForwardNetwork.
+        self.network: Any = member.network
         self.inputs = member.split.inputs.flatten(start_dim=1).contiguous()
         self.labels = member.split.labels.contiguous()
         self.steps = torch.zeros((), dtype=torch.int64)
@@ -236,7 +236,7 @@ class NativeTraining(Trainer):
             pointers = [moment.data_ptr() for moment in next(moments)]
             return _Parameter(tensor.data_ptr(), *pointers, *[None] * (2 - len(pointers)), tensor.numel())
 
-        blocks: list[list[Any]] = [list(cast(nn.Sequential, block)) for block in self.network.hidden]
+        blocks: list[list[Any]] = [list(block) for block in self.network.hidden]
         blocks.append([self.network.classifier])
         layers = (_Layer * len(blocks))()
         for layer, (linear, *rest) in zip(layers, blocks, strict=True):
