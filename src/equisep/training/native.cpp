@@ -77,7 +77,7 @@ template <class T> struct View {
 
 // c (ROWS × columns, at most VECTORS vectors) = or += a · b. b and c are read up to the end of their last vector.
 template <class T, int ROWS, int VECTORS>
-inline void multiply_tile(int64_t depth, View<T> a, View<T> b, T *c, int64_t stride, int64_t columns, bool add) {
+inline __attribute__((always_inline)) void multiply_tile(int64_t depth, View<T> a, View<T> b, T *c, int64_t stride, int64_t columns, bool add) {
     using Unaligned = typename Vector<T>::unaligned;
     constexpr int64_t lanes = Vector<T>::lanes;
     typename Vector<T>::type sums[ROWS][VECTORS] = {};
@@ -97,7 +97,12 @@ inline void multiply_tile(int64_t depth, View<T> a, View<T> b, T *c, int64_t str
         UNROLLED
         for (int v = 0; v < VECTORS; v++) {
             T *target = c + i * stride + v * lanes;
-            store<T>(target, add ? *(const Unaligned *)target + sums[i][v] : sums[i][v], columns - v * lanes);
+            if (add) sums[i][v] += *(const Unaligned *)target;
+            if (v < VECTORS - 1 || columns >= VECTORS * lanes) {
+                *(Unaligned *)target = sums[i][v];
+            } else {
+                store<T>(target, sums[i][v], columns - v * lanes);
+            }
         }
     }
 }
@@ -107,8 +112,8 @@ void multiply_panel(int64_t rows, int64_t depth, View<T> a, View<T> b, T *c, int
     int64_t i = 0;
     for (; i + TILE_ROWS <= rows; i += TILE_ROWS)
         multiply_tile<T, TILE_ROWS, VECTORS>(depth, {a.at(i, 0), a.row, a.column}, b, c + i * stride, stride, columns, add);
-    for (; i + 2 <= rows; i += 2)
-        multiply_tile<T, 2, VECTORS>(depth, {a.at(i, 0), a.row, a.column}, b, c + i * stride, stride, columns, add);
+    for (; i + 4 <= rows; i += 4)
+        multiply_tile<T, 4, VECTORS>(depth, {a.at(i, 0), a.row, a.column}, b, c + i * stride, stride, columns, add);
     for (; i < rows; i++)
         multiply_tile<T, 1, VECTORS>(depth, {a.at(i, 0), a.row, a.column}, b, c + i * stride, stride, columns, add);
 }
