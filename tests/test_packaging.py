@@ -72,9 +72,9 @@ def test_the_lock_in_use_is_recorded_with_what_differs(monkeypatch: pytest.Monke
     digest = lock_in_use()[:12]
     assert re.fullmatch("[0-9a-f]{12}", digest)
     lock_in_use.cache_clear()
-    found = machine._version_or_none
+    found = machine._installed_versions()
     others = {"torch": "2.0.0+cpu", "rich": None}
-    monkeypatch.setattr(machine, "_version_or_none", lambda name: others.get(name, found(name)))
+    monkeypatch.setattr(machine, "_installed_versions", lambda: found | others)
     assert re.fullmatch(rf"{digest}, but torch 2\.0\.0\+cpu and \d+ more", lock_in_use())
     lock_in_use.cache_clear()
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from scipy.stats import bootstrap
 
 from equisep.analysis.statistics import (
     Interval,
@@ -122,3 +123,11 @@ def test_the_independence_p_value_agrees_with_simulation() -> None:
     assert independence_p_value(-0.97, 20) < 1e-9
     with pytest.raises(ValueError, match="at least 3"):
         independence_p_value(-0.9, 2)
+
+
+@pytest.mark.parametrize("count", [3, 5, 16])
+def test_the_interval_over_seeds_is_scipys_percentile_bootstrap(count: int) -> None:
+    values = np.random.default_rng(count).normal(size=count)
+    found = bootstrap((np.sort(values),), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(0))
+    interval = interval_over_seeds(values)
+    assert (interval.low, interval.high) == tuple(found.confidence_interval)

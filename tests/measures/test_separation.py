@@ -308,3 +308,12 @@ def test_batched_draws_in_float32_with_a_draw_that_is_not_finite() -> None:
         assert fuzziness[draw] == pytest.approx(separation_fuzziness(features[draw], labels), rel=1e-5)
     assert np.isnan(fuzziness[2])
     assert fuzziness_of_draws(torch.ones(1, 1000, 5), labels).tolist() == [0.0]
+
+
+def test_class_means_are_subtracted_exactly_for_few_and_many_classes(
+    fashion: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a matrix product, or row by row: the same bits."""
+    expected = separation_of(fashion.train.inputs, fashion.train.labels).fuzziness  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "FEW_CLASSES", 0)
+    assert separation_of(fashion.train.inputs, fashion.train.labels).fuzziness == expected  # type: ignore[attr-defined]

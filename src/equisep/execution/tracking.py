@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ class Mirror:
                     silent=True,
                     console="off",
                     x_disable_stats=True,
-                    # Today's packages are not those that a finished run was trained with.
-                    x_save_requirements=not finished,
+                    # The run's state names the lock and what differs from it; listing all packages takes longer.
+                    x_save_requirements=False,
                 ),
             )
         except wandb.errors.UsageError as error:
@@ -161,9 +161,6 @@ def _wandb() -> Any:
     wandb.util.pd_available = False
     # Every run looks for inputs from wandb's launch service, whose modules take half a second to import.
     wandb.Run._detect_and_apply_job_inputs = lambda run: None  # type: ignore[assignment,method-assign]
-    # The installed packages, which each run records, take a tenth of a second to list.
-    packages = cache(lambda list_packages: tuple(list_packages()))
-    wandb.util.working_set = partial(packages, wandb.util.working_set)
     return wandb
 
 

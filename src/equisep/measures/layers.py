@@ -20,7 +20,7 @@ from equisep.measures.separation import (
     Weighting,
     as_class_labels,
     as_feature_matrix,
-    separation_of,
+    separation_of_classes,
 )
 
 INPUT = "input"
@@ -99,7 +99,7 @@ def measure_separation(
     image_bytes = sum(features.nbytes for features in of_image.values())
     if image_bytes * len(inputs) <= memory_limit * 1e9:
         whole = _concatenated(projected())
-        return {name: separation_of(features, classes, weighting=weighting) for name, features in whole}
+        return {name: separation_of_classes(features, classes, weighting) for name, features in whole}
     sums = {name: ClassSums(classes, weighting) for name in names}
     for batch in projected():
         for name, features in batch.items():

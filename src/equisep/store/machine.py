@@ -3,12 +3,14 @@
 import hashlib
 import platform
 import subprocess
+import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 # Where pyproject.toml lies if the package is not installed.
 CHECKOUT = Path(__file__).parents[3]
@@ -42,13 +44,14 @@ def lock_in_use() -> str:
     lock = installed if installed.is_file() else CHECKOUT / "requirements/runtime.txt"
     text = lock.read_text()
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    versions = _installed_versions()
     others = []
     for line in text.splitlines():
         if line.startswith(" "):
             continue
         pinned = Requirement(line.removesuffix("\\").strip())
         if pinned.marker is None or pinned.marker.evaluate():
-            found = _version_or_none(pinned.name)
+            found = versions.get(canonicalize_name(pinned.name))
             if found is None or not pinned.specifier.contains(found, prereleases=True):
                 others.append(f"{pinned.name} {found or 'missing'}")
     # torch first: it matters most.
@@ -68,11 +71,14 @@ def _commit() -> str:
         return ""
 
 
-def _version_or_none(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def _installed_versions() -> dict[str, str]:
+    """Return the versions of the installed packages by canonical name, from their folders' names.
+
+    Reading the metadata of every package takes a quarter of a second.
+    """
+    folders = (folder for place in reversed(sys.path) for folder in Path(place or ".").glob("*.dist-info"))
+    parts = (folder.name.removesuffix(".dist-info").partition("-") for folder in folders)
+    return {canonicalize_name(name): version for name, _, version in parts}
 
 
 def _processor() -> str:
