@@ -77,7 +77,8 @@ template <class T> struct View {
 
 // c (ROWS × columns, at most VECTORS vectors) = or += a · b. b and c are read up to the end of their last vector.
 template <class T, int ROWS, int VECTORS>
-inline __attribute__((always_inline)) void multiply_tile(int64_t depth, View<T> a, View<T> b, T *c, int64_t stride, int64_t columns, bool add) {
+inline __attribute__((always_inline)) void multiply_tile(int64_t depth, View<T> a, View<T> b, T *c, int64_t stride,
+                                                         int64_t columns, bool add) {
     using Unaligned = typename Vector<T>::unaligned;
     constexpr int64_t lanes = Vector<T>::lanes;
     typename Vector<T>::type sums[ROWS][VECTORS] = {};
@@ -110,12 +111,11 @@ inline __attribute__((always_inline)) void multiply_tile(int64_t depth, View<T> 
 template <class T, int VECTORS>
 void multiply_panel(int64_t rows, int64_t depth, View<T> a, View<T> b, T *c, int64_t stride, int64_t columns, bool add) {
     int64_t i = 0;
+    const auto left = [&] { return View<T>{a.at(i, 0), a.row, a.column}; };
     for (; i + TILE_ROWS <= rows; i += TILE_ROWS)
-        multiply_tile<T, TILE_ROWS, VECTORS>(depth, {a.at(i, 0), a.row, a.column}, b, c + i * stride, stride, columns, add);
-    for (; i + 4 <= rows; i += 4)
-        multiply_tile<T, 4, VECTORS>(depth, {a.at(i, 0), a.row, a.column}, b, c + i * stride, stride, columns, add);
-    for (; i < rows; i++)
-        multiply_tile<T, 1, VECTORS>(depth, {a.at(i, 0), a.row, a.column}, b, c + i * stride, stride, columns, add);
+        multiply_tile<T, TILE_ROWS, VECTORS>(depth, left(), b, c + i * stride, stride, columns, add);
+    for (; i + 4 <= rows; i += 4) multiply_tile<T, 4, VECTORS>(depth, left(), b, c + i * stride, stride, columns, add);
+    for (; i < rows; i++) multiply_tile<T, 1, VECTORS>(depth, left(), b, c + i * stride, stride, columns, add);
 }
 
 // c (rows × columns, rows of `stride` values) = a (rows × depth) · b (depth × columns, b.column = 1).
@@ -176,8 +176,8 @@ template <class T, int DISTANCE = 1> inline void transpose_block(typename Vector
     }
 }
 
-// target (columns × rows) = source (rows × columns) transposed, each value changed by change(row, vector). The source is
-// read up to a whole block of vectors.
+// target (columns × rows) = source (rows × columns) transposed, each vector of a row changed by change(row, vector).
+// The source is read up to a whole block of vectors.
 template <class T, class Change>
 void transpose(const T *source, int64_t source_stride, int64_t rows, int64_t columns, T *target, int64_t target_stride,
                Change change) {
@@ -285,7 +285,9 @@ template <class T> class Epoch {
             widest = std::max(widest, layers[l].outputs);
             largest = std::max(largest, layers[l].outputs * layers[l].inputs);
         }
-        rows = take(batch_size * padded(layers[0].inputs));
+        // A transposition reads whole blocks: rows beyond those of the batch.
+        const int64_t block = Vector<T>::lanes;
+        rows = take((batch_size + block) * padded(layers[0].inputs));
         outputs = take(widest * stride);
         derivative = take(widest * stride);
         linear_derivative = take(widest * stride);
@@ -299,8 +301,7 @@ template <class T> class Epoch {
             const int64_t width = layers[l].outputs;
             channels.push_back({take(width * stride), take(width), take(width), take(width), take(width)});
         }
-        // A transposition reads whole blocks.
-        take(Vector<T>::lanes * stride);
+        take(block * stride);
     }
 
     int64_t size() const { return total; }
@@ -370,8 +371,8 @@ template <class T> class Epoch {
             for (int64_t c = 0; c < layer.outputs; c++) write_output(channels[l], c, outputs + c * stride);
         }
         const Layer<T> &classifier = network.layer[last];
-        multiply<T>(FORWARD, classifier.outputs, images, classifier.inputs, {classifier.weight.value, classifier.inputs, 1},
-                    {outputs, stride, 1}, linear_derivative, stride);
+        multiply<T>(FORWARD, classifier.outputs, images, classifier.inputs,
+                    {classifier.weight.value, classifier.inputs, 1}, {outputs, stride, 1}, linear_derivative, stride);
     }
 
     // Mean and 1/√(variance + ε) of each channel over the batch, and the running statistics.
