@@ -290,9 +290,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.kills", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="number of kills (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--engine", default="auto", help="compute.engine of the sweep: auto, native or batched")
     arguments = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(Path(folder), random.Random(arguments.seed))
+        sweep = (*SWEEP, f"compute.engine={arguments.engine}")
+        campaign = Campaign(Path(folder), random.Random(arguments.seed), sweep)
         try:
             campaign.run(arguments.kills)
         except (AssertionError, DamagedRun) as error:
