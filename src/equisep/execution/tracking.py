@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class Mirror:
     """The wandb run of one run of the store; several may be open in one process.
 
     The run's first measure is logged under ``train/`` and ``test/``, any other measure under a prefix with its id.
+    What is logged is passed on in order by one thread per process, which mostly waits for wandb while this one trains.
     """
 
     def __init__(self, run: Run, tracking: Tracking, results: Path) -> None:
@@ -111,8 +113,11 @@ class Mirror:
         self._log(values)
         if law is not None and record.epoch == self._last:
             # A separate row, so that the numbers are logged before the plot is drawn.
-            plot = self._image(layer_image(record.fuzziness, f"{prefix}, epoch {record.epoch}"))
-            self._log({"epoch": record.epoch, f"{prefix}/layers": plot})
+            def log_plot() -> None:
+                plot = self._image(layer_image(record.fuzziness, f"{prefix}, epoch {record.epoch}"))
+                self._run.log({"epoch": record.epoch, f"{prefix}/layers": plot})
+
+            self._guard(log_plot)
 
     def log_robustness(self, identity: str, evaluation: RobustnessResults) -> None:
         """Mirror a robustness evaluation: all of it as text in the summary, and the area under each kind's curve."""
@@ -124,7 +129,7 @@ class Mirror:
     def finish(self, *, failed: bool = False) -> None:
         """Close the wandb run; the final state is logged last, so that a log with it is complete."""
         self._log_state()
-        self._guard(lambda: self._run.finish(exit_code=1 if failed else 0))
+        self._guard(lambda: self._run.finish(exit_code=1 if failed else 0)).result()
 
     def _log_state(self) -> None:
         self._update_summary("run", self._stored_run.state())
@@ -135,8 +140,11 @@ class Mirror:
     def _log(self, values: dict[str, Any]) -> None:
         self._guard(lambda: self._run.log(values))
 
-    def _guard(self, act: Callable[[], None]) -> None:
+    def _guard(self, act: Callable[[], None]) -> Future[None]:
         """Call wandb unless it failed before: training continues without its mirror, which can be written again."""
+        return _thread().submit(self._attempt, act)
+
+    def _attempt(self, act: Callable[[], None]) -> None:
         if self.broken:
             return
         try:
@@ -146,6 +154,12 @@ class Mirror:
             reason = f"wandb stopped ({type(error).__name__}: {error})"
             remedy = "run `equisep mirror` to write the mirror again"
             warnings.warn(f"run {self._run.id}: {reason}; {remedy}", stacklevel=2)
+
+
+@cache
+def _thread() -> ThreadPoolExecutor:
+    """Return the thread that calls wandb."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="mirror")
 
 
 @cache
