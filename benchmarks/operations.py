@@ -53,8 +53,7 @@ def measure(depth: int) -> pd.Series:
     config = compose_config([f"architecture.depth={depth}", "optimizer=adam"])
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "native.so")
-        command = native.compile_command(os.environ.get("CXX", "c++"))
-        subprocess.run([*command, "-DPROFILE", "-o", str(library)], check=True)
+        subprocess.run([*native.compile_command(), "-DPROFILE", "-o", str(library)], check=True)
         kernels = ctypes.CDLL(str(library))
     kernels.operation_seconds.restype = ctypes.POINTER(ctypes.c_double * len(OPERATIONS))
     timers = kernels.operation_seconds().contents

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,49 +175,85 @@ def test_bits_do_not_depend_on_threads_or_on_what_was_trained_before(fashion: Da
         torch.set_num_threads(threads)
 
 
-def test_without_a_compiler_the_reason_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = tmp_path / "c++"
-    broken.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'cannot find -lm' >&2\nexit 1\n")
-    broken.chmod(0o755)
+@pytest.fixture
+def uncached() -> Iterator[None]:
+    """Let the kernels be looked for anew, and restore what was found before."""
+    functions = (native.native_kernels, native.kernels_id, native.compile_command)
+    for function in functions:
+        function.cache_clear()
+    yield
+    for function in functions:
+        function.cache_clear()
+
+
+COMPILERS = {
+    "missing": (None, "is not a program"),
+    "fails": ("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'cannot find -lm' >&2\nexit 1\n", "cannot find -lm"),
+    "refuses": ("#!/bin/sh\nexit 1\n", "exit code 1"),
+    "no program": ("\x7fELF", "cannot be run"),
+}
+
+
+@pytest.mark.parametrize("kind", list(COMPILERS))
+def test_without_a_working_compiler_the_reason_is_one_line(
+    uncached: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    script, reason = COMPILERS[kind]
+    compiler = tmp_path / "compiler"
+    if script:
+        compiler.write_text(script)
+        compiler.chmod(0o755)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compile_anew = native.native_kernels.__wrapped__
-    for compiler, reason in (("no-such-compiler", "no C++ compiler"), (str(broken), "cannot find -lm")):
-        monkeypatch.setenv("CXX", compiler)
-        with pytest.raises(native.NoNativeKernels, match=reason.replace("+", r"\+")) as error:
-            compile_anew()
-        assert "\n" not in str(error.value)
+    monkeypatch.setenv("CXX", f"{compiler} -m64")
+    with pytest.raises(native.NoNativeKernels, match=reason) as error:
+        native.native_kernels()
+    assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.so"))
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_kernels_are_compiled_once_and_a_read_only_cache_is_replaced(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_kernels_are_compiled_once_and_again_if_cut_or_not_writable(
+    uncached: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    compiled: list[Path] = []
+    (library,) = {Path(native.native_kernels()._name)}
+    compiled = []
 
-    def compile_nothing(command: list[str], library: Path) -> None:
-        """Stands in for the compiler, which takes four seconds: the library of this process is copied."""
-        compiled.append(library)
-        (path,) = {Path(native.native_kernels()._name)}
-        library.write_bytes(path.read_bytes())
+    def compile_nothing(command: object) -> bytes:
+        """Stand in for the compiler, which takes four seconds."""
+        compiled.append(command)
+        return library.read_bytes()
 
-    native.native_kernels()
     monkeypatch.setattr(native, "_compile", compile_nothing)
-    cache = tmp_path / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    anew = native.native_kernels.__wrapped__
-    for _ in range(2):
-        anew()
-    assert [path.parent for path in compiled] == [cache / "equisep"]
-    # A file stands where the folder should be.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(compiled[0]))
-    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path / "other"))
-    anew()
-    assert compiled[1].is_relative_to(tmp_path / "other")
+
+    def found() -> Path:
+        native.native_kernels.cache_clear()
+        return Path(native.native_kernels()._name)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = found()
+    assert found() == first == tmp_path / "cache/equisep" / library.name
+    assert len(compiled) == 1
+    # The file that is loaded here must not change.
+    copy_of_it = tmp_path / "other/equisep" / first.name
+    copy_of_it.parent.mkdir(parents=True)
+    copy_of_it.write_bytes(first.read_bytes()[:4096])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    found()
+    assert len(compiled) == 2
+    assert copy_of_it.read_bytes() == first.read_bytes()
+    # A file stands where the folder should be; a folder of others is not used.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(first))
+    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert found().parent == tmp_path / f"equisep-{os.getuid()}"
+    (tmp_path / f"equisep-{os.getuid()}").chmod(0o777)
+    found().unlink()
+    native.native_kernels.cache_clear()
+    with pytest.raises(native.NoNativeKernels, match="only this user can write to"):
+        native.native_kernels()
 
 
 def test_the_kernels_compile_without_warnings(tmp_path: Path) -> None:
-    command = [*native.compile_command("c++"), "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    command = [*native.compile_command(), "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
@@ -225,7 +263,7 @@ def test_the_kernels_compile_without_warnings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["-mno-avx512f", "-mno-avx"])
 def test_shorter_vectors_give_the_same(fashion: Data, tmp_path: Path, option: str) -> None:
     library = tmp_path / "native.so"
-    subprocess.run([*native.compile_command("c++"), option, "-o", str(library)], check=True)
+    subprocess.run([*native.compile_command(), option, "-o", str(library)], check=True)
     kernels = ctypes.CDLL(str(library))
     split = as_double(fashion.train)
     for given in (split, fashion.train):

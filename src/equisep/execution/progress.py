@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
+
+STOPPING = "stopping after this epoch, with a checkpoint; press Ctrl-C again to stop immediately"
 
 
 def print_line(console: Console, line: str, style: str | None = None) -> None:
@@ -88,7 +91,7 @@ class ConsoleObserver(Observer):
 
     def _request_stop(self) -> None:
         self.stop = True
-        self.say("stopping after this epoch, with a checkpoint; press Ctrl-C again to stop immediately")
+        self.say(STOPPING)
 
 
 @contextmanager
@@ -147,6 +150,11 @@ class SweepTable:
         if line not in self.said:
             self.said.add(line)
             print_line(self.console, line)
+
+    def stop(self, event: Any) -> None:
+        """Set an event that stops the units, and say so."""
+        event.set()
+        self.say(STOPPING)
 
     def begin(self, index: int, done: int) -> None:
         """Show that a unit starts training, of which some epochs are done."""

@@ -28,6 +28,7 @@ from equisep.training import (
     can_compile,
     engine_of,
     has_kernels,
+    kernels_id,
     why_not_native,
 )
 
@@ -272,6 +273,8 @@ def _load_checkpoint(
         raise DamagedRun(f"{leader.path}/checkpoint.pt is another population's: remove it to train from the start")
     if checkpoint and checkpoint["engine"].get("engine") == "native" and (problem := why_not_native()):
         raise ConfigError(f"run {leader.id} was started by the native engine: {problem}; install g++ to resume it")
+    if checkpoint and checkpoint["engine"].get("kernels", "") not in ("", kernels_id()):
+        observer.say(f"run {leader.id}: the compiler or processor is not that of its start; its bits may differ")
     if checkpoint and checkpoint["engine"]["compiled"] and not can_compile(device):
         raise ConfigError(f"run {leader.id} uses compiled kernels; install g++ and Python's headers to resume it")
     return checkpoint
@@ -281,7 +284,7 @@ def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
     """Return the engine of new runs; it is stored with them, since bits depend on it."""
     settings = {name: getattr(jobs[0].config.compute, name) for name in ENGINE}
     if is_native(jobs[0], observer):
-        return {"engine": "native", "compiled": False} | settings
+        return {"engine": "native", "kernels": kernels_id(), "compiled": False} | settings
     if jobs[0].trains_natively:
         observer.say(f"{why_not_native()}: training feed-forward networks as a population, at about half the speed")
     compute, device, outline = jobs[0].config.compute, jobs[0].device, jobs[0].outline

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,7 +46,7 @@ def run_in_workers(populations: Sequence[Sequence[Job]], end: ReportEnd, workers
     stop = context.Event()
     table = _table_of(populations, console)
     remaining_tries = dict.fromkeys(range(len(populations)), 2)
-    with table.shown(), stopping_on_interrupt(stop.set):
+    with table.shown(), stopping_on_interrupt(partial(table.stop, stop)):
         # A worker that dies, for example without memory, breaks its pool; the other work continues in a new one.
         while remaining_tries and not stop.is_set():
             count = min(workers, len(remaining_tries))
@@ -66,7 +67,7 @@ def run_in_turn(populations: Sequence[Sequence[Job]], end: ReportEnd, console: C
     """Run the populations in this process, one after another; raises KeyboardInterrupt as :func:`run_in_workers`."""
     stop = threading.Event()
     table = _table_of(populations, console)
-    with table.shown(), stopping_on_interrupt(stop.set):
+    with table.shown(), stopping_on_interrupt(partial(table.stop, stop)):
         for index, population in enumerate(populations):
             try:
                 outcomes = execute([job.config for job in population], TableObserver(index, table, stop.is_set))
@@ -76,9 +77,9 @@ def run_in_turn(populations: Sequence[Sequence[Job]], end: ReportEnd, console: C
                 table.end(index, "failed")
                 end(index, error)
             else:
-                table.end(index, "done")
                 for outcome in outcomes:
                     table.say(str(outcome))
+                table.end(index, "done")
                 end(index, outcomes)
             if stop.is_set():
                 raise KeyboardInterrupt
@@ -115,13 +116,13 @@ def _run_pool(
         for future in finished:
             index, error = futures[future], future.exception()
             if isinstance(error, BrokenProcessPool):
-                table.end(index, "its worker died")
+                table.say(f"a worker process died; {populations[index][0].shared_title} continues in a new one")
                 continue
             ended.append(index)
             if error is None:
-                table.end(index, "done")
                 for outcome in future.result():
                     table.say(str(outcome))
+                table.end(index, "done")
                 end(index, future.result())
             elif isinstance(error, Stopped):
                 table.end(index, "interrupted")

@@ -9,11 +9,13 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -32,7 +34,7 @@ FLAGS = (
 )
 # g++ takes ten seconds for -O3, which is not faster; clang's -O2 leaves the sums of a product in memory.
 OPTIMISATION = {"g++": ("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"), "clang": ("-O3",)}
-COMPILE_TIMEOUT_S = 300
+COMPILE_TIMEOUT_S = 120.0
 
 
 class NoNativeKernels(RuntimeError):
@@ -52,56 +54,99 @@ def why_not_native() -> str:
 @cache
 def native_kernels() -> ctypes.CDLL:
     """Return the compiled kernels, compiling them if this machine has not done so before; raises NoNativeKernels."""
-    name = os.environ.get("CXX", "c++")
-    compiler = shutil.which(name)
-    if compiler is None:
-        raise NoNativeKernels(f"no C++ compiler ({name})")
-    try:
-        command = compile_command(compiler)
-        parts = [SOURCE.read_text(), *command, _version(compiler), _processor()]
-        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-        for folder in _cache_folders():
-            library = folder / f"native-{key}.so"
-            try:
-                if not library.exists():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    _compile(command, library)
-                return ctypes.CDLL(str(library))
-            except OSError as error:
-                reason = str(error)
-    except subprocess.SubprocessError as error:
-        output = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        raise NoNativeKernels(f"{name} cannot compile the kernels ({output[0] if output else error})") from None
+    command = compile_command()
+    reason = ""
+    for folder in _cache_folders():
+        try:
+            library = _find_library(folder) or _store_library(folder, _compile(command))
+            return ctypes.CDLL(str(library))
+        except OSError as error:
+            reason = str(error)
     raise NoNativeKernels(f"the compiled kernels cannot be kept or loaded ({reason})")
+
+
+@cache
+def kernels_id() -> str:
+    """Return 16 hex digits of what the kernels' results depend on: source, command, compiler and processor."""
+    parts = [SOURCE.read_text(), *compile_command(), _output([*_compiler(), "--version"]), _processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+@cache
+def compile_command() -> tuple[str, ...]:
+    """Return the command that compiles the kernels, without the name of the library; raises NoNativeKernels."""
+    kind = "clang" if "clang" in _output([*_compiler(), "--version"]) else "g++"
+    return (*_compiler(), *OPTIMISATION[kind], *FLAGS, str(SOURCE))
+
+
+def _compiler() -> list[str]:
+    """Return the compiler and its own options; raises NoNativeKernels."""
+    name, *options = shlex.split(os.environ.get("CXX") or "c++")
+    program = shutil.which(name)
+    if program is None:
+        raise NoNativeKernels(f"no C++ compiler ({name} is not a program)")
+    return [program, *options]
+
+
+def _compile(command: Sequence[str]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder, "native.so")
+        _output([*command, "-o", str(library)])
+        return library.read_bytes()
+
+
+def _output(command: Sequence[str]) -> str:
+    """Return what a command of the compiler prints; raises NoNativeKernels."""
+    try:
+        ended = subprocess.run(
+            command, check=False, capture_output=True, text=True, errors="replace", timeout=COMPILE_TIMEOUT_S
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NoNativeKernels(f"the C++ compiler {command[0]} cannot be run ({error})") from None
+    if ended.returncode:
+        reason = next(iter(ended.stderr.strip().splitlines()), f"exit code {ended.returncode}")
+        raise NoNativeKernels(f"{command[0]} cannot compile the kernels ({reason})")
+    return ended.stdout
 
 
 def _cache_folders() -> Iterator[Path]:
     """Yield the user's cache folder, and one that exists where there is no home or it is read-only."""
     with suppress(RuntimeError):
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equisep"
-    yield Path(tempfile.gettempdir()) / f"equisep-{os.getuid()}"
+    with suppress(FileNotFoundError):
+        yield Path(tempfile.gettempdir()) / f"equisep-{os.getuid()}"
 
 
-def compile_command(compiler: str) -> list[str]:
-    """Return the command that compiles the kernels, without the name of the library; raises CalledProcessError."""
-    kind = "clang" if "clang" in _version(compiler) else "g++"
-    return [compiler, *FLAGS, *OPTIMISATION[kind], str(SOURCE)]
+def _find_library(folder: Path) -> Path | None:
+    """Return the library of this compiler and processor in a folder, None if there is none that is whole."""
+    for path in folder.glob(f"native-{kernels_id()}-*.so"):
+        if path.name == _name_of(path.read_bytes()):
+            return path
+    return None
 
 
-def _version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-
-
-def _compile(command: list[str], library: Path) -> None:
-    # Several processes may compile at once: each replaces the file as a whole, by the same.
+def _store_library(folder: Path, content: bytes) -> Path:
+    """Write a library as a whole: other processes may do the same at once. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
+        raise OSError(f"{folder} is not a folder that only this user can write to")
+    library = folder / _name_of(content)
     part = library.with_name(f".{library.name}.{uuid.uuid4().hex}.part")
     try:
-        subprocess.run(
-            [*command, "-o", str(part)], capture_output=True, text=True, check=True, timeout=COMPILE_TIMEOUT_S
-        )
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(library)
     finally:
         part.unlink(missing_ok=True)
+    return library
+
+
+def _name_of(content: bytes) -> str:
+    """Return the name of a library, by which one that was cut or changed is recognised."""
+    return f"native-{kernels_id()}-{hashlib.sha256(content).hexdigest()[:16]}.so"
 
 
 def _processor() -> str:
