@@ -33,6 +33,7 @@ from tests.processes import Started, start
 Configure = Callable[..., Config]
 # Runs that train together in one program, as on a GPU.
 BATCHED = "compute.engine=batched"
+needs_native = pytest.mark.skipif(bool(why_not_native()), reason="no native engine")
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -115,7 +116,7 @@ def files_of(store: Path) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.skipif(bool(why_not_native()), reason="no native engine")
+@needs_native
 def test_a_run_is_the_same_alone_in_a_sweep_in_workers_and_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,11 +282,12 @@ def test_a_stopped_population_is_resumed_whole_and_bit_for_bit(configure: Config
     assert population == []
 
 
-def sweep_command(results: Path) -> list[str]:
-    overrides = ["-m", "training=smoke", "training.epochs=2000", "training.snapshots=[0]", "architecture.depth=4,8"]
-    fixed = ["tracking=off", f"results={results}", "compute.compile=never", "compute.checkpoint_every=2"]
-    fixed.append("compute.checkpoint_seconds=0")
-    return [*overrides, "seed=1,2,3", *fixed]
+def sweep_command(results: Path, engine: str) -> list[str]:
+    epochs = 2000 if engine == "batched" else 20_000
+    overrides = ["-m", "training=smoke", f"training.epochs={epochs}", "training.snapshots=[0]", "seed=1,2,3"]
+    fixed = ["tracking=off", f"results={results}", "compute.compile=never", f"compute.engine={engine}"]
+    fixed += ["compute.checkpoint_every=2", "compute.checkpoint_seconds=0"]
+    return [*overrides, "architecture.depth=4,8", "hydra.launcher.processes=2", *fixed]
 
 
 def wait_for_training(results: Path, process: Started, runs: int) -> None:
@@ -301,9 +303,13 @@ def wait_for_training(results: Path, process: Started, runs: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_can_be_resumed(tmp_path: Path, how: signal.Signals) -> None:
-    process = start(*sweep_command(tmp_path))
-    wait_for_training(tmp_path, process, 6)
+@pytest.mark.parametrize(("engine", "training"), [("batched", 6), pytest.param("native", 2, marks=needs_native)])
+def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_can_be_resumed(
+    tmp_path: Path, engine: str, training: int, how: signal.Signals
+) -> None:
+    """Two workers train two populations of three, or two runs."""
+    process = start(*sweep_command(tmp_path, engine))
+    wait_for_training(tmp_path, process, training)
     if how is signal.SIGINT:
         process.signal(how, group=True)
         ended = process.wait(60)
@@ -319,7 +325,7 @@ def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_can_be_resumed(tmp_pat
         time.sleep(0.1)
     assert set(status_table(tmp_path)["state"]) == {"interrupted"}
     reached = {run.id: len(run.epochs()) for run in all_runs(tmp_path)}
-    again = start(*sweep_command(tmp_path))
+    again = start(*sweep_command(tmp_path, engine))
     deadline = time.monotonic() + 120
     while not all(len(run.epochs()) > reached[run.id] + 3 for run in all_runs(tmp_path)):
         assert again.alive(), again.wait()
@@ -327,7 +333,7 @@ def test_ctrl_c_or_a_kill_stops_the_workers_and_the_sweep_can_be_resumed(tmp_pat
         time.sleep(0.1)
     again.signal(signal.SIGINT, group=True)
     again.wait(60)
-    assert len(list(all_runs(tmp_path))) == 6
+    assert len(list(all_runs(tmp_path))) == training
     assert all("resumed after epoch" in (run.path / "run.log").read_text() for run in all_runs(tmp_path))
 
 
