@@ -275,6 +275,7 @@ def test_preempted_killed_requeued_and_timed_out_tasks_end_bit_for_bit_as_undist
         "architecture.depth=4",
         "training=short",
         "training.snapshots=[]",
+        "compute.engine=batched",
         "compute.checkpoint_every=40",
         "compute.checkpoint_seconds=0",
     ]
@@ -344,6 +345,7 @@ def test_two_concurrent_sweeps_submit_each_run_once_and_tasks_outlive_their_swee
     cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
     network = ["architecture.depth=4", "training=short", "training.epochs=800", "seed=range(1,5)"]
+    network.append("compute.engine=batched")
     command = sweep(tmp_path, *network, "hydra.launcher.max_members=2")
     both = [start(*command, environment=cluster) for _ in range(2)]
     wait_for(lambda: len(training(tmp_path, 20)) == 2, "both populations in training")
@@ -363,11 +365,12 @@ def test_two_concurrent_sweeps_submit_each_run_once_and_tasks_outlive_their_swee
 def test_a_cancelled_task_is_not_requeued_and_the_next_call_resumes_it(
     cluster: Environment, fashion: Data, tmp_path: Path
 ) -> None:
-    network = ["architecture.depth=4", "training=short", "training.epochs=800", "seed=1,2"]
+    """A task trains two runs natively, one after the other; the first is cancelled in training."""
+    network = ["architecture.depth=4", "training=short", "training.epochs=4000", "seed=1,2"]
     command = sweep(tmp_path, *network)
     submitted = run([*command, "hydra.launcher.wait=false"], cluster)
     assert submitted.code == 0, submitted.err
-    wait_for(lambda: len(training(tmp_path, 20)) == 1, "the population in training")
+    wait_for(lambda: len(training(tmp_path, 20)) == 1, "the first run in training")
     (leader,) = training(tmp_path, 20)
     subprocess.run(["scancel", task_of(leader)], env=cluster, check=True)
     listed = ["squeue", "-h", "-j", task_of(leader)]
