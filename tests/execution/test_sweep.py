@@ -214,6 +214,20 @@ def test_a_resumed_run_keeps_the_snapshots_it_was_started_with(configure: Config
     assert outcome.run.snapshot_epochs() == [0, 5, 9, 12]
 
 
+@needs_native
+def test_a_resumed_run_keeps_its_settings_and_says_so(configure: Configure) -> None:
+    lines: list[str] = []
+
+    class Listener(Observer):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    with pytest.raises(Stopped):
+        execute([configure("training.epochs=6", BATCHED)], StopAfter(3))
+    execute([configure("training.epochs=6", "compute.engine=native", "compute.dtype=float64")], Listener())
+    assert "resumed as started, with compute.dtype=float32, compute.engine=batched" in lines
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One population's worker is killed during training; both populations are completed."""

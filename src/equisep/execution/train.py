@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equisep.config import Config, ConfigError, EquisepError, to_plain
+from equisep.config import Compute, Config, ConfigError, EquisepError, to_plain
 from equisep.execution.device import accelerator_name, set_arithmetic
 from equisep.execution.job import Job, evaluate_missing, prepare, split_into_populations
 from equisep.execution.progress import Observer, announced
@@ -134,6 +134,8 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
     ids = [job.run.id for job in jobs]
     checkpoint = _load_checkpoint(leader, ids, jobs[0].device, observer) if resumed else None
     engine = checkpoint["engine"] if checkpoint else _choose_engine(jobs, observer)
+    if checkpoint and (settings := _settings_kept(engine, compute)):
+        observer.say(f"resumed as started, with {settings}")
     jobs, population = _build_trainer(jobs, engine)
     if checkpoint:
         population.load_state(checkpoint["population"])
@@ -251,6 +253,14 @@ def _build_trainer(jobs: Sequence[Job], engine: Mapping[str, Any]) -> tuple[list
     if native:
         return jobs, NativeTraining(members, training)
     return jobs, Population(members, training, compiled=engine["compiled"])
+
+
+def _settings_kept(engine: Mapping[str, Any], compute: Compute) -> str:
+    """Return the settings that a resumed training keeps although the config has others, '' if there are none."""
+    kept = {name: engine[name] for name in ENGINE if engine.get(name, getattr(compute, name)) != getattr(compute, name)}
+    used = "native" if engine.get("engine") == "native" else "batched"
+    kept |= {} if compute.engine in ("auto", used) else {"engine": used}
+    return ", ".join(f"compute.{name}={value}" for name, value in kept.items())
 
 
 def is_native(job: Job, observer: Observer) -> bool:
