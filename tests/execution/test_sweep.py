@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -212,6 +213,27 @@ def test_a_resumed_run_keeps_the_snapshots_it_was_started_with(configure: Config
         execute([configure("training.epochs=12", "training.snapshots=[0,5,9]")], StopAfter(3))
     (outcome,) = execute([configure("training.epochs=12", "training.snapshots=[0]", "measure.epochs=[9,12]")])
     assert outcome.run.snapshot_epochs() == [0, 5, 9, 12]
+
+
+def test_what_a_process_killed_at_the_very_end_has_left_is_removed(tmp_path: Path) -> None:
+    requests = requests_of(tmp_path, "seed=1", "seed=2")
+    run_sweep(requests, max_members=10, processes=1, console=Console(quiet=True))
+    one, other = all_runs(tmp_path)
+    dead = {"host": "elsewhere", "process": 7, "token": "another"}
+    for run in (one, other):
+        (run.path / "owner.json").write_text(json.dumps(dead))
+        os.utime(run.path / "owner.json", (0, 0))
+        (run.path / "checkpoint.previous.pt").write_bytes(b"")
+    # As if a population of both had lost the second in its last moment.
+    (other.path / "state.json").unlink()
+    one.write_state("done", population=[one.id, other.id])
+    one.remove_leftovers()
+    assert (one.path / "checkpoint.previous.pt").exists()
+    one.write_state("done", population=[one.id])
+    run_sweep(requests[:1], max_members=10, processes=1, console=Console(quiet=True))
+    run_sweep(requests[1:], max_members=10, processes=1, console=Console(quiet=True))
+    assert not [path for run in (one, other) for path in run.path.glob("owner.json")]
+    assert not list(one.path.glob("checkpoint*"))
 
 
 @needs_native

@@ -98,6 +98,8 @@ def run_sweep(
     unfinished = set(chain.from_iterable(populations))
     done = [job for job in jobs if job not in unfinished]
     results |= {number_of[job]: job.outcome() for job in done}
+    for job in done:
+        job.run.remove_leftovers()
     if done:
         print_line(console, f"{len(done)} of {len(requests)} runs are already done")
 

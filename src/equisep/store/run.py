@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ from equisep.config import (
 from equisep.measures import Epoch, LayerRecord, Measurement, RobustnessResults
 from equisep.store.checkpoint import Checkpoints
 from equisep.store.checksums import open_lines, open_tensors, seal_line, seal_tensors
-from equisep.store.errors import DamagedRun, LaterProtocol, room_for
+from equisep.store.errors import DamagedRun, InUse, LaterProtocol, room_for
 from equisep.store.folder import RunFolder
 from equisep.store.serialization import (
     CONFIG,
@@ -272,6 +273,17 @@ class Run(RunFolder):
         say: told of a damaged one, as run.log is. Raises DamagedRun if there is no other.
         """
         return self._checkpoints.load(device, say)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process that was killed just after the end of the training has left: its lock, checkpoints."""
+        if not ((self.path / "owner.json").exists() or self._checkpoints.names()) or self.owner() is not None:
+            return
+        # The other members of a population may still need its checkpoint.
+        members = [Run(self.path.parents[1], member) for member in self.state().get("population", ())]
+        if self.finished and all(run.finished for run in members):
+            # Another process may do the same.
+            with suppress(InUse), self.held():
+                self._checkpoints.remove()
 
     def remove_checkpoint(self) -> None:
         """Remove the checkpoint and the one before, after training has ended."""
