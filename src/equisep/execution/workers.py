@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from equisep.config import Config
 from equisep.execution.job import Job
 from equisep.execution.progress import Observer, SweepTable, TableObserver, stopping_on_interrupt
 from equisep.execution.train import Stopped, execute
@@ -191,7 +190,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_in_worker(index: int, configs: Sequence[Config]) -> list[Outcome]:
+def _run_in_worker(index: int, configs: Sequence[Any]) -> list[Outcome]:
     if _worker.stop.is_set():
         raise Stopped
     return execute(configs, _WorkerObserver(index, _worker.messages, _worker.stop))

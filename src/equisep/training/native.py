@@ -14,7 +14,6 @@ import shutil
 import stat
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -24,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from equisep.files import write_atomically
 from equisep.training.schedule import Trainer
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -126,21 +126,13 @@ def _find_library(folder: Path) -> Path | None:
 
 
 def _store_library(folder: Path, content: bytes) -> Path:
-    """Write a library as a whole: other processes may do the same at once. Raises OSError."""
+    """Write a library, as other processes may at the same time; raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
         raise OSError(f"{folder} is not a folder that only this user can write to")
     library = folder / _name_of(content)
-    part = library.with_name(f".{library.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(library)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(library, content)
     return library
 
 
