@@ -283,7 +283,7 @@ def _load_checkpoint(
         raise DamagedRun(f"{leader.path}/checkpoint.pt is another population's: remove it to train from the start")
     if checkpoint and checkpoint["engine"].get("engine") == "native" and (problem := why_not_native()):
         raise ConfigError(f"run {leader.id} was started by the native engine: {problem}; install g++ to resume it")
-    if checkpoint and checkpoint["engine"].get("kernels", "") not in ("", kernels_id()):
+    if checkpoint and "kernels" in checkpoint["engine"] and checkpoint["engine"]["kernels"] != kernels_id():
         observer.say(f"run {leader.id}: the compiler or processor is not that of its start; its bits may differ")
     if checkpoint and checkpoint["engine"]["compiled"] and not can_compile(device):
         raise ConfigError(f"run {leader.id} uses compiled kernels; install g++ and Python's headers to resume it")

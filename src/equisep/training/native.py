@@ -199,7 +199,6 @@ class NativeTraining(Trainer):
         self.network: Any = member.network
         self.inputs = member.split.inputs.flatten(start_dim=1).contiguous()
         self.labels = member.split.labels.contiguous()
-        self.steps = torch.zeros((), dtype=torch.int64)
         optimizer = member.optimizer
         # Adam has two moments, SGD with momentum a velocity.
         count = 2 if optimizer.kind == "adam" else int(optimizer.momentum != 0)
@@ -234,20 +233,20 @@ class NativeTraining(Trainer):
             layer.learning = _TRAINED if trained is None or number in trained else frozen
         loss, correct = ctypes.c_double(), ctypes.c_int64()
         pointers = (tensor.data_ptr() for tensor in (self.inputs, self.labels, order, self._workspace))
-        # Weights that only decay become subnormal, with which a processor is a hundred times slower.
+        # Weights that only decay become subnormal, with which a processor is many times slower.
         torch.set_flush_denormal(True)
         self._run_epoch(
             ctypes.byref(self._native), *map(ctypes.c_void_p, pointers), ctypes.byref(loss), ctypes.byref(correct)
         )
         torch.set_flush_denormal(False)
-        self.steps += -(-len(self.labels) // self.training.batch_size)
         return [loss.value], [correct.value]
 
     def weights(self, index: int) -> dict[str, Tensor]:
         """See :meth:`Trainer.weights`."""
+        steps = self.epoch * -(-len(self.labels) // self.training.batch_size)
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm1d):
-                cast(Tensor, module.num_batches_tracked).copy_(self.steps)
+                cast(Tensor, module.num_batches_tracked).fill_(steps)
         return dict(self.network.state_dict())
 
     def state(self) -> dict[str, Any]:
@@ -262,7 +261,6 @@ class NativeTraining(Trainer):
             tensor.copy_(saved)
         for layer, updates in zip(self._layers, state["updates"], strict=True):
             layer.updates = updates
-        self.steps.fill_(state["epoch"] * -(-len(self.labels) // self.training.batch_size))
 
     def _build_layers(self) -> "ctypes.Array[_Layer]":
         """Return the addresses of the network's tensors and of their moments, layer by layer."""
