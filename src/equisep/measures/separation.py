@@ -5,17 +5,21 @@ K×p matrix with rows √w_k (x̄_k − x̄),
 
     D = Tr(SS_w V S⁻² Vᵀ) = Σ_k w_k / n_k Σ_i ‖S⁻¹ Vᵀ (x_ki − x̄_k)‖²,      w_k = n_k / n,
 
-where singular values with S² ≤ p·ε·S²_max count as zero, as in ``scipy.linalg.pinv`` of SS_b. This takes two passes
-over the rows, for class means and projections, and O(pK) memory. All computations are in float64 (ε = 2⁻⁵²). Class
-means are summed without rounding, so that no digits are lost to a common offset or a wide spread within classes; the
-remaining relative error of D is that of the SVD, a few ε·√cond(SS_b).
+where singular values with S² ≤ p·ε·S²_max count as zero, as in ``scipy.linalg.pinv`` of SS_b. U and S are those of the
+K×K triangle of Mᵀ = Q R, and V S⁻¹ = Mᵀ U S⁻². This takes two passes over the rows, for class means and projections,
+and O(pK) memory, on the device of the features.
+
+Products over the points are in float64 (ε = 2⁻⁵²), or in float32 where that is asked for. In float64 class means lose
+no digits to a common offset or a wide spread within classes, and the relative error of D is that of M's decomposition,
+a few ε·√cond(SS_b). Float32 features are projected before their class means are subtracted, which saves a quarter of
+the time and adds ε·|x| / (spread within classes): nothing, unless classes are as narrow as float32 resolves.
 
 Source: He & Su, "A Law of Data Separation in Deep Learning", PNAS 120(36), 2023, equation 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,11 +29,11 @@ from torch import Tensor
 
 Weighting = Literal["class_size", "equal"]
 WEIGHTINGS = ("class_size", "equal")
-# Rows are processed in chunks of this many float64 values (16 MiB): large enough for efficient matrix products, small
-# enough for the cache.
-CHUNK_VALUES = 1 << 21
-# Up to as many classes, class means are subtracted by a matrix product.
-FEW_CLASSES = 32
+PRECISIONS = (torch.float64, torch.float32)
+# On a CPU, products are taken of blocks of this many values (512 KiB as float64), which stay in its second-level cache,
+# and of so many columns, so that their class means do too. Other devices take blocks of 128 MiB.
+CACHED_VALUES, CACHED_COLUMNS = 1 << 16, 1 << 11
+DEVICE_VALUES = 1 << 24
 
 
 class NotFinite(ValueError):
@@ -55,67 +59,59 @@ class Separation:
         return self.fuzziness / self.classes
 
 
-def separation_fuzziness(features: Any, labels: Any) -> float:
+def separation_fuzziness(features: Any, labels: Any, *, precision: torch.dtype = torch.float64) -> float:
     """Return the separation fuzziness D = Tr(SS_w SS_b⁺) of labelled features.
 
     features: (n, …), flattened from the second axis on; a tensor, array, data frame or nested lists; real and finite.
     labels: (n,) integers, at least two distinct. A class with a single point contributes to SS_b but not to SS_w.
-    Raises ValueError for fewer than two classes or mismatched shapes, and its subclass NotFinite for NaN or infinite
-    features.
+    precision: of the products over points, float64 (a relative error below 1e-9) or float32 (about 1e-5).
+    Raises ValueError for fewer than two classes, mismatched shapes or another precision, and its subclass NotFinite for
+    NaN or infinite features.
     """
-    return separation_of(features, labels).fuzziness
+    return separation_of(features, labels, precision=precision).fuzziness
 
 
-def separation_of(features: Any, labels: Any, *, weighting: Weighting = "class_size") -> Separation:
+def separation_of(
+    features: Any, labels: Any, *, weighting: Weighting = "class_size", precision: torch.dtype = torch.float64
+) -> Separation:
     """Return the separation fuzziness of labelled features with the rank of SS_b.
 
     Arguments and errors as in :func:`separation_fuzziness`. weighting: ``class_size`` gives class k the weight n_k/n
     (the definition), ``equal`` the weight 1/K; both agree for balanced classes.
     """
     matrix = as_feature_matrix(features)
-    return separation_of_classes(matrix, as_class_labels(labels, len(matrix)), weighting)
+    return separation_of_classes(matrix, as_class_labels(labels, len(matrix)), weighting, precision)
 
 
-def separation_of_classes(matrix: Tensor, classes: Tensor, weighting: Weighting) -> Separation:
+def separation_of_classes(
+    matrix: Tensor, classes: Tensor, weighting: Weighting, precision: torch.dtype = torch.float64
+) -> Separation:
     """Return the separation of a (n, p) matrix by class numbers from :func:`as_class_labels`, without checks."""
-    sums = ClassSums(classes, weighting)
-    sums.add(matrix)
-    scatter = sums.scatter()
-    scatter.add(matrix)
-    return scatter.separation()
+    return _scatter_of(matrix, classes, weighting, precision).separation()
 
 
-def fuzziness_of_draws(features: Tensor, labels: Tensor, *, weighting: Weighting = "class_size") -> Tensor:
+def fuzziness_of_draws(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    weighting: Weighting = "class_size",
+    precision: torch.dtype = torch.float64,
+) -> Tensor:
     """Return the separation fuzziness of several draws of features of the same points.
 
-    features: (draws, n, p), floating point; labels: (n,) class numbers 0 … K−1; weighting: as in :func:`separation_of`.
-    Returns (draws,) float64; NaN where features are not finite. Products over the points are in the features'
-    precision (in float32 a relative error of about 1e-5 at a tenth of the cost), the K×K algebra in float64: with
-    the Gram matrix M Mᵀ = U S² Uᵀ of the weighted class means, V S⁻¹ = Mᵀ U S⁻².
+    features: (draws, n, p), real; labels: (n,) class numbers 0 … K−1; weighting, precision: as in
+    :func:`separation_of`. Returns (draws,) float64 on the features' device; NaN where features are not finite.
     """
-    points, width = features.shape[1:]
-    counts = torch.bincount(labels)
-    shares = torch.nn.functional.one_hot(labels, len(counts)).to(features.dtype) / counts
-    weights = counts.double() / points
-    if weighting == "equal":
-        weights = torch.full_like(weights, 1 / len(counts))
-    means = (shares.T @ features).double()
-    # Centred on the weighted mean of the means themselves, so that the centred means are linearly dependent.
-    centred = (means - (weights[:, None] * means).sum(1, keepdim=True)) * weights.sqrt()[:, None]
-    finite = centred.isfinite().all(2).all(1)
-    centred = torch.where(finite[:, None, None], centred, 0.0)
-    squares, vectors = torch.linalg.eigh(centred @ centred.mT)
-    # Class means that differ only by the rounding of their sums coincide.
-    rounding = torch.finfo(features.dtype).eps * torch.where(finite, means.abs().amax((1, 2)), 0.0)
-    smallest = max(width, len(counts)) * torch.finfo(torch.float64).eps * squares.amax(1, keepdim=True)
-    kept = squares > torch.maximum(smallest, width * rounding.square()[:, None])
-    # Eigenvalues are ascending; those beyond the largest possible rank are rounding errors.
-    kept[:, : len(counts) - min(len(counts) - 1, width)] = False
-    inverse = torch.where(kept, 1 / squares, 0.0)
-    projected = features @ (centred.mT @ (vectors * inverse[:, None, :])).to(features.dtype)
-    deviations = projected - (shares.T @ projected)[:, labels]
-    fuzziness = deviations.square().sum(2).double() @ (weights / counts)[labels]
-    return torch.where(finite, fuzziness, torch.nan)
+    return _scatter_of(features, labels, weighting, precision).fuzziness()
+
+
+def _scatter_of(features: Tensor, classes: Tensor, weighting: Weighting, precision: torch.dtype) -> WithinClassScatter:
+    """Return both passes over (n, p) or (draws, n, p) features."""
+    sums = ClassSums(classes, weighting, precision)
+    sums.add(features)
+    scatter = sums.scatter()
+    scatter.add(features)
+    return scatter
 
 
 def as_feature_matrix(features: Any) -> Tensor:
@@ -156,56 +152,75 @@ def _as_tensor(values: Any, name: str) -> Tensor:
 
 
 class ClassSums:
-    """First pass: class means of features added in batches of rows, in the order of the labels.
+    """First pass: class means of features added in batches of rows, in the order of the labels."""
 
-    Each sum is an unevaluated pair (high, low) of float64, with twice the precision.
-    """
-
-    def __init__(self, labels: Tensor, weighting: Weighting = "class_size") -> None:
+    def __init__(
+        self, labels: Tensor, weighting: Weighting = "class_size", precision: torch.dtype = torch.float64
+    ) -> None:
         """labels: (n,) class numbers 0 … K−1, as :func:`as_class_labels` returns them."""
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting={weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r}: choose one of {', '.join(map(str, PRECISIONS))}")
         self.labels = labels
         self.counts = torch.bincount(labels).double()
         self.weighting = weighting
+        self.precision = precision
         self.seen = 0
-        self.high: Tensor | None = None
-        self.low: Tensor | None = None
+        # Whether both features and products are in float64.
+        self.double = False
+        self.sums: list[Tensor] = []
 
     def add(self, features: Tensor) -> None:
-        """Add the next (b, p) rows."""
-        if self.high is None or self.low is None:
-            self.high = torch.zeros(len(self.counts), features.shape[1], dtype=torch.float64)
-            self.low = torch.zeros_like(self.high)
-        for rows, labels in _chunks(features, self.labels[self.seen : self.seen + len(features)]):
-            indicator = _indicator(labels, len(self.counts))
-            # Rounded to a grid this coarse, a power of two, the rows of a chunk are summed without error.
-            lowest, highest = torch.aminmax(rows)
-            bound = torch.maximum(-lowest, highest) * len(rows) * 2.0**-51
-            grid = 1.5 * 2.0**52 * torch.ldexp(torch.ones_like(bound), torch.frexp(bound).exponent)
-            coarse = (rows + grid).sub_(grid)
-            self.high, error = _two_sum(self.high, indicator @ coarse)
-            self.low += error + indicator @ rows.sub_(coarse)
-        self.seen += len(features)
+        """Add the next (b, p) rows, or (draws, b, p) of several draws."""
+        features = _as_draws(features)
+        if not self.sums:
+            self.double = self.precision == features.dtype == torch.float64
+            self.labels, self.counts = self.labels.to(features.device), self.counts.to(features.device)
+            shape = len(features), len(self.counts), features.shape[2]
+            zeros = torch.zeros(shape, dtype=self.precision, device=features.device)
+            self.sums = [zeros, zeros.clone()] if self.double else [zeros]
+        members = _indicator(_next(self.labels, self.seen, features), self.sums[0])
+        for values, (members_of_rows,), sums in _blocks(features, self.precision, [members], self.sums):
+            # Float64 sums of up to 24 leading bits are exact where values are of one magnitude.
+            parts = _leading_and_other_bits(values) if self.double else [values]
+            for total, part in zip(sums, parts, strict=True):
+                total.baddbmm_(members_of_rows.mT, part)
+        self.seen += features.shape[1]
 
     def scatter(self) -> WithinClassScatter:
-        """Return the second pass; raises NotFinite for NaN or infinite values, ValueError for missing rows."""
-        if self.high is None or self.low is None or self.seen != len(self.labels):
-            raise ValueError(f"{self.seen} rows of features for {len(self.labels)} labels")
-        counts = self.counts[:, None]
-        means = _divide(self.high, self.low, counts)
-        if self.weighting == "class_size":
-            weights = self.counts / self.counts.sum()
-            centre = _divide(*_add_up(self.high, self.low), self.counts.sum())
-        else:
-            weights = torch.full_like(self.counts, 1 / len(self.counts))
-            centre = _divide(*_add_up(*means), torch.tensor(float(len(self.counts)), dtype=torch.float64))
-        centred = ((means[0] - centre[0]) + (means[1] - centre[1])) * weights.sqrt()[:, None]
-        _require_finite(centred)
-        _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-        kept = singular > (centred.shape[1] * torch.finfo(torch.float64).eps) ** 0.5 * singular[0]
-        projection = (directions[kept] / singular[kept, None]).T
-        return WithinClassScatter(self.labels, weights / self.counts, means, projection)
+        """Return the second pass; raises ValueError for missing rows."""
+        _require_all(self.seen, self.labels)
+        shares = self.counts if self.weighting == "class_size" else torch.ones_like(self.counts)
+        weights = shares / shares.sum()
+        first, *others = (sums.double() for sums in self.sums)
+        # Relative to a rounded centre, whose multiples are exact, class means keep all digits despite an offset.
+        centre, _ = _leading_and_other_bits(first.sum(1, keepdim=True) / len(self.labels))
+        means = sum(others, first - self.counts[:, None] * centre) / self.counts[:, None]
+        centred = (means - (weights @ means)[:, None]) * weights.sqrt()[:, None]
+        largest = (means + centre).abs().amax((1, 2))
+        finite = largest.isfinite()
+        if not finite.all():
+            centred = torch.where(finite[:, None, None], centred, 0.0)
+        # R is K×K: its decomposition costs nothing, and centredᵀ left = V S gives V without Q.
+        left, singular, _ = torch.linalg.svd(torch.linalg.qr(centred.mT, mode="r").R.mT, full_matrices=False)
+        classes, width = centred.shape[1:]
+        largest_rank = min(classes - 1, width)
+        left, singular = left[:, :, :largest_rank], singular[:, :largest_rank]
+        smallest = (width * torch.finfo(torch.float64).eps) ** 0.5 * singular[:, :1]
+        # Class means that differ only by the rounding of their sums coincide.
+        rounding = classes * width**0.5 * torch.finfo(self.precision).eps * largest[:, None]
+        kept = (singular > smallest) & (singular > rounding)
+        # Divided twice: the square of a singular value may overflow.
+        divisor = torch.where(kept, singular, torch.inf)[:, None]
+        projection = centred.mT @ left / divisor / divisor
+        rank = torch.where(finite, kept.sum(1), -1)
+        # Rounded class means are subtracted from float64 features before the projection, and what is left after it.
+        rounded = [means + centre] if self.double else []
+        rest = means - (rounded[0] - centre) if rounded else means + centre
+        projection = projection.to(self.precision)
+        offsets = (rest @ projection.double()).to(self.precision)
+        return WithinClassScatter(self.labels, weights / self.counts, rounded, projection, offsets, rank)
 
 
 class PrincipalComponents:
@@ -217,24 +232,22 @@ class PrincipalComponents:
 
     def __init__(self, features: Tensor, components: int) -> None:
         """features: (n, p), n up to several thousand; components: ≥ 1. Raises NotFinite."""
-        count, width = features.shape
-        total = torch.zeros(width, dtype=torch.float64)
-        for rows in _row_chunks(features):
-            total += rows.sum(dim=0)
-        self.mean = total / count
-        centred = torch.cat([rows - self.mean for rows in _row_chunks(features)])
+        centred = _as_draws(features)[0].to(torch.float64, copy=True)
+        self.mean = centred.mean(dim=0)
+        centred -= self.mean
         _require_finite(centred)
         variances, vectors = torch.linalg.eigh(centred @ centred.T)
         leading = variances.argsort(descending=True)[:components]
-        usable = variances[leading] > count * torch.finfo(torch.float64).eps * variances.max()
+        usable = variances[leading] > len(centred) * torch.finfo(torch.float64).eps * variances.max()
         # Constant features have rank 0 and keep one axis of zeros: their projection is constant too.
         kept = leading[usable] if usable.any() else leading[:1]
         lengths = torch.where(variances[kept] > 0, variances[kept], 1.0).sqrt()
         self.axes = centred.T @ (vectors[:, kept] / lengths)
 
     def project(self, features: Tensor) -> Tensor:
-        """Return (b, p) features as (b, components) float64 coordinates on the CPU."""
-        return torch.cat([(rows - self.mean) @ self.axes for rows in _row_chunks(features)])
+        """Return (b, p) features as (b, components) float64 coordinates."""
+        coordinates: Tensor = (_as_draws(features)[0].double() - self.mean) @ self.axes
+        return coordinates
 
 
 def _require_finite(values: Tensor) -> None:
@@ -242,81 +255,107 @@ def _require_finite(values: Tensor) -> None:
         raise NotFinite("features contain NaN or infinite values or overflow: the network diverged or the data are bad")
 
 
-def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield float64 copies on the CPU, in chunks of rows, with their labels."""
-    start = 0
-    for rows in _row_chunks(features):
-        yield rows, labels[start : start + len(rows)]
-        start += len(rows)
+def _as_draws(features: Tensor) -> Tensor:
+    """Return (b, p) features as one draw (1, b, p), on a device that has float64: Apple's GPUs have not."""
+    stacked = features[None] if features.ndim == 2 else features
+    return stacked.cpu() if stacked.device.type == "mps" else stacked
 
 
-def _indicator(labels: Tensor, classes: int) -> Tensor:
-    """Return the (K, n) matrix of ones where a point is of a class, and zeros."""
-    indicator = torch.zeros(classes, len(labels), dtype=torch.float64)
-    indicator[labels, torch.arange(len(labels))] = 1.0
-    return indicator
+def _blocks(
+    features: Tensor, precision: torch.dtype, of_rows: Sequence[Tensor], of_columns: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]]:
+    """Yield the values of each block of (draws, b, p) features, and the parts of other tensors that belong to it.
+
+    of_rows: (draws, b, …); of_columns: (draws, …, p). Values are in the given precision; float64 ones are copies.
+    """
+    draws, points, width = features.shape
+    if features.dtype == precision != torch.float64:
+        yield features, of_rows, of_columns
+        return
+    on_cpu = features.device.type == "cpu"
+    columns = min(width, CACHED_COLUMNS) if on_cpu else width
+    rows = max(1, (CACHED_VALUES * torch.get_num_threads() if on_cpu else DEVICE_VALUES) // (columns * draws))
+    copies = torch.empty(draws * min(points, rows) * columns, dtype=precision, device=features.device)
+    for part, *column_parts in zip(
+        *(torch.split(tensor, columns, 2) for tensor in (features, *of_columns)), strict=True
+    ):
+        for block, *row_parts in zip(*(torch.split(tensor, rows, 1) for tensor in (part, *of_rows)), strict=True):
+            yield copies[: block.numel()].view(block.shape).copy_(block), row_parts, column_parts
 
 
-def _row_chunks(features: Tensor) -> Iterator[Tensor]:
-    """Yield float64 copies on the CPU, in chunks of rows."""
-    for rows in torch.split(features, max(1, CHUNK_VALUES // features.shape[1])):
-        yield rows.to(device="cpu", dtype=torch.float64, copy=True)
+def _leading_and_other_bits(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float64 values as sums of their 24 leading bits and the 29 others (Veltkamp)."""
+    scaled = values * (2.0**29 + 1)
+    leading = scaled - (scaled - values)
+    return leading, values - leading
 
 
-def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a + b rounded, and the exact rounding error (Knuth)."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
+def _next(labels: Tensor, seen: int, features: Tensor) -> Tensor:
+    """Return the labels of the next rows (draws, b, p); raises ValueError where there are too few."""
+    following = labels[seen : seen + features.shape[1]]
+    if len(following) < features.shape[1]:
+        raise ValueError(f"{seen + features.shape[1]} rows of features for {len(labels)} labels")
+    return following
 
 
-def _add_up(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of the rows of a (K, p) pair, as a (p,) pair."""
-    total, rest = high[0], low[0]
-    for row_high, row_low in zip(high[1:], low[1:], strict=True):
-        total, error = _two_sum(total, row_high)
-        rest = rest + error + row_low
-    return total, rest
+def _require_all(seen: int, labels: Tensor) -> None:
+    if seen != len(labels):
+        raise ValueError(f"{seen} rows of features for {len(labels)} labels")
 
 
-def _divide(high: Tensor, low: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a pair divided by an integer below 2²⁶, as a pair."""
-    quotient = (high + low) / count
-    scaled = quotient * (2.0**27 + 1)
-    upper = scaled - (scaled - quotient)
-    # Both products are exact: upper has 26 bits, quotient − upper has 27.
-    remainder = ((high - count * upper) - count * (quotient - upper)) + low
-    return quotient, remainder / count
+def _indicator(labels: Tensor, of_classes: Tensor) -> Tensor:
+    """Return ones where a point is of a class and zeros, (draws, n, K), for a tensor (draws, K, …) of classes."""
+    draws, classes = of_classes.shape[:2]
+    indicator = of_classes.new_zeros(len(labels), classes).scatter_(1, labels[:, None], 1.0)
+    return indicator.expand(draws, -1, -1)
 
 
 class WithinClassScatter:
     """Second pass: Tr(SS_w SS_b⁺), summed over the same rows projected on the range of SS_b."""
 
-    def __init__(self, labels: Tensor, point_weights: Tensor, means: tuple[Tensor, Tensor], projection: Tensor) -> None:
-        """point_weights: (K,) w_k / n_k; means: (K, p) class means as a pair; projection: (p, rank) V S⁻¹."""
-        self.labels = labels
-        self.point_weights = point_weights
-        self.means = means
-        self.projection = projection
+    def __init__(
+        self,
+        labels: Tensor,
+        point_weights: Tensor,
+        centres: Sequence[Tensor],
+        projection: Tensor,
+        offsets: Tensor,
+        rank: Tensor,
+    ) -> None:
+        """labels: (n,). point_weights: (K,) w_k / n_k.
+
+        centres: class means (draws, K, p) that are subtracted from the features, or none; projection: (draws, p, r)
+        V S⁻¹; offsets: (draws, K, r), subtracted from the projected features; rank: (draws,), −1 where features are not
+        finite.
+        """
+        self.labels, self.point_weights, self.rank = labels, point_weights, rank
+        self.centres, self.projection, self.offsets = centres, projection, offsets
         self.seen = 0
-        self.total = torch.zeros((), dtype=torch.float64)
+        self.total = torch.zeros(len(rank), dtype=torch.float64, device=rank.device)
 
     def add(self, features: Tensor) -> None:
-        """Add the next (b, p) rows, in the same order as in the first pass."""
-        for rows, labels in _chunks(features, self.labels[self.seen : self.seen + len(features)]):
-            deviations = rows
-            for means in self.means:
-                if len(means) <= FEW_CLASSES:
-                    # The same values as below, since products with ones and zeros are exact, in a third of the time.
-                    deviations.addmm_(_indicator(labels, len(means)).T, means, alpha=-1)
-                else:
-                    deviations.sub_(means[labels])
-            distances = (deviations @ self.projection).square_().sum(dim=1)
-            self.total += self.point_weights[labels] @ distances
-        self.seen += len(features)
+        """Add the next rows, in the same order as in the first pass."""
+        features = _as_draws(features)
+        labels = _next(self.labels, self.seen, features)
+        members = _indicator(labels, self.offsets)
+        projected = members @ self.offsets.neg()
+        of_rows, of_columns = [members, projected], [self.projection.mT, *self.centres]
+        for values, (members_of_rows, sums), (directions, *centres) in _blocks(
+            features, self.projection.dtype, of_rows, of_columns
+        ):
+            for centre in centres:
+                values.baddbmm_(members_of_rows, centre, alpha=-1)
+            sums.baddbmm_(values, directions.mT)
+        self.total += projected.square_().sum(2).double() @ self.point_weights[labels]
+        self.seen += features.shape[1]
+
+    def fuzziness(self) -> Tensor:
+        """Return D (draws,), float64, NaN where features are not finite; raises ValueError for missing rows."""
+        _require_all(self.seen, self.labels)
+        return torch.where(self.rank < 0, torch.nan, self.total)
 
     def separation(self) -> Separation:
-        """Return the result; raises ValueError for missing rows."""
-        if self.seen != len(self.labels):
-            raise ValueError(f"{self.seen} rows of features for {len(self.labels)} labels")
-        return Separation(self.total.item(), self.projection.shape[1], len(self.point_weights))
+        """Return the result of the first draw; raises NotFinite for NaN or infinite values, ValueError as above."""
+        fuzziness = self.fuzziness()[:1]
+        _require_finite(fuzziness)
+        return Separation(fuzziness.item(), int(self.rank[0]), len(self.point_weights))
