@@ -180,7 +180,7 @@ def test_d_does_not_depend_on_the_batches_of_rows(seed: int, chunk: int) -> None
     scatter = sums.scatter()
     for batch in features.split(chunk):
         scatter.add(batch)
-    assert scatter.separation().fuzziness == pytest.approx(separation_fuzziness(features, labels), rel=1e-12)
+    assert scatter.fuzziness().item() == pytest.approx(separation_fuzziness(features, labels), rel=1e-12)
 
 
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 Hooks record all layers in the same forward passes.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from equisep.measures.separation import (
     Weighting,
     as_class_labels,
     as_feature_matrix,
-    separation_of_classes,
+    separations_of_classes,
 )
 
 INPUT = "input"
@@ -98,8 +99,10 @@ def measure_separation(
     of_image |= {name: projection.project(of_image[name]) for name, projection in projections.items()}
     image_bytes = sum(features.nbytes for features in of_image.values())
     if image_bytes * len(inputs) <= memory_limit * 1e9:
-        whole = _concatenated(projected())
-        return {name: separation_of_classes(features, classes, weighting) for name, features in whole}
+        measured: dict[str, Separation] = {}
+        for alike, features in _stacked(projected(), len(inputs)):
+            measured |= zip(alike, separations_of_classes(features, classes, weighting), strict=True)
+        return {name: measured[name] for name in names}
     sums = {name: ClassSums(classes, weighting) for name in names}
     for batch in projected():
         for name, features in batch.items():
@@ -108,7 +111,7 @@ def measure_separation(
     for batch in projected():
         for name, features in batch.items():
             scatters[name].add(features)
-    return {name: scatter.separation() for name, scatter in scatters.items()}
+    return {name: scatter.separations()[0] for name, scatter in scatters.items()}
 
 
 def _concatenated(batches: Iterable[dict[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -116,6 +119,25 @@ def _concatenated(batches: Iterable[dict[str, Tensor]]) -> Iterator[tuple[str, T
     stored = list(batches)
     for name in stored[0]:
         yield name, torch.cat([batch[name] for batch in stored])
+
+
+def _stacked(batches: Iterator[dict[str, Tensor]], points: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Yield the names of layers whose features are alike, and their features (layers, n, p) of all batches."""
+    first = next(batches)
+    groups: dict[tuple[int, torch.dtype, torch.device], list[str]] = {}
+    for name, features in first.items():
+        groups.setdefault((features.shape[1], features.dtype, features.device), []).append(name)
+    stacks = [
+        torch.empty(len(alike), points, width, dtype=dtype, device=device)
+        for (width, dtype, device), alike in groups.items()
+    ]
+    start = 0
+    for batch in itertools.chain([first], batches):
+        for alike, stack in zip(groups.values(), stacks, strict=True):
+            for features, name in zip(stack, alike, strict=True):
+                features[start : start + len(batch[name])] = batch[name]
+        start += len(batch[INPUT])
+    yield from zip(groups.values(), stacks, strict=True)
 
 
 def _validate(

@@ -80,14 +80,17 @@ def separation_of(
     (the definition), ``equal`` the weight 1/K; both agree for balanced classes.
     """
     matrix = as_feature_matrix(features)
-    return separation_of_classes(matrix, as_class_labels(labels, len(matrix)), weighting, precision)
+    return separations_of_classes(matrix, as_class_labels(labels, len(matrix)), weighting, precision)[0]
 
 
-def separation_of_classes(
-    matrix: Tensor, classes: Tensor, weighting: Weighting, precision: torch.dtype = torch.float64
-) -> Separation:
-    """Return the separation of a (n, p) matrix by class numbers from :func:`as_class_labels`, without checks."""
-    return _scatter_of(matrix, classes, weighting, precision).separation()
+def separations_of_classes(
+    features: Tensor, classes: Tensor, weighting: Weighting, precision: torch.dtype = torch.float64
+) -> tuple[Separation, ...]:
+    """Return the separations of (n, p) or (draws, n, p) features by class numbers from :func:`as_class_labels`.
+
+    Raises NotFinite.
+    """
+    return _scatter_of(features, classes, weighting, precision).separations()
 
 
 def fuzziness_of_draws(
@@ -354,8 +357,9 @@ class WithinClassScatter:
         _require_all(self.seen, self.labels)
         return torch.where(self.rank < 0, torch.nan, self.total)
 
-    def separation(self) -> Separation:
-        """Return the result of the first draw; raises NotFinite for NaN or infinite values, ValueError as above."""
-        fuzziness = self.fuzziness()[:1]
+    def separations(self) -> tuple[Separation, ...]:
+        """Return the result per draw; raises NotFinite for NaN or infinite values, ValueError as above."""
+        fuzziness = self.fuzziness()
         _require_finite(fuzziness)
-        return Separation(fuzziness.item(), int(self.rank[0]), len(self.point_weights))
+        pairs = zip(fuzziness.tolist(), self.rank.tolist(), strict=True)
+        return tuple(Separation(value, rank, len(self.point_weights)) for value, rank in pairs)
