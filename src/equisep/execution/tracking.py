@@ -25,24 +25,50 @@ class Mirror:
     """The wandb run of one run of the store; several may be open in one process.
 
     The run's first measure is logged under ``train/`` and ``test/``, any other measure under a prefix with its id.
-    What is logged is passed on in order by one thread per process, which mostly waits for wandb while this one trains.
+    What is logged is passed on in order by one thread per process, which mostly waits for wandb while this one trains;
+    it imports wandb and opens the run too.
     """
 
     def __init__(self, run: Run, tracking: Tracking, results: Path) -> None:
-        """Open the wandb run, in RESULTS/wandb with the experiment as group, and log what is already recorded."""
-        wandb = _wandb()
+        """Open the wandb run, in RESULTS/wandb with the experiment as group, and log what is already recorded.
+
+        Raises ConfigError where tracking=online and wandb refuses.
+        """
         # Read before the wandb run is opened: what cannot be read leaves none behind.
         config, finished, epochs = run.config(), run.finished, run.epochs()
         measures, evaluations = run.load_measures(), run.load_robustness()
         # With a relative folder, wandb silently writes nothing once the working folder changes.
         folder = results.resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        self.broken = False
+        self._stored_run = run
+        self._last = int(config["training"]["epochs"])
+        self._first_measure = measure_id(Measure(**config["measure"]))
+        self._measures: dict[str, dict[str, Any]] = {}
+        self._robustness: dict[str, str] = {}
+        opened = self._guard(lambda: self._open(config, tracking, folder))
+        if tracking.mode == "online":
+            opened.result()
+        if not finished:
+            self._log_state()
+        # Every segment of a run's log repeats what is already recorded, so that it is complete up to its end.
+        for epoch in epochs:
+            self.log_epoch(epoch)
+        for measure, measurement in measures.items():
+            for record in measurement.records:
+                self.log_measure(measure, measurement.settings, record)
+        for identity, evaluation in evaluations.items():
+            self.log_robustness(identity, evaluation)
+
+    def _open(self, config: Mapping[str, Any], tracking: Tracking, folder: Path) -> None:
+        """Open the wandb run, in the thread that calls wandb."""
+        wandb = _wandb()
         online = tracking.mode == "online"
         try:
             self._run = wandb.init(
                 project=tracking.project,
                 entity=tracking.entity,
-                id=run.id,
+                id=self._stored_run.id,
                 name=run_title(config),
                 group=config["experiment"] or "single",
                 config=config,
@@ -63,33 +89,22 @@ class Mirror:
             raise ConfigError(
                 f"tracking.mode=online: {reason}; run `wandb login` or set tracking.mode=offline"
             ) from None
-        self.broken = False
         self._image = wandb.Image
-        self._last = int(config["training"]["epochs"])
-        self._first_measure = measure_id(Measure(**config["measure"]))
-        self._measures: dict[str, dict[str, Any]] = {}
-        self._robustness: dict[str, str] = {}
         # A wandb run that is resumed online already has the epochs up to this one.
         self._logged_epochs = int(dict(self._run.summary).get("epoch", 0)) if self._run.resumed else 0
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
-        self._stored_run = run
-        if not finished:
-            self._log_state()
-        # Every segment of a run's log repeats what is already recorded, so that it is complete up to its end.
-        for epoch in epochs:
-            self.log_epoch(epoch)
-        for measure, measurement in measures.items():
-            for record in measurement.records:
-                self.log_measure(measure, measurement.settings, record)
-        for identity, evaluation in evaluations.items():
-            self.log_robustness(identity, evaluation)
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Mirror an epoch of training."""
-        if epoch.epoch > self._logged_epochs:
-            values = {"loss": epoch.loss, "accuracy": epoch.accuracy, "learning_rate": epoch.learning_rate}
-            self._log({"epoch": epoch.epoch} | {f"training/{name}": value for name, value in values.items()})
+        values = {"loss": epoch.loss, "accuracy": epoch.accuracy, "learning_rate": epoch.learning_rate}
+        row = {"epoch": epoch.epoch} | {f"training/{name}": value for name, value in values.items()}
+
+        def log_once() -> None:
+            if epoch.epoch > self._logged_epochs:
+                self._run.log(row)
+
+        self._guard(log_once)
 
     def log_measure(self, measure: str, settings: Mapping[str, Any], record: LayerRecord) -> None:
         """Mirror a measure of a snapshot: D of each layer, r and ρ if D has a logarithm, and the final epoch's plot.
@@ -101,8 +116,7 @@ class Mirror:
             facts = {"prefix": prefix.removesuffix(record.split), "layers": list(record.layers)}
             self._measures[measure] = facts | {"classes": record.classes, "settings": dict(settings)}
             update = {"measures": dict(self._measures)}
-            config: Any = self._run.config
-            self._guard(lambda: config.update(update, allow_val_change=True))
+            self._guard(lambda: self._run.config.update(update, allow_val_change=True))
         values: dict[str, Any] = {"epoch": record.epoch}
         values |= {f"{prefix}/D/{layer:02d}": value for layer, value in enumerate(record.fuzziness)}
         values |= {f"{prefix}/rank/{layer:02d}": rank for layer, rank in enumerate(record.rank)}
@@ -149,11 +163,14 @@ class Mirror:
             return
         try:
             act()
+        except ConfigError:
+            self.broken = True
+            raise
         except Exception as error:
             self.broken = True
             reason = f"wandb stopped ({type(error).__name__}: {error})"
             remedy = "run `equisep mirror` to write the mirror again"
-            warnings.warn(f"run {self._run.id}: {reason}; {remedy}", stacklevel=2)
+            warnings.warn(f"run {self._stored_run.id}: {reason}; {remedy}", stacklevel=2)
 
 
 @cache

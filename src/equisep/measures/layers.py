@@ -182,15 +182,22 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int
 def _mode(network: nn.Module, batch_norm: Literal["batch", "running"]) -> Iterator[None]:
     """Set a network to a measuring mode; restore modes, buffers and random state on exit."""
     modes = {module: module.training for module in network.modules()}
+    tracking = {module: module.track_running_stats for module in modes if isinstance(module, _BatchNorm)}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     devices = sorted({tensor.device.index for tensor in network.parameters() if tensor.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             for module in modes:
-                module.training = batch_norm == "batch" and isinstance(module, _BatchNorm)
+                module.training = False
+                if batch_norm == "batch" and isinstance(module, _BatchNorm):
+                    module.training = True
+                    # Batch statistics alone: updating running ones takes a third of the module's time.
+                    module.track_running_stats = False
             yield
     finally:
         for module, training in modes.items():
+            if isinstance(module, _BatchNorm):
+                module.track_running_stats = tracking[module]
             module.training = training
         with torch.no_grad():
             for name, buffer in network.named_buffers():
