@@ -8,7 +8,7 @@ PROFILE ?= headline
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock reproduce report test coverage test-slow slurm test-slurm kills bench lint imports docs format dashboard page clean
+.PHONY: help setup lock reproduce report test coverage test-slow slurm test-slurm test-gpu kills bench bench-gpu lint imports docs format dashboard page clean
 
 help:                 ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ slurm:                ## fetch SLURM's programs for its tests: apt-get, as root
 test-slurm: slurm $(VENV)/.development  ## run the tests on a throwaway SLURM of this machine
 	$(RUN) -m pytest -m slurm -rs
 
+test-gpu: $(VENV)/.development  ## run the tests on an NVIDIA GPU: every engine and D against the CPU, resume, memory, arithmetic
+	$(RUN) -m pytest -m gpu -rs
+
 kills: $(VENV)/.development  ## kill a sweep at fifty random moments and compare how it ends (ARGS="--kills 200 --seed 1")
 	$(RUN) -m benchmarks.kills $(ARGS)
 
@@ -68,6 +71,9 @@ bench: $(VENV)/.runtime  ## measure speed on this machine: training steps, their
 	$(RUN) -m benchmarks.steps
 	$(RUN) -m benchmarks.operations
 	$(RUN) -m benchmarks.fuzziness
+
+bench-gpu: $(VENV)/.runtime  ## measure training steps on an NVIDIA GPU: populations, convolutional networks; results/bench/
+	$(RUN) -m benchmarks.gpu $(ARGS)
 
 lint: $(VENV)/.development  ## check format, lint, types and the order of imports
 	$(VENV)/bin/ruff format --check .

@@ -309,8 +309,8 @@ def _require_all(seen: int, labels: Tensor) -> None:
 def _indicator(labels: Tensor, of_classes: Tensor) -> Tensor:
     """Return ones where a point is of a class and zeros, (draws, n, K), for a tensor (draws, K, …) of classes."""
     draws, classes = of_classes.shape[:2]
-    indicator = of_classes.new_zeros(len(labels), classes).scatter_(1, labels[:, None], 1.0)
-    return indicator.expand(draws, -1, -1)
+    indicator = labels[:, None] == torch.arange(classes, device=labels.device)
+    return indicator.to(of_classes.dtype).expand(draws, -1, -1)
 
 
 class WithinClassScatter:
