@@ -60,7 +60,7 @@ def main() -> None:
         features = torch.randn(points, width, generator=torch.Generator().manual_seed(0))
         for repeat in range(-1, options.repeats):
             for name, method in methods.items():
-                # The definition takes 16 s at p = 2,000, so it is measured once.
+                # The definition takes seconds at p = 2,000, so it is measured once.
                 if name == "covariance" and (width > 2000 or points > 1000 or (width == 2000 and repeat != 0)):
                     continue
                 clock = time.perf_counter()

@@ -39,10 +39,11 @@ def gpu() -> Iterator[torch.device]:
         pytest.skip("no NVIDIA GPU here that torch finds")
     device = choose_device("cuda")
     threads = torch.get_num_threads()
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     set_arithmetic(compose_config([]).compute, device)
     yield device
     torch.use_deterministic_algorithms(False)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
     torch.set_num_threads(threads)
 
 
@@ -63,6 +64,18 @@ def test_d_is_that_of_the_cpu(gpu: torch.device, dtype: torch.dtype, width: int)
         assert separation_fuzziness(features.to(gpu), where) == pytest.approx(expected, rel=1e-9)
     single = separation_fuzziness(features.to(gpu), labels, precision=torch.float32)
     assert single == pytest.approx(expected, rel=1e-4)
+
+
+def test_d_of_an_ill_conditioned_spectrum_is_that_of_the_cpu(gpu: torch.device) -> None:
+    """Condition of SS_b 1e8, an offset of 1e4, points that spread as the class means do."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(50, 3, generator=generator, dtype=torch.float64))[0].T
+    means = torch.diag(torch.tensor([1.0, 0.3, 1e-4], dtype=torch.float64)) @ directions
+    labels = torch.arange(400) % 4
+    spread = torch.randn(400, 3, generator=generator, dtype=torch.float64) @ means
+    features = torch.cat([means, means.new_zeros(1, 50)])[labels] + spread + 1e4
+    expected = separation_fuzziness(features, labels)
+    assert separation_fuzziness(features.to(gpu), labels) == pytest.approx(expected, rel=1e-9)
 
 
 def test_draws_are_measured_where_they_are(gpu: torch.device) -> None:
@@ -194,16 +207,17 @@ def test_non_deterministic_algorithms_are_refused_by_default(gpu: torch.device) 
 
 @pytest.mark.parametrize("name", ["fnn", "resnet_two_layer"])
 def test_the_estimate_of_memory_holds(gpu: torch.device, configure: Callable[..., Config], name: str) -> None:
-    """The peak of training is below the estimate, divided by the share of the memory that a population may use."""
+    """The peak of building and training is below the estimate over the share of memory that a population may use."""
     size = [] if name == "fnn" else ["dataset=fashion_mnist_32x32", "optimizer.learning_rate=1e-3"]
     config = configure("compute.device=cuda", f"architecture={name}", *size)
     job = prepare(config)
-    member = Member(job.network(), job.split("train"), config.optimizer, seed=0)
+    split = job.split("train")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(gpu)
     before = torch.cuda.memory_allocated(gpu)
+    member = Member(job.network(), split, config.optimizer, seed=0)
     Population([member], config.training).run_epoch()
-    assert torch.cuda.max_memory_allocated(gpu) - before < job.memory / MEMORY_SHARE + 256e6
+    assert torch.cuda.max_memory_allocated(gpu) - before < job.memory / MEMORY_SHARE + 64e6
 
 
 def test_populations_are_cut_to_the_memory(gpu: torch.device, configure: Callable[..., Config]) -> None:

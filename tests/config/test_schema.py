@@ -81,6 +81,7 @@ def test_every_config_file_composes_and_starts_with_a_comment(choice: str) -> No
         ("seed=???", "seed"),
         ("compute.threads=0", "compute.threads=0"),
         ("tracking.mode=loud", "choose one of offline, online, off"),
+        ("tracking.project=a/b", "tracking.project=a/b: must not contain /"),
     ],
 )
 def test_a_wrong_key_type_or_value_raises_a_one_line_error(override: str, pattern: str) -> None:

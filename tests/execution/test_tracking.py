@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from equisep.config import Config, ConfigError, Tracking, measure_id
+from equisep.config import Config, ConfigError, EquisepError, Tracking, measure_id
 from equisep.execution import mirror_store
 from equisep.measures import Epoch, fit_law
 from equisep.store import DamagedRun, Run, all_runs
@@ -118,3 +118,17 @@ def test_mirroring_needs_a_mode_and_reports_a_damaged_run_after_the_others(
         mirror_store(tmp_path, Tracking("offline", "equisep"))
     (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert first.id not in log.name
+
+
+def test_what_cannot_be_mirrored_is_an_error_of_the_mirror_and_a_warning_of_training(
+    configure: Callable[..., Config], tmp_path: Path
+) -> None:
+    (tmp_path / "wandb").write_text("a file where wandb's folder should be")
+    with pytest.warns(UserWarning, match="wandb stopped"):
+        outcome = run_one(configure("tracking=offline"))
+    assert outcome.state == "done"
+    with (
+        pytest.warns(UserWarning, match="wandb stopped"),
+        pytest.raises(EquisepError, match="0 of 1 runs are mirrored"),
+    ):
+        mirror_store(tmp_path, Tracking("offline", "equisep"))

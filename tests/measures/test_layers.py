@@ -142,3 +142,17 @@ def test_features_are_projected_on_principal_components_of_the_training_features
         assert value.fuzziness == pytest.approx(separation_fuzziness(expected, test.labels[:500]), rel=1e-5)
     with pytest.raises(ValueError, match="components=0"):
         measure_separation(network, train.inputs, train.labels, layers, components=0)
+
+
+def test_a_layer_without_a_row_per_image_is_refused() -> None:
+    class Halved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Identity()
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = self.first(inputs[::2])
+            return outputs
+
+    with pytest.raises(ValueError, match=r"layer 'first' has features of shape \(50, 4\) for 100 images"):
+        measure_separation(Halved(), torch.randn(200, 4), torch.arange(200) % 5, ["first"])

@@ -15,8 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import equisep
-from equisep.measures import as_class_labels, fuzziness_of_draws, separation as module, separation_fuzziness
-from equisep.measures.separation import ClassSums, PrincipalComponents, separation_of
+from equisep.measures import as_class_labels, fuzziness_of_draws, scatter as module, separation_fuzziness
+from equisep.measures.principal_components import PrincipalComponents
+from equisep.measures.scatter import ClassSums
+from equisep.measures.separation import separation_of
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -70,29 +72,37 @@ def test_d_equals_its_definition(case: tuple[np.ndarray, np.ndarray]) -> None:
     assert separation_fuzziness(features, labels) == pytest.approx(by_definition(features, labels), rel=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=seeds,
     exponent=st.floats(2.5, 5.5),
     spread=st.floats(-8, 3),
     offset=st.sampled_from([0.0, 1.0, 1e4]),
+    isotropic=st.booleans(),
 )
 def test_d_is_accurate_for_an_ill_conditioned_spectrum(
-    seed: int, exponent: float, spread: float, offset: float
+    seed: int, exponent: float, spread: float, offset: float, isotropic: bool
 ) -> None:
     """Condition of SS_b up to 1e11, spread within classes from 1e-8 to a thousand times the largest distance."""
-    features, labels = ill_conditioned(seed, exponent, spread, offset)
+    spread = spread if isotropic else max(spread, -3.0)
+    features, labels = ill_conditioned(seed, exponent, spread, offset, isotropic=isotropic)
     assert separation_fuzziness(features, labels) == pytest.approx(exact_fuzziness(features, labels), rel=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=seeds, exponent=st.floats(0, 4), relative_spread=st.floats(-3, 3), offset=st.sampled_from([0.0, 1e4]))
+@given(
+    seed=seeds,
+    exponent=st.floats(0, 4),
+    relative_spread=st.floats(-3, 3),
+    offset=st.sampled_from([0.0, 1e4]),
+    isotropic=st.booleans(),
+)
 def test_d_of_float32_features_is_as_accurate(
-    seed: int, exponent: float, relative_spread: float, offset: float
+    seed: int, exponent: float, relative_spread: float, offset: float, isotropic: bool
 ) -> None:
     """Condition up to 1e8, spread within classes from a thousandth of the distances, or what float32 resolves there."""
     spread = max(relative_spread, -1.0) if offset else relative_spread
-    features, labels = ill_conditioned(seed, exponent, spread, offset)
+    features, labels = ill_conditioned(seed, exponent, spread, offset, isotropic=isotropic)
     single = features.astype(np.float32)
     assume(condition(single.astype(float), labels) <= 2e8)
     assert separation_fuzziness(single, labels) == pytest.approx(
@@ -100,12 +110,17 @@ def test_d_of_float32_features_is_as_accurate(
     )
 
 
-def ill_conditioned(seed: int, exponent: float, spread: float, offset: float) -> tuple[np.ndarray, np.ndarray]:
-    """Four classes whose means have singular values 1, 0.3 and 10**-exponent, and a spread within of 10**spread."""
+def ill_conditioned(
+    seed: int, exponent: float, spread: float, offset: float, *, isotropic: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Four classes whose means have singular values 1, 0.3 and 10**-exponent, and a spread within of 10**spread.
+
+    isotropic: whether points spread alike in all directions, or as the means do, as in a trained layer.
+    """
     rng = np.random.default_rng(seed)
     means = np.diag([1.0, 0.3, 10.0**-exponent]) @ np.linalg.qr(rng.normal(size=(6, 3)))[0].T
     labels = np.repeat(np.arange(4), 6)
-    noise = rng.normal(size=(24, 6))
+    noise = rng.normal(size=(24, 6)) if isotropic else rng.normal(size=(24, 3)) @ means
     for label in range(4):
         noise[labels == label] -= noise[labels == label].mean(axis=0)
     return np.vstack([means, np.zeros(6)])[labels] + 10.0**spread * noise + offset, labels
@@ -177,10 +192,10 @@ def test_d_does_not_depend_on_the_batches_of_rows(seed: int, chunk: int) -> None
     sums = ClassSums(as_class_labels(labels, 40))
     for batch in features.split(chunk):
         sums.add(batch)
-    scatter = sums.scatter()
+    within = sums.scatter()
     for batch in features.split(chunk):
-        scatter.add(batch)
-    assert scatter.fuzziness().item() == pytest.approx(separation_fuzziness(features, labels), rel=1e-12)
+        within.add(batch)
+    assert within.fuzziness().item() == pytest.approx(separation_fuzziness(features, labels), rel=1e-12)
 
 
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,3 +386,60 @@ def test_features_may_have_any_real_type(dtype: torch.dtype) -> None:
 def test_an_unknown_precision_raises_an_error() -> None:
     with pytest.raises(ValueError, match=r"precision=torch.float16: choose one of torch.float64, torch.float32"):
         separation_fuzziness([[0.0], [1.0]], [0, 1], precision=torch.float16)
+
+
+def test_narrow_classes_beside_a_column_with_an_offset_are_measured_accurately() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 6)
+    features = rng.normal(size=(4, 6))[labels] + 1e-4 * rng.normal(size=(24, 6))
+    features[:, 0] = 1e4 + np.array([0, 1, 3, 2])[labels]
+    single = features.astype(np.float32)
+    assert separation_fuzziness(single, labels) == pytest.approx(
+        exact_fuzziness(single.astype(float), labels), rel=1e-9
+    )
+
+
+def test_memory_does_not_grow_with_points_times_classes() -> None:
+    """No intermediate tensor of 20,000 points of 1,000 classes is larger than an indicator of a part of them."""
+    features = torch.randn(20_000, 20, generator=torch.Generator().manual_seed(0))
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            tensors = (leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+            largest = max([largest, *(tensor.numel() for tensor in tensors)])
+            return result
+
+    with Watch():
+        separation_fuzziness(features, torch.arange(20_000) % 1000)
+    assert largest <= module.INDICATOR_VALUES
+
+
+def test_many_draws_are_measured_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = torch.randn(7, 60, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(60) % 3
+    expected = fuzziness_of_draws(draws, labels).tolist()
+    # Two draws at once.
+    monkeypatch.setattr(module, "CACHED_VALUES", 2 * 5 * module.LEAST_ROWS)
+    assert fuzziness_of_draws(draws, labels).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_constant_features_have_d_zero_in_float32_too() -> None:
+    labels = (torch.arange(60_000) >= 50_000).long()
+    assert separation_fuzziness(torch.full((60_000, 3), 0.1), labels, precision=torch.float32) == 0.0
+
+
+def test_batches_of_another_width_are_refused() -> None:
+    sums = ClassSums(torch.arange(20) % 2)
+    sums.add(torch.randn(10, 3))
+    with pytest.raises(ValueError, match="rows of 4 features after rows of 3"):
+        sums.add(torch.randn(10, 4))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta"])
+def test_tensors_without_values_are_refused(kind: str) -> None:
+    features = torch.eye(4).to_sparse() if kind == "sparse" else torch.eye(4, device="meta")
+    with pytest.raises(ValueError, match="features must be a dense tensor with values"):
+        separation_fuzziness(features, torch.arange(4) % 2)

@@ -280,6 +280,7 @@ class Tracking:
     """Mirror of each run in wandb."""
 
     MODES: ClassVar[tuple[str, ...]] = ("offline", "online", "off")
+    FORBIDDEN_IN_PROJECT: ClassVar[str] = "/\\#?%:"
     mode: str = MISSING
     """offline (files under RESULTS/wandb, to sync later), online (needs `wandb login`) or off."""
     project: str = MISSING
@@ -289,6 +290,8 @@ class Tracking:
 
     def __post_init__(self) -> None:
         require_one_of("tracking.mode", self.mode, self.MODES)
+        forbidden = sorted(set(self.project) & set(self.FORBIDDEN_IN_PROJECT))
+        require(not forbidden, "tracking.project", self.project, f"must not contain {' '.join(forbidden)}")
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from equisep.config import ConfigError, Measure, Tracking, measure_id, require
+from equisep.config import ConfigError, EquisepError, Measure, Tracking, measure_id, require
 from equisep.execution.layer_image import layer_image
 from equisep.measures import Epoch, LayerRecord, RobustnessResults, accuracy_areas
 from equisep.store import DamagedRun, Run, all_runs, robustness_to_json, run_title
@@ -41,14 +41,21 @@ class Mirror:
         folder = results.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         self.broken = False
+        self._run: Any = None
+        self._online = tracking.mode == "online"
         self._stored_run = run
         self._last = int(config["training"]["epochs"])
         self._first_measure = measure_id(Measure(**config["measure"]))
         self._measures: dict[str, dict[str, Any]] = {}
         self._robustness: dict[str, str] = {}
         opened = self._guard(lambda: self._open(config, tracking, folder))
-        if tracking.mode == "online":
-            opened.result()
+        if self._online:
+            try:
+                opened.result()
+            except BaseException:
+                self.broken = True
+                _thread().submit(self._abandon)
+                raise
         if not finished:
             self._log_state()
         # Every segment of a run's log repeats what is already recorded, so that it is complete up to its end.
@@ -63,7 +70,7 @@ class Mirror:
     def _open(self, config: Mapping[str, Any], tracking: Tracking, folder: Path) -> None:
         """Open the wandb run, in the thread that calls wandb."""
         wandb = _wandb()
-        online = tracking.mode == "online"
+        online = self._online
         try:
             self._run = wandb.init(
                 project=tracking.project,
@@ -86,9 +93,8 @@ class Mirror:
             )
         except wandb.errors.UsageError as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"tracking.mode=online: {reason}; run `wandb login` or set tracking.mode=offline"
-            ) from None
+            remedy = "; run `wandb login` or set tracking.mode=offline" if online else ""
+            raise ConfigError(f"tracking.mode={tracking.mode}: {reason}{remedy}") from None
         self._image = wandb.Image
         # A wandb run that is resumed online already has the epochs up to this one.
         self._logged_epochs = int(dict(self._run.summary).get("epoch", 0)) if self._run.resumed else 0
@@ -163,14 +169,18 @@ class Mirror:
             return
         try:
             act()
-        except ConfigError:
+        except BaseException as error:
             self.broken = True
-            raise
-        except Exception as error:
-            self.broken = True
+            if not isinstance(error, Exception) or (self._online and isinstance(error, ConfigError)):
+                raise
             reason = f"wandb stopped ({type(error).__name__}: {error})"
             remedy = "run `equisep mirror` to write the mirror again"
             warnings.warn(f"run {self._stored_run.id}: {reason}; {remedy}", stacklevel=2)
+
+    def _abandon(self) -> None:
+        """Close what was opened although nobody waits for it any more."""
+        if self._run:
+            self._run.finish(exit_code=1)
 
 
 @cache
@@ -203,6 +213,7 @@ def mirror_store(results: Path, tracking: Tracking, only: Run | None = None) -> 
     """
     require(tracking.mode != "off", "tracking.mode", tracking.mode, "nothing to mirror to; choose offline or online")
     runs, damaged = list(all_runs(results)) if only is None else [only], []
+    broken = 0
     console = Console(stderr=True)
     shown = track(runs, "mirroring", console=console, transient=True, disable=not console.is_terminal)
     for number, run in enumerate(shown):
@@ -215,8 +226,13 @@ def mirror_store(results: Path, tracking: Tracking, only: Run | None = None) -> 
             damaged.append(error)
             continue
         mirror.finish()
-        for segment in [] if mirror.broken else earlier:
+        if mirror.broken:
+            broken += 1
+            continue
+        for segment in earlier:
             shutil.rmtree(segment)
     if damaged:
-        raise DamagedRun(f"{damaged[0]} ({len(runs) - len(damaged)} of {len(runs)} runs are mirrored)")
+        raise DamagedRun(f"{damaged[0]} ({len(runs) - len(damaged) - broken} of {len(runs)} runs are mirrored)")
+    if broken:
+        raise EquisepError(f"wandb stopped: {len(runs) - broken} of {len(runs)} runs are mirrored")
     return len(runs)

@@ -4,7 +4,8 @@ from .records import (
     Epoch as Epoch, LayerRecord as LayerRecord, Measurement as Measurement, PerturbationResult as
     PerturbationResult, RobustnessResults as RobustnessResults, accuracy_areas as accuracy_areas,
 )
+from .scatter import NotFinite as NotFinite
 from .separation import (
-    NotFinite as NotFinite, Separation as Separation, as_class_labels as as_class_labels, fuzziness_of_draws as
+    Separation as Separation, as_class_labels as as_class_labels, fuzziness_of_draws as
     fuzziness_of_draws, separation_fuzziness as separation_fuzziness,
 )

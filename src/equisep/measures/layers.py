@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from equisep.measures.principal_components import PrincipalComponents
+from equisep.measures.scatter import ClassSums, Weighting
 from equisep.measures.separation import (
-    ClassSums,
-    PrincipalComponents,
     Separation,
-    Weighting,
     as_class_labels,
     as_feature_matrix,
+    separations_of,
     separations_of_classes,
 )
 
@@ -111,7 +111,7 @@ def measure_separation(
     for batch in projected():
         for name, features in batch.items():
             scatters[name].add(features)
-    return {name: scatter.separations()[0] for name, scatter in scatters.items()}
+    return {name: separations_of(scatter)[0] for name, scatter in scatters.items()}
 
 
 def _concatenated(batches: Iterable[dict[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -135,7 +135,11 @@ def _stacked(batches: Iterator[dict[str, Tensor]], points: int) -> Iterator[tupl
     for batch in itertools.chain([first], batches):
         for alike, stack in zip(groups.values(), stacks, strict=True):
             for features, name in zip(stack, alike, strict=True):
-                features[start : start + len(batch[name])] = batch[name]
+                rows, width = len(batch[INPUT]), features.shape[1]
+                if batch[name].shape != (rows, width):
+                    found = f"{tuple(batch[name].shape)} for {rows} images, not {(rows, width)}"
+                    raise ValueError(f"layer {name!r} has features of shape {found}")
+                features[start : start + rows] = batch[name]
         start += len(batch[INPUT])
     yield from zip(groups.values(), stacks, strict=True)
 
