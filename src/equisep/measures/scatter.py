@@ -21,6 +21,9 @@ DEVICE_VALUES = 1 << 24
 # Rows of a block, at least, and before draws are split; rows of which float32 products are summed in float64; values of
 # an indicator of classes (8 MiB).
 LEAST_ROWS, SINGLE_ROWS, INDICATOR_VALUES = 32, 1 << 12, 1 << 20
+# Centre of float32 features, relative to the largest distance of a class mean from it, from which it is subtracted: a
+# smaller one costs no digit.
+LARGE_OFFSET = 10.0
 
 
 class NotFinite(ValueError):
@@ -97,7 +100,7 @@ class ClassSums:
         if self.double:
             subtracted = means + centre
             rest = means - (subtracted - centre)
-        elif self.precision == torch.float64:
+        elif self.precision == torch.float64 and centre.abs().amax() > LARGE_OFFSET * means.abs().amax():
             subtracted, rest = centre, means
         else:
             subtracted, rest = None, means + centre

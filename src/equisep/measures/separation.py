@@ -11,7 +11,7 @@ means and projections, and O(pK) memory, on the device of the features.
 
 Products over the points are in float64 (ε = 2⁻⁵²), or in float32 where that is asked for. In float64 class means lose
 no digits to a common offset or a wide spread within classes, and the relative error of D is that of M's decomposition,
-a few ε·√cond(SS_b). Of float32 features a common centre is subtracted before the projection, and what is left of the
+a few ε·√cond(SS_b). Of float32 features a large common centre is subtracted before the projection, and the rest of the
 class means after it, which saves a fifth of the time and adds ε·(spread of class means) / (spread within classes).
 
 Source: He & Su, "A Law of Data Separation in Deep Learning", PNAS 120(36), 2023, equation 1.
