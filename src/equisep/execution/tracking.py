@@ -70,7 +70,6 @@ class Mirror:
     def _open(self, config: Mapping[str, Any], tracking: Tracking, folder: Path) -> None:
         """Open the wandb run, in the thread that calls wandb."""
         wandb = _wandb()
-        online = self._online
         try:
             self._run = wandb.init(
                 project=tracking.project,
@@ -80,8 +79,8 @@ class Mirror:
                 group=config["experiment"] or "single",
                 config=config,
                 dir=str(folder),
-                mode="online" if online else "offline",
-                resume="allow" if online else None,
+                mode=tracking.mode,
+                resume="allow" if self._online else None,
                 reinit="create_new",
                 settings=wandb.Settings(
                     silent=True,
@@ -93,7 +92,7 @@ class Mirror:
             )
         except wandb.errors.UsageError as error:
             reason = str(error).splitlines()[0]
-            remedy = "; run `wandb login` or set tracking.mode=offline" if online else ""
+            remedy = "; run `wandb login` or set tracking.mode=offline" if self._online else ""
             raise ConfigError(f"tracking.mode={tracking.mode}: {reason}{remedy}") from None
         self._image = wandb.Image
         # A wandb run that is resumed online already has the epochs up to this one.
@@ -209,7 +208,8 @@ def mirror_store(results: Path, tracking: Tracking, only: Run | None = None) -> 
     """Mirror every run of the store from its records, with progress on the console; return the number of runs.
 
     only: mirror this run alone. Offline segments of earlier mirrors are replaced. Raises ConfigError for
-    tracking=off, and DamagedRun, after all other runs are mirrored, for one that cannot be read.
+    tracking=off, and after all other runs are mirrored DamagedRun for one that cannot be read, or EquisepError where
+    wandb stopped.
     """
     require(tracking.mode != "off", "tracking.mode", tracking.mode, "nothing to mirror to; choose offline or online")
     runs, damaged = list(all_runs(results)) if only is None else [only], []

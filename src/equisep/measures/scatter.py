@@ -18,11 +18,14 @@ PRECISIONS = (torch.float64, torch.float32)
 # and of so many columns, so that their class means do too. Other devices take blocks of 128 MiB.
 CACHED_VALUES, CACHED_COLUMNS = 1 << 16, 1 << 11
 DEVICE_VALUES = 1 << 24
-# Rows of a block, at least, and before draws are split; rows of which float32 products are summed in float64; values of
-# an indicator of classes (8 MiB).
-LEAST_ROWS, SINGLE_ROWS, INDICATOR_VALUES = 32, 1 << 12, 1 << 20
-# Centre of float32 features, relative to the largest distance of a class mean from it, from which it is subtracted: a
-# smaller one costs no digit.
+# Draws share a block while it has at least so many rows.
+LEAST_ROWS = 32
+# Sums of float32 products over so many rows are added up in float64.
+SINGLE_ROWS = 1 << 12
+# Values of an indicator of classes, 8 MiB as float64.
+INDICATOR_VALUES = 1 << 20
+# The common centre of float32 features is subtracted where it is so many times the largest distance of a class mean
+# from it; a smaller one costs no digit.
 LARGE_OFFSET = 10.0
 
 
@@ -140,13 +143,13 @@ class WithinClassScatter:
         of_columns = [self.projection.mT, *([] if self.subtracted is None else [self.subtracted])]
         for part, labels in _parts(features, self.labels[self.seen :], classes, precision):
             projected = self.offsets.index_select(1, labels).neg_()
-            members = _indicator(labels, classes if of_classes else 0, precision).expand(len(part), -1, -1)
-            for values, (members_of_rows, sums), (directions, *subtracted) in _blocks(
-                part, precision, [members, projected], of_columns
-            ):
+            of_rows = [projected]
+            if of_classes:
+                of_rows.append(_indicator(labels, classes, precision).expand(len(part), -1, -1))
+            for values, (sums, *members), (directions, *subtracted) in _blocks(part, precision, of_rows, of_columns):
                 for means in subtracted:
-                    if of_classes:
-                        values.baddbmm_(members_of_rows, means, alpha=-1)
+                    if members:
+                        values.baddbmm_(members[0], means, alpha=-1)
                     else:
                         values.sub_(means)
                 sums.baddbmm_(values, directions.mT)
