@@ -18,7 +18,8 @@ import torch
 from benchmarks.steps import DEPTHS, STEPS_PER_EPOCH, floating_point_operations, gemm_rate, members_of
 from equisep.config import compose_config
 from equisep.data import load_data
-from equisep.training import NativeTraining, native
+from equisep.training import Kernels, NativeTraining
+from equisep.training.kernels import compile_command
 
 # In the order of the enumeration in native.cpp.
 OPERATIONS = {
@@ -53,7 +54,7 @@ def measure(depth: int) -> pd.Series:
     config = compose_config([f"architecture.depth={depth}", "optimizer=adam"])
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "native.so")
-        subprocess.run([*native.compile_command(), "-DPROFILE", "-o", str(library)], check=True)
+        subprocess.run([*compile_command(Kernels.FEED_FORWARD), "-DPROFILE", "-o", str(library)], check=True)
         kernels = ctypes.CDLL(str(library))
     kernels.operation_seconds.restype = ctypes.POINTER(ctypes.c_double * len(OPERATIONS))
     timers = kernels.operation_seconds().contents

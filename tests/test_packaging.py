@@ -24,7 +24,7 @@ from equisep.analysis.dashboards import build_workspace, serve_page
 from equisep.config import ConfigError, validation
 from equisep.execution import prepare
 from equisep.store import lock_in_use, machine
-from equisep.training import why_not_native
+from equisep.training import Kernels, why_not_native
 from tests.conftest import ROOT, Config, Ended
 
 LOCK = ROOT / "requirements"
@@ -171,7 +171,7 @@ def test_the_wheel_carries_conf_and_runs_from_another_folder(distributions: Path
     # A new environment has a setuptools of its own.
     assert state["machine"]["lock"].startswith(lock_in_use()[:12])
     # The source of the native kernels is in the wheel.
-    assert state["machine"]["engine"] == ("batched" if why_not_native() else "native")
+    assert state["machine"]["engine"] == ("batched" if why_not_native(Kernels.FEED_FORWARD) else "native")
     # Not that of the repository around the folder.
     assert state["machine"]["commit"] == f"equisep {equisep_package.__version__}"
     assert equisep("show", "last").stdout.splitlines()[-1].endswith("law.png")

@@ -27,14 +27,14 @@ from equisep.execution.progress import Observer
 from equisep.execution.train import Stopped, execute
 from equisep.execution.workers import Result, gpu_of_worker
 from equisep.store import HOW_TO_RESUME, DamagedRun, Outcome, Run, all_runs, status_table
-from equisep.training import why_not_native
+from equisep.training import Kernels, why_not_native
 from tests.conftest import Ended
 from tests.processes import Started, start
 
 Configure = Callable[..., Config]
 # Runs that train together in one program, as on a GPU.
 BATCHED = "compute.engine=batched"
-needs_native = pytest.mark.skipif(bool(why_not_native()), reason="no native engine")
+needs_native = pytest.mark.skipif(bool(why_not_native(Kernels.FEED_FORWARD)), reason="no native engine")
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -149,7 +149,7 @@ def test_a_run_is_the_same_alone_in_a_sweep_in_workers_and_after_an_interruption
 def test_without_native_kernels_runs_train_as_a_population_and_one_line_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("equisep.execution.train.why_not_native", lambda: "no C++ compiler (c++)")
+    monkeypatch.setattr("equisep.execution.train.why_not_native", lambda kernels: "no C++ compiler (c++)")
     text = StringIO()
     requests = requests_of(tmp_path, "seed=1", "seed=2", "seed=3 compute.engine=native")
     results = run_sweep(requests, max_members=10, processes=1, console=Console(file=text, width=200))
@@ -158,13 +158,13 @@ def test_without_native_kernels_runs_train_as_a_population_and_one_line_says_so(
     assert lines[0].startswith(
         "failed: seed=3 compute.engine=native: compute.engine=native: no C++ compiler (c++); inst"
     )
-    assert [line for line in lines if "as a population" in line] == lines[1:2]
+    assert [line for line in lines if "without the native engine" in line] == lines[1:2]
     assert set(load_runs(tmp_path)["engine"]) == {"batched"}
 
 
 def test_native_runs_are_units_of_their_own_and_the_longest_come_first(configure: Configure) -> None:
     jobs = jobs_of(configure, *(["seed=1", f"training.epochs={epochs}"] for epochs in (2, 4, 3)), ["seed=2"])
-    units = plan(jobs, max_members=10, processes=1, alone=lambda job: job.trains_natively)
+    units = plan(jobs, max_members=10, processes=1, alone=lambda job: job.native_kernels is not None)
     assert [[job.config.training.epochs for job in unit] for unit in units] == [[4], [3], [2], [2]]
 
 

@@ -79,7 +79,7 @@ def test_every_run_is_read_without_a_flaw(store: Path) -> None:
 def test_an_interrupted_population_is_resumed_from_its_checkpoint(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No compiler is needed for it."""
     for name in ("why_not_native", "kernels_id"):
-        monkeypatch.setattr(f"equisep.execution.train.{name}", lambda: pytest.fail("a compiler was looked for"))
+        monkeypatch.setattr(f"equisep.execution.train.{name}", lambda kernels: pytest.fail("a compiler was looked for"))
     outcomes = execute(interrupted(store))
     assert [(outcome.state, outcome.trained_epochs) for outcome in outcomes] == [("done", 3)] * 2
     expected = json.loads((ROOT / "tests/miniature_store/resumed.json").read_text())

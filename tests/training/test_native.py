@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import os
 import platform
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +18,14 @@ from equisep.config import Training, compose_config
 from equisep.config.schema import Phase
 from equisep.data import Data, Split, load_data
 from equisep.networks import FeedForwardNetwork
-from equisep.training import Member, NativeTraining, native, why_not_native
+from equisep.training import Kernels, Member, NativeTraining, why_not_native
+from equisep.training.kernels import compile_command
 from equisep.training.reference import ReferenceTraining
 from tests.data.test_dataset import DEVELOPMENT_DATA, needs_development_data
 from tests.training.test_engines import OPTIMIZERS, TEN_STEPS, as_double
 
-pytestmark = pytest.mark.skipif(bool(why_not_native()), reason=f"no native engine: {why_not_native()}")
+WHY_NOT = why_not_native(Kernels.FEED_FORWARD)
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"no native engine: {WHY_NOT}")
 
 
 def network_of(
@@ -175,95 +175,12 @@ def test_bits_do_not_depend_on_threads_or_on_what_was_trained_before(fashion: Da
         torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def uncached() -> Iterator[None]:
-    """Let the kernels be looked for anew, and restore what was found before."""
-    functions = (native.native_kernels, native.kernels_id, native.compile_command)
-    for function in functions:
-        function.cache_clear()
-    yield
-    for function in functions:
-        function.cache_clear()
-
-
-COMPILERS = {
-    "missing": (None, "is not a program"),
-    "fails": ("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'cannot find -lm' >&2\nexit 1\n", "cannot find -lm"),
-    "refuses": ("#!/bin/sh\nexit 1\n", "exit code 1"),
-    "no program": ("\x7fELF", "cannot be run"),
-}
-
-
-@pytest.mark.parametrize("kind", list(COMPILERS))
-def test_without_a_working_compiler_the_reason_is_one_line(
-    uncached: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
-) -> None:
-    script, reason = COMPILERS[kind]
-    compiler = tmp_path / "compiler"
-    if script:
-        compiler.write_text(script)
-        compiler.chmod(0o755)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CXX", f"{compiler} -m64")
-    with pytest.raises(native.NoNativeKernels, match=reason) as error:
-        native.native_kernels()
-    assert "\n" not in str(error.value)
-    assert not list(tmp_path.rglob("*.so"))
-    assert not list(tmp_path.rglob("*.part"))
-
-
-def test_kernels_are_compiled_once_and_again_if_cut_or_not_writable(
-    uncached: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (library,) = {Path(native.native_kernels()._name)}
-    compiled = []
-
-    def compile_nothing(command: object) -> bytes:
-        """Stand in for the compiler, which takes four seconds."""
-        compiled.append(command)
-        return library.read_bytes()
-
-    monkeypatch.setattr(native, "_compile", compile_nothing)
-
-    def found() -> Path:
-        native.native_kernels.cache_clear()
-        return Path(native.native_kernels()._name)
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first = found()
-    assert found() == first == tmp_path / "cache/equisep" / library.name
-    assert len(compiled) == 1
-    # The file that is loaded here must not change.
-    copy_of_it = tmp_path / "other/equisep" / first.name
-    copy_of_it.parent.mkdir(parents=True)
-    copy_of_it.write_bytes(first.read_bytes()[:4096])
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    found()
-    assert len(compiled) == 2
-    assert copy_of_it.read_bytes() == first.read_bytes()
-    # A file stands where the folder should be; a folder of others is not used.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(first))
-    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert found().parent == tmp_path / f"equisep-{os.getuid()}"
-    (tmp_path / f"equisep-{os.getuid()}").chmod(0o777)
-    found().unlink()
-    native.native_kernels.cache_clear()
-    with pytest.raises(native.NoNativeKernels, match="only this user can write to"):
-        native.native_kernels()
-
-
-def test_the_kernels_compile_without_warnings(tmp_path: Path) -> None:
-    command = [*native.compile_command(), "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are of x86")
 @pytest.mark.parametrize("option", ["-mno-avx512f", "-mno-avx"])
 def test_shorter_vectors_give_the_same(fashion: Data, tmp_path: Path, option: str) -> None:
     library = tmp_path / "native.so"
-    subprocess.run([*native.compile_command(), option, "-o", str(library)], check=True)
+    subprocess.run([*compile_command(Kernels.FEED_FORWARD), option, "-o", str(library)], check=True)
     kernels = ctypes.CDLL(str(library))
     split = as_double(fashion.train)
     for given in (split, fashion.train):

@@ -24,8 +24,9 @@ from equisep.data import DataUnavailable
 from equisep.execution import Job, choose_device, prepare
 from equisep.store import DamagedRun
 
-# Throughput of training relative to large matrix products, measured on 2 cores: 0.5 to 0.65 for the native engine, with
-# measuring 0.4; 0.3 to 0.5 for populations, 0.2 to 0.3 for convolutions with few channels.
+# Throughput of training relative to large matrix products, measured on 2 cores: by the native engine 0.5 to 0.65 for
+# feed-forward networks, with measuring 0.4, and 0.3 to 0.6 for convolutions; 0.3 to 0.5 for populations, 0.2 to 0.4 for
+# convolutions in plain modules.
 EFFICIENCY = {True: 0.4, False: 0.3}
 
 
@@ -94,7 +95,7 @@ def estimate(plans: Sequence[Plan], config: Config) -> str:
     rate = multiplication_rate(config) if jobs else 1.0
 
     def seconds_of(jobs: Iterable[Job]) -> float:
-        return sum(job.operations / EFFICIENCY[job.trains_natively] for job in jobs) / rate
+        return sum(job.operations / EFFICIENCY[job.native_kernels is not None] for job in jobs) / rate
 
     rows, counted = [], set()
     for plan in plans:

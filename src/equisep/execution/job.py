@@ -14,7 +14,6 @@ from equisep.config import (
     Config,
     ConfigError,
     Dataset,
-    FeedForward,
     architecture_from_plain,
     from_plain,
     identity_of_measure,
@@ -41,6 +40,7 @@ from equisep.networks import (
 )
 from equisep.robustness import Images, measure_robustness
 from equisep.store import ROBUSTNESS, DamagedRun, Outcome, Run, is_complete, missing_evaluations, outcome_of, run_title
+from equisep.training import Kernels, kernels_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +88,14 @@ class Job:
         return gains_from_batching(self.outline)
 
     @property
-    def trains_natively(self) -> bool:
-        """Whether the native engine trains this run, by itself, where its kernels can be compiled."""
-        on_cpu = self.device.type == "cpu" and self.config.compute.engine != "batched"
-        return on_cpu and isinstance(self.config.architecture, FeedForward)
+    def native_kernels(self) -> Kernels | None:
+        """The kernels that train this run by itself on one core, where they can be compiled; None if there are none."""
+        compute, kernels = self.config.compute, _kernels_of(self.outline)
+        if self.device.type != "cpu" or compute.engine == "batched":
+            return None
+        # The plain module is faster with several threads; the kernels of small feed-forward networks are not outdone.
+        outdone = compute.engine == "auto" and compute.threads > 1 and kernels is Kernels.CONVOLUTIONS
+        return None if outdone else kernels
 
     @property
     def population_key(self) -> str:
@@ -267,8 +271,8 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
         job = replace(job, config=replace(config, training=training))
     _check_network(job)
     _check_batches(job)
-    remedy = f"trains feed-forward networks on a CPU, not family={config.architecture.family} on {job.device}"
-    possible = config.compute.engine != "native" or job.trains_natively
+    remedy = f"has no kernels for family={config.architecture.family} on {job.device}"
+    possible = config.compute.engine != "native" or job.native_kernels is not None
     require(possible, "compute.engine", "native", f"{remedy}; set auto")
     if config.robustness is not None:
         whole = config.measure.components is None
@@ -329,6 +333,11 @@ def _as_key(part: Any) -> str:
 @lru_cache(maxsize=256)
 def _outline(architecture: str, input_shape: tuple[int, ...], classes: int) -> Network:
     return outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes)
+
+
+@lru_cache(maxsize=256)
+def _kernels_of(outline: Network) -> Kernels | None:
+    return kernels_of(outline)
 
 
 @lru_cache(maxsize=1)

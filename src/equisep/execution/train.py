@@ -19,16 +19,17 @@ from equisep.execution.job import Job, evaluate_missing, prepare, split_into_pop
 from equisep.execution.progress import Observer, announced
 from equisep.execution.tracking import Mirror
 from equisep.measures import Epoch, NotFinite
-from equisep.store import DamagedRun, InUse, Outcome, Run, machine_facts, run_title
+from equisep.store import DamagedRun, InUse, Outcome, machine_facts, run_title
 from equisep.training import (
     Member,
-    NativeTraining,
     Population,
     Trainer,
     can_compile,
     engine_of,
     has_kernels,
     kernels_id,
+    kernels_of,
+    native_trainer,
     why_not_native,
 )
 
@@ -132,7 +133,7 @@ def _train(jobs: Sequence[Job], observer: Observer, *, resumed: bool) -> int:
     """Train a population to the end, from its checkpoint or from the start; return the number of epochs trained."""
     leader, training, compute = jobs[0].run, jobs[0].config.training, jobs[0].config.compute
     ids = [job.run.id for job in jobs]
-    checkpoint = _load_checkpoint(leader, ids, jobs[0].device, observer) if resumed else None
+    checkpoint = _load_checkpoint(jobs[0], ids, observer) if resumed else None
     engine = checkpoint["engine"] if checkpoint else _choose_engine(jobs, observer)
     if checkpoint and (settings := _settings_kept(engine, compute)):
         observer.say(f"resumed as started, with {settings}")
@@ -251,7 +252,7 @@ def _build_trainer(jobs: Sequence[Job], engine: Mapping[str, Any]) -> tuple[list
     ]
     training = jobs[0].config.training
     if native:
-        return jobs, NativeTraining(members, training)
+        return jobs, native_trainer(members, training)
     return jobs, Population(members, training, compiled=engine["compiled"])
 
 
@@ -265,27 +266,27 @@ def _settings_kept(engine: Mapping[str, Any], compute: Compute) -> str:
 
 def is_native(job: Job, observer: Observer) -> bool:
     """Return whether the native engine trains a new run; raises ConfigError if it is requested and impossible here."""
-    if not job.trains_natively:
+    if job.native_kernels is None:
         return False
     with announced(observer, "compiling the native kernels"):
-        problem = why_not_native()
+        problem = why_not_native(job.native_kernels)
     if problem and job.config.compute.engine == "native":
         raise ConfigError(f"compute.engine=native: {problem}; install g++ or set compute.engine=auto")
     return not problem
 
 
-def _load_checkpoint(
-    leader: Run, members: list[str], device: torch.device, observer: Observer
-) -> dict[str, Any] | None:
+def _load_checkpoint(job: Job, members: list[str], observer: Observer) -> dict[str, Any] | None:
     """Return the checkpoint of a population; raises if it is another population's or cannot be resumed here."""
-    checkpoint = leader.load_checkpoint(device, observer.say)
+    leader, kernels = job.run, kernels_of(job.outline)
+    checkpoint = leader.load_checkpoint(job.device, observer.say)
     if checkpoint and checkpoint["members"] != members:
         raise DamagedRun(f"{leader.path}/checkpoint.pt is another population's: remove it to train from the start")
-    if checkpoint and checkpoint["engine"].get("engine") == "native" and (problem := why_not_native()):
-        raise ConfigError(f"run {leader.id} was started by the native engine: {problem}; install g++ to resume it")
-    if checkpoint and "kernels" in checkpoint["engine"] and checkpoint["engine"]["kernels"] != kernels_id():
-        observer.say(f"run {leader.id}: the compiler or processor is not that of its start; its bits may differ")
-    if checkpoint and checkpoint["engine"]["compiled"] and not can_compile(device):
+    if checkpoint and kernels and checkpoint["engine"].get("engine") == "native":
+        if problem := why_not_native(kernels):
+            raise ConfigError(f"run {leader.id} was started by the native engine: {problem}; install g++ to resume it")
+        if checkpoint["engine"]["kernels"] != kernels_id(kernels):
+            observer.say(f"run {leader.id}: the compiler or processor is not that of its start; its bits may differ")
+    if checkpoint and checkpoint["engine"]["compiled"] and not can_compile(job.device):
         raise ConfigError(f"run {leader.id} uses compiled kernels; install g++ and Python's headers to resume it")
     return checkpoint
 
@@ -293,10 +294,11 @@ def _load_checkpoint(
 def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
     """Return the engine of new runs; it is stored with them, since bits depend on it."""
     settings = {name: getattr(jobs[0].config.compute, name) for name in ENGINE}
-    if is_native(jobs[0], observer):
-        return {"engine": "native", "kernels": kernels_id(), "compiled": False} | settings
-    if jobs[0].trains_natively:
-        observer.say(f"{why_not_native()}: training feed-forward networks as a population, at about half the speed")
+    kernels = jobs[0].native_kernels
+    if kernels and is_native(jobs[0], observer):
+        return {"engine": "native", "kernels": kernels_id(kernels), "compiled": False} | settings
+    if kernels:
+        observer.say(f"{why_not_native(kernels)}: training without the native engine, at about half the speed")
     compute, device, outline = jobs[0].config.compute, jobs[0].device, jobs[0].outline
     batches = -(-len(jobs[0].data.train.labels) // jobs[0].config.training.batch_size)
     pays = jobs[0].config.training.epochs * batches * len(outline.layers) * len(jobs) >= MIN_LAYER_STEPS_TO_COMPILE

@@ -1,6 +1,7 @@
 from .engine import can_compile as can_compile
 from .feed_forward import has_kernels as has_kernels
-from .native import kernels_id as kernels_id, NativeTraining as NativeTraining, NoNativeKernels as NoNativeKernels
-from .native import native_kernels as native_kernels, why_not_native as why_not_native
+from .kernels import Kernels as Kernels, kernels_id as kernels_id, why_not_native as why_not_native
+from .native import NativeTraining as NativeTraining
 from .population import Population as Population, engine_of as engine_of
 from .schedule import Member as Member, Trainer as Trainer
+from .trainers import kernels_of as kernels_of, native_trainer as native_trainer

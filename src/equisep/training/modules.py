@@ -66,14 +66,20 @@ class ConvolutionalProgram(Program):
         losses, correct = [], []
         for index, network in enumerate(self.networks):
             network.train()
-            logits = network(inputs[index])
+            logits = self.logits(index, inputs[index])
             loss = cross_entropy(logits, labels[index])
-            derivatives = torch.autograd.grad(loss, list(network.parameters()))
+            parameters = list(network.parameters())
+            # A bias before normalisation has no effect: an engine may leave it out.
+            derivatives = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             for gradient, derivative in zip(self.gradients, derivatives, strict=True):
                 gradient[index] = derivative
             losses.append(loss.detach())
             correct.append((logits.detach().argmax(dim=1) == labels[index]).sum())
         return torch.stack(losses), torch.stack(correct)
+
+    def logits(self, index: int, images: Tensor) -> Tensor:
+        """Return the (b, classes) logits of a network for (b, channels, height, width) images, in training mode."""
+        return cast(Tensor, self.networks[index](images))
 
     def module(self, index: int) -> nn.Module:
         """See :meth:`Program.module`."""

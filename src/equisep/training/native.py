@@ -1,154 +1,17 @@
 """Engine for one feed-forward network on one core of a CPU: a whole epoch is one call of native.cpp.
 
-The kernels are compiled once, by the machine's C++ compiler, and kept in the user's cache folder. Where this is
-impossible, the programs for populations train such networks too. A network's result depends on nothing but its own
-configuration, the machine and the compiler: not on threads, nor on what else is trained.
+Where its kernels cannot be compiled, the programs for populations train such networks too. A network's result depends
+on nothing but its own configuration, the machine and the compiler: not on threads, nor on what else is trained.
 """
 
 import ctypes
-import hashlib
-import os
-import platform
-import shlex
-import shutil
-import stat
-import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from equisep.files import write_atomically
+from equisep.training.kernels import Kernels, load_kernels
 from equisep.training.schedule import Trainer
-
-SOURCE = Path(__file__).with_name("native.cpp")
-# Sums may be reassociated, so that they are vectorised; NaN and infinity keep their meaning.
-FLAGS = (
-    *("-std=c++17", "-march=native", "-fPIC", "-shared"),
-    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
-)
-# g++ takes ten seconds for -O3, which is not faster; clang's -O2 leaves the sums of a product in memory.
-OPTIMISATION = {"g++": ("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"), "clang": ("-O3",)}
-COMPILE_TIMEOUT_S = 120.0
-
-
-class NoNativeKernels(RuntimeError):
-    """The kernels cannot be compiled or loaded here; the message is the reason."""
-
-
-@cache
-def why_not_native() -> str:
-    """Return why the kernels cannot be compiled or loaded on this machine, '' if they can."""
-    try:
-        native_kernels()
-    except NoNativeKernels as error:
-        return str(error)
-    return ""
-
-
-@cache
-def native_kernels() -> ctypes.CDLL:
-    """Return the compiled kernels, compiling them if this machine has not done so before; raises NoNativeKernels."""
-    command = compile_command()
-    reason = ""
-    for folder in _cache_folders():
-        try:
-            library = _find_library(folder) or _store_library(folder, _compile(command))
-            return ctypes.CDLL(str(library))
-        except OSError as error:
-            reason = str(error)
-    raise NoNativeKernels(f"the compiled kernels cannot be kept or loaded ({reason})")
-
-
-@cache
-def kernels_id() -> str:
-    """Return 16 hex digits of what the kernels' results depend on: source, command, compiler and processor."""
-    parts = [SOURCE.read_text(), *compile_command(), _output([*_compiler(), "--version"]), _processor()]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-@cache
-def compile_command() -> tuple[str, ...]:
-    """Return the command that compiles the kernels, without the name of the library; raises NoNativeKernels."""
-    kind = "clang" if "clang" in _output([*_compiler(), "--version"]) else "g++"
-    return (*_compiler(), *OPTIMISATION[kind], *FLAGS, str(SOURCE))
-
-
-def _compiler() -> list[str]:
-    """Return the compiler and its own options; raises NoNativeKernels."""
-    name, *options = shlex.split(os.environ.get("CXX") or "c++")
-    program = shutil.which(name)
-    if program is None:
-        raise NoNativeKernels(f"no C++ compiler ({name} is not a program)")
-    return [program, *options]
-
-
-def _compile(command: Sequence[str]) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder, "native.so")
-        _output([*command, "-o", str(library)])
-        return library.read_bytes()
-
-
-def _output(command: Sequence[str]) -> str:
-    """Return what a command of the compiler prints; raises NoNativeKernels."""
-    try:
-        ended = subprocess.run(
-            command, check=False, capture_output=True, text=True, errors="replace", timeout=COMPILE_TIMEOUT_S
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NoNativeKernels(f"the C++ compiler {command[0]} cannot be run ({error})") from None
-    if ended.returncode:
-        reason = next(iter(ended.stderr.strip().splitlines()), f"exit code {ended.returncode}")
-        raise NoNativeKernels(f"{command[0]} cannot compile the kernels ({reason})")
-    return ended.stdout
-
-
-def _cache_folders() -> Iterator[Path]:
-    """Yield the user's cache folder, and one that exists where there is no home or it is read-only."""
-    with suppress(RuntimeError):
-        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equisep"
-    with suppress(FileNotFoundError):
-        yield Path(tempfile.gettempdir()) / f"equisep-{os.getuid()}"
-
-
-def _find_library(folder: Path) -> Path | None:
-    """Return the library of this compiler and processor in a folder, None if there is none that is whole."""
-    for path in folder.glob(f"native-{kernels_id()}-*.so"):
-        if path.name == _name_of(path.read_bytes()):
-            return path
-    return None
-
-
-def _store_library(folder: Path, content: bytes) -> Path:
-    """Write a library, as other processes may at the same time; raises OSError."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
-        raise OSError(f"{folder} is not a folder that only this user can write to")
-    library = folder / _name_of(content)
-    write_atomically(library, content)
-    return library
-
-
-def _name_of(content: bytes) -> str:
-    """Return the name of a library, by which one that was cut or changed is recognised."""
-    return f"native-{kernels_id()}-{hashlib.sha256(content).hexdigest()[:16]}.so"
-
-
-def _processor() -> str:
-    """Return what -march=native depends on: machines with one home folder may differ in it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine() + platform.processor()
-    names = ("model name", "flags", "Features", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.startswith(names)}))
 
 
 class _Parameter(ctypes.Structure):
@@ -189,8 +52,8 @@ class NativeTraining(Trainer):
     engine = "native"
 
     def __init__(self, *arguments: Any, kernels: ctypes.CDLL | None = None) -> None:
-        """kernels: None for :func:`native_kernels`, which raises NoNativeKernels."""
-        self._kernels = kernels or native_kernels()
+        """kernels: None for those that :func:`load_kernels` compiles, which raises NoNativeKernels."""
+        self._kernels = kernels or load_kernels(Kernels.FEED_FORWARD)
         super().__init__(*arguments)
 
     def _set_up(self) -> None:

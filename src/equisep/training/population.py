@@ -43,7 +43,7 @@ class Population(Trainer):
         super().__init__(members, training)
 
     def _set_up(self) -> None:
-        self.program = build_program([member.network for member in self.members], compiled=self.compiled)
+        self.program = self._build_program([member.network for member in self.members])
         self.engine = self.program.name
         self.optimizers = _build_optimizers(self.program, [member.optimizer for member in self.members])
         self.parameter_layers = _parameter_layers(self.members[0].network) if self.training.phases else []
@@ -52,6 +52,9 @@ class Population(Trainer):
         self.labels = torch.stack([split.labels for split in splits])
         which = [splits.index(member.split) for member in self.members]
         self.which_split = torch.tensor(which, device=self.labels.device)[:, None]
+
+    def _build_program(self, networks: Sequence[nn.Module]) -> Program:
+        return build_program(networks, compiled=self.compiled)
 
     def _train(self, order: Tensor, factor: float, trained: range | None) -> tuple[list[float], list[int]]:
         self._freeze_layers(trained)
