@@ -69,6 +69,7 @@ kills: $(VENV)/.development  ## kill a sweep at fifty random moments and compare
 
 bench: $(VENV)/.runtime  ## measure speed on this machine: training steps, their operations, D; results/bench/
 	$(RUN) -m benchmarks.steps
+	$(RUN) -m benchmarks.convolutions
 	$(RUN) -m benchmarks.operations
 	$(RUN) -m benchmarks.fuzziness
 

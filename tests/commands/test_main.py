@@ -215,9 +215,6 @@ MISTAKES = {
     "measure.epochs=[7] training=smoke": "measure.epochs=[7]: choose from the epochs [0, 2]",
     "compute.device=gpu": "compute.device=gpu: no such device; choose one of auto, cpu, cuda",
     "compute.engine=fast": "compute.engine=fast: choose one of auto, native, batched",
-    "compute.engine=native architecture=resnet_two_layer optimizer.learning_rate=1e-3 training=smoke": (
-        "compute.engine=native: trains feed-forward networks on a CPU, not family=resnet on cpu; set auto"
-    ),
     "compute.checkpoint_seconds=-1": "compute.checkpoint_seconds=-1.0: must be at least 0",
     "compute.threads=0": "compute.threads=0: must be at least 1",
     "tracking=of": "tracking=of: no such option; did you mean off?",

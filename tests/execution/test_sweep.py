@@ -146,6 +146,37 @@ def test_a_run_is_the_same_alone_in_a_sweep_in_workers_and_after_an_interruption
     assert engines.to_dict() == {"batched": 2, "native": 2}
 
 
+@needs_native
+def test_a_convolutional_run_is_native_where_it_has_one_core_and_the_same_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = "architecture=resnet_two_layer optimizer.learning_rate=1e-3 dataset.per_class=20"
+    requests = requests_of(tmp_path / "whole", *(f"{small} compute.{field}" for field in ("threads=1", "threads=2")))
+    requests += requests_of(tmp_path / "whole", f"{small} compute.engine=batched seed=2")
+    assert [prepare(request.config).native_kernels for request in requests if isinstance(request.config, Config)] == [
+        Kernels.CONVOLUTIONS,
+        None,
+        None,
+    ]
+    (native,) = map(facts_of, run_sweep(requests[:1], max_members=10, processes=1, console=Console(quiet=True)))
+    (request,) = requests_of(tmp_path / "interrupted", f"{small} compute.threads=1")
+    assert isinstance(request.config, Config)
+    with pytest.raises(Stopped):
+        execute([request.config], StopAfter(1))
+    # A run is finished by the engine that started it.
+    execute([replace(request.config, compute=replace(request.config.compute, engine="batched"))])
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "interrupted")
+    assert set(load_runs(tmp_path / "interrupted")["engine"]) == {"native"}
+    (module,) = requests_of(tmp_path / "module", f"{small} compute.engine=batched")
+    (plain,) = map(facts_of, run_sweep([module], max_members=10, processes=1, console=Console(quiet=True)))
+    assert plain["r"] == pytest.approx(native["r"], abs=1e-3)
+    assert set(load_runs(tmp_path / "module")["engine"]) == {"autograd"}
+    monkeypatch.setattr("equisep.execution.train.why_not_native", lambda kernels: "no C++ compiler (c++)")
+    (module,) = requests_of(tmp_path / "other", small)
+    run_sweep([module], max_members=10, processes=1, console=Console(quiet=True))
+    assert files_of(tmp_path / "other") == files_of(tmp_path / "module")
+
+
 def test_without_native_kernels_runs_train_as_a_population_and_one_line_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
