@@ -26,7 +26,7 @@ struct Tap {
 // Products of features and weights that are summed up in one go, so that the features stay in the first-level cache.
 constexpr int64_t TILE_DEPTH = 128;
 // Output and input channels, and values of each, whose products the gradient of the weights sums up in one go.
-constexpr int64_t GRADIENT_BLOCK = 8, GRADIENT_VALUES = 256;
+constexpr int64_t GRADIENT_BLOCK = 8, GRADIENT_VALUES = 512;
 // Values that are summed up in their own precision before they are added to a sum in double.
 constexpr int64_t SUM_LENGTH = 4096;
 
@@ -109,8 +109,9 @@ template <class T> void convolve(const Convolution &shape, const T *x, const T *
         // The last vectors overlap the ones before, rather than reach beyond the last image.
         const int64_t first = std::max<int64_t>(0, std::min(image, shape.images - vectors * lanes));
         const bool few = shape.images < vectors * lanes;
-        for (int64_t channel = 0; channel < shape.inputs; channel += part)
-            for (int64_t i = 0; i < shape.height; i++)
+        // A row of the result stays in the second-level cache until all input channels have been added.
+        for (int64_t i = 0; i < shape.height; i++)
+            for (int64_t channel = 0; channel < shape.inputs; channel += part)
                 for (int64_t j = 0; j < shape.width; j++) {
                     taps.clear();
                     for (int64_t a = std::max<int64_t>(0, half - i); a < std::min(shape.kernel, shape.height + half - i); a++)
@@ -195,13 +196,14 @@ template <class T> void differentiate_weights(const Convolution &shape, const T 
     constexpr int64_t block = GRADIENT_BLOCK;
     const int64_t plane = shape.plane(), kernel = shape.kernel, half = kernel / 2, width = shape.width;
     const int64_t step = std::max<int64_t>(1, GRADIENT_VALUES / shape.images);
-    std::vector<typename Vector<T>::type> sums(kernel * block * block);
+    // A block's sums of all positions of the kernel, so that its planes are read once.
+    std::vector<typename Vector<T>::type> sums(kernel * kernel * block * block);
     for (int64_t o = 0; o < shape.outputs; o += block)
-        for (int64_t c = 0; c < shape.inputs; c += block)
-            for (int64_t a = 0; a < kernel; a++) {
-                const int64_t rows = std::min(block, shape.outputs - o), columns = std::min(block, shape.inputs - c);
-                std::fill(sums.begin(), sums.end(), typename Vector<T>::type{});
-                for (int64_t i = std::max<int64_t>(0, half - a); i < std::min(shape.height, shape.height + half - a); i++)
+        for (int64_t c = 0; c < shape.inputs; c += block) {
+            const int64_t rows = std::min(block, shape.outputs - o), columns = std::min(block, shape.inputs - c);
+            std::fill(sums.begin(), sums.end(), typename Vector<T>::type{});
+            for (int64_t i = 0; i < shape.height; i++)
+                for (int64_t a = std::max<int64_t>(0, half - i); a < std::min(kernel, shape.height + half - i); a++)
                     for (int64_t start = 0; start < width; start += step)
                         for (int64_t b = 0; b < kernel; b++) {
                             const int64_t j = std::max(start, half - b);
@@ -210,17 +212,17 @@ template <class T> void differentiate_weights(const Convolution &shape, const T 
                             const T *derivative = dy + o * plane + (i * width + j) * shape.images;
                             const T *features = x + c * plane + ((i + a - half) * width + j + b - half) * shape.images;
                             gradient_block(rows, columns, derivative, features, plane, (end - j) * shape.images,
-                                           &sums[b * block * block]);
+                                           &sums[(a * kernel + b) * block * block]);
                         }
-                for (int64_t b = 0; b < kernel; b++)
-                    for (int64_t i = 0; i < rows; i++)
-                        for (int64_t j = 0; j < columns; j++) {
-                            const typename Vector<T>::type lanes = sums[(b * block + i) * block + j];
-                            T sum = 0;
-                            for (int64_t lane = 0; lane < Vector<T>::lanes; lane++) sum += lanes[lane];
-                            dw[(((o + i) * shape.inputs + c + j) * kernel + a) * kernel + b] = sum;
-                        }
-            }
+            for (int64_t position = 0; position < kernel * kernel; position++)
+                for (int64_t i = 0; i < rows; i++)
+                    for (int64_t j = 0; j < columns; j++) {
+                        const typename Vector<T>::type lanes = sums[(position * block + i) * block + j];
+                        T sum = 0;
+                        for (int64_t lane = 0; lane < Vector<T>::lanes; lane++) sum += lanes[lane];
+                        dw[((o + i) * shape.inputs + c + j) * kernel * kernel + position] = sum;
+                    }
+        }
 }
 
 // Sum of term(i) for i < length, in blocks.
