@@ -28,12 +28,17 @@ WHY_NOT = why_not_native(Kernels.FEED_FORWARD)
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"no native engine: {WHY_NOT}")
 
 
+NORMALISATIONS = {"none": (False, False), "batch": (True, False), "layer": (False, True)}
+
+
 def network_of(
-    split: Split, widths: list[int], *, batch_norm: bool = True, relu: bool = True, classes: int = 10
+    split: Split, widths: list[int], *, norm: str = "batch", relu: bool = True, classes: int = 10
 ) -> FeedForwardNetwork:
     torch.manual_seed(3)
+    batch_norm, layer_norm = NORMALISATIONS[norm]
     inputs = split.inputs[0].numel()
-    return FeedForwardNetwork(inputs, classes, widths, batch_norm=batch_norm, relu=relu).to(split.inputs.dtype)
+    network = FeedForwardNetwork(inputs, classes, widths, batch_norm=batch_norm, layer_norm=layer_norm, relu=relu)
+    return network.to(split.inputs.dtype)
 
 
 def pair(
@@ -55,28 +60,36 @@ def assert_same(trained: NativeTraining, plain: ReferenceTraining, epochs: int =
         assert error <= 1e-8 * max(float(value.double().norm()), 1e-6), name
 
 
+# One channel alone has no layer normalisation, and two have outputs of one size only.
+SHAPES = [(norm, widths) for norm in ("batch", "layer") for widths in ([100] * 3, [100] * 7, [100] * 19, [257])]
+
+
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-@pytest.mark.parametrize("widths", [[100] * 3, [100] * 7, [100] * 19, [30, 1, 17, 300], [257]], ids=str)
-def test_every_tensor_agrees_after_ten_steps_in_float64(fashion: Data, widths: list[int], optimizer: str) -> None:
+@pytest.mark.parametrize(
+    ("norm", "widths"), [*SHAPES, ("batch", [30, 1, 17, 300]), ("layer", [30, 7, 17, 300])], ids=str
+)
+def test_every_tensor_agrees_after_ten_steps_in_float64(
+    fashion: Data, norm: str, widths: list[int], optimizer: str
+) -> None:
     split = as_double(fashion.train)
     # 500 images are four batches of 116 and one of 36 per epoch.
     half = Split(split.inputs[::2], split.labels[::2])
-    assert_same(*pair(network_of(half, widths), half, TEN_STEPS, optimizer))
+    assert_same(*pair(network_of(half, widths, norm=norm), half, TEN_STEPS, optimizer))
 
 
 @pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("norm", list(NORMALISATIONS))
 @pytest.mark.parametrize("batch_size", [3, 10, 18, 5000])
-def test_any_batch_size_with_and_without_normalisation_and_rectifier(
-    fashion: Data, batch_norm: bool, relu: bool, batch_size: int
+def test_any_batch_size_with_each_normalisation_and_rectifier(
+    fashion: Data, norm: str, relu: bool, batch_size: int
 ) -> None:
     """Of 100 images the last batch has one, as many as the others, or 10; 5,000 are more than there are."""
     split = as_double(fashion.train)
     # One image has no variance: with batch normalisation such a batch size is refused.
-    images = 99 if batch_norm and batch_size == 3 else 100
+    images = 99 if norm == "batch" and batch_size == 3 else 100
     split = Split(split.inputs[:images], split.labels[:images])
     training = replace(TEN_STEPS, batch_size=batch_size)
-    network = network_of(split, [40, 20], batch_norm=batch_norm, relu=relu)
+    network = network_of(split, [40, 20], norm=norm, relu=relu)
     assert_same(*pair(network, split, training, "momentum"), epochs=1)
 
 
@@ -95,13 +108,16 @@ def test_images_of_other_sizes_and_with_colours(dataset: str) -> None:
 
 
 @pytest.mark.parametrize("frozen_decay", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "layer"])
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-def test_frozen_layers_learn_nothing_and_decay_if_asked_to(fashion: Data, optimizer: str, frozen_decay: bool) -> None:
+def test_frozen_layers_learn_nothing_and_decay_if_asked_to(
+    fashion: Data, optimizer: str, frozen_decay: bool, norm: str
+) -> None:
     """Against torch.optim with gradients of None, or zeros, in the layers outside the phase."""
     split = as_double(fashion.train)
     phases = [Phase(start=0, first=1, last=2), Phase(start=1, first=3, last=3), Phase(start=2, first=4, last=4)]
     training = replace(TEN_STEPS, epochs=3, phases=phases, frozen_decay=frozen_decay)
-    network = network_of(split, [30, 30, 30])
+    network = network_of(split, [30, 30, 30], norm=norm)
     trained, plain = pair(network, split, training, optimizer)
     layers = plain.network.parameter_layers()  # type: ignore[operator]
     for phase in phases:
@@ -116,19 +132,17 @@ def test_frozen_layers_learn_nothing_and_decay_if_asked_to(fashion: Data, optimi
         hook.remove()
 
 
-@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("rate", [1e3, 1e8, 1e25])
-def test_a_network_diverges_in_the_epoch_in_which_the_plain_module_does(
-    fashion: Data, batch_norm: bool, rate: float
-) -> None:
-    network = network_of(fashion.train, [30] * 5, batch_norm=batch_norm)
+def test_a_network_diverges_in_the_epoch_in_which_the_plain_module_does(fashion: Data, norm: str, rate: float) -> None:
+    network = network_of(fashion.train, [30] * 5, norm=norm)
     training = replace(TEN_STEPS, epochs=4, milestones=[])
     optimizer = replace(OPTIMIZERS["sgd"], learning_rate=rate)
     plain = ReferenceTraining(copy.deepcopy(network), fashion.train, optimizer, training, 5)
     trained = NativeTraining([Member(network, fashion.train, optimizer, 5)], training)
     expected = [np.isfinite(plain.run_epoch()) for _ in range(4)]
     assert [not trained.run_epoch()[0].diverged for _ in range(4)] == expected
-    assert batch_norm or not all(expected)
+    assert norm == "batch" or not all(expected)
 
 
 def test_numbers_that_are_not_finite_are_not_swallowed(fashion: Data) -> None:

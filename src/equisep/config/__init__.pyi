@@ -6,6 +6,9 @@ from .compose import (
     compose_config as compose_config, compose_sweep as compose_sweep, format_config_error as format_config_error, register as register, sweep_grid as sweep_grid, validate_config as
     validate_config,
 )
+from .conventions import (
+    by_convention as by_convention, convention_of as convention_of, conventions as conventions, has_batch_norm as has_batch_norm,
+)
 from .identity import (
     NOT_MEASURE as NOT_MEASURE, PROTOCOL as PROTOCOL, architecture_from_plain as architecture_from_plain,
     config_hash as config_hash, from_plain as from_plain, identity_of_measure as identity_of_measure,

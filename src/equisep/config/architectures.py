@@ -41,10 +41,19 @@ class FeedForward(Architecture):
     """Whether each hidden layer is batch-normalised."""
     activation: str = "relu"
     """relu, or identity for a linear network."""
+    norm: str | None = None
+    """layer: layer normalisation of each hidden layer, with batch_norm=false; null: none besides batch_norm."""
+    initialisation: str | None = None
+    """Of the hidden layers: kaiming (He et al., 2015, biases zero), or null for PyTorch's."""
 
     def __post_init__(self) -> None:
         require_one_of("architecture.family", self.family, ("fnn",))
         require_one_of("architecture.activation", self.activation, self.ACTIVATIONS)
+        require(self.norm in (None, "layer"), "architecture.norm", self.norm, "set layer or null")
+        remedy = "replaces batch normalisation; set architecture.batch_norm=false, as architecture=fnn_layer_norm does"
+        require(self.norm is None or not self.batch_norm, "architecture.norm", self.norm, remedy)
+        known = self.initialisation in (None, "kaiming")
+        require(known, "architecture.initialisation", self.initialisation, "set kaiming or null")
         if self.widths is not None:
             remedy = "replaces depth and width; set both to null, as architecture=fnn_widths does"
             require(self.depth is None and self.width is None, "architecture.widths", self.widths, remedy)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from equisep.config.architectures import FAMILIES
+from equisep.config.conventions import set_first_convention
 from equisep.config.schema import Config
 from equisep.config.validation import ConfigError
 from equisep.config.vocabulary import conf_folder, group_options, nearest
@@ -78,7 +79,7 @@ def validate_config(composed: DictConfig) -> Config:
     assert isinstance(config, Config)
     if config.optimizer.learning_rate is None:
         config.optimizer.learning_rate = _look_up_learning_rate(config)
-    return config
+    return set_first_convention(config)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ PROTOCOL = 1
 # learning rate was looked up in, and the epochs whose weights are kept.
 NOT_IN_IDENTITY = ("dataset.root", "dataset.source", "optimizer.learning_rates", "training.snapshots")
 # Fields added after the first runs: left out of the identity at the value that those runs had.
-ADDED_LATER = {"dataset.label_seed": None}
+ADDED_LATER = {"dataset.label_seed": None, "architecture.norm": None, "architecture.initialisation": None}
 # Fields of measure that select snapshots or set a memory limit, and do not change D.
 NOT_MEASURE = ("epochs", "test_epochs", "test_every_snapshot", "memory_limit")
 
@@ -55,14 +55,19 @@ def identity_of_run(config: Config) -> dict[str, Any]:
         del identity[group][key]
     for name, original in ADDED_LATER.items():
         group, key = name.split(".")
-        if identity[group][key] == original:
-            del identity[group][key]
+        # Only feed-forward networks have some of the fields.
+        if identity[group].get(key, original) == original:
+            identity[group].pop(key, None)
     return identity
 
 
 def identity_of_measure(config: Measure) -> dict[str, Any]:
     """Return the part of a measure's config that identifies a measurement, as plain containers."""
-    return {name: value for name, value in to_plain(config).items() if name not in NOT_MEASURE}
+    identity = {name: value for name, value in to_plain(config).items() if name not in NOT_MEASURE}
+    # Measures in stored order were taken before there were others.
+    if config.order == "stored":
+        del identity["order"], identity["order_seed"]
+    return identity
 
 
 def identity_of_robustness(config: Robustness, measure: Measure) -> dict[str, Any]:
@@ -81,7 +86,9 @@ def from_plain(plain: dict[str, Any]) -> Config:
     kinds["architecture"] = FAMILIES[plain["architecture"]["family"]]
     groups = {name: _from_plain(kind, plain[name]) for name, kind in kinds.items()}
     groups["robustness"] = _from_plain(Robustness, plain["robustness"]) if plain.get("robustness") else None
-    return Config(**groups, **{name: plain[name] for name in ("seed", "experiment", "results")})
+    return Config(
+        **groups, measures=plain.get("measures"), **{name: plain[name] for name in ("seed", "experiment", "results")}
+    )
 
 
 def architecture_from_plain(plain: dict[str, Any]) -> Architecture:

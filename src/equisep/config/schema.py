@@ -165,6 +165,7 @@ class Measure:
     BATCH_NORMS: ClassVar[tuple[str, ...]] = ("batch", "running")
     WEIGHTINGS: ClassVar[tuple[str, ...]] = ("class_size", "equal")
     VIEWS: ClassVar[tuple[str, ...]] = ("layer", "block")
+    ORDERS: ClassVar[tuple[str, ...]] = ("stored", "shuffled", "stratified")
     view: str = MISSING
     """Points of the law: layer (after each layer) or block (after each block, for networks with blocks)."""
     components: int | None = None
@@ -172,7 +173,11 @@ class Measure:
     batch_norm: str = MISSING
     """Statistics of batch normalisation: batch (of the measured batch) or running (as in evaluation)."""
     batch_size: int = MISSING
-    """Images per forward pass, in stored order, ≥ 2."""
+    """Images per forward pass, ≥ 2."""
+    order: str = "stored"
+    """Order of the images: stored, shuffled, or stratified (each class in proportion in every batch)."""
+    order_seed: int = 0
+    """Seed of a shuffled or stratified order; 0 … 2³²−1."""
     weighting: str = MISSING
     """Weight of a class: class_size (n_k/n, the definition) or equal (1/K)."""
     epochs: list[int] | None = None
@@ -188,6 +193,8 @@ class Measure:
         require_one_of("measure.batch_norm", self.batch_norm, self.BATCH_NORMS)
         require_one_of("measure.weighting", self.weighting, self.WEIGHTINGS)
         require_one_of("measure.view", self.view, self.VIEWS)
+        require_one_of("measure.order", self.order, self.ORDERS)
+        require(0 <= self.order_seed < 2**32, "measure.order_seed", self.order_seed, "must be 0 … 4294967295")
         redundant = self.test_every_snapshot and self.test_epochs is not None
         remedy = "measure.test_every_snapshot includes all; set one of the two"
         require(not redundant, "measure.test_epochs", self.test_epochs, remedy)
@@ -259,8 +266,8 @@ class Compute:
     checkpoint_seconds: float = 10.0
     """Seconds of training between checkpoints, at least; ≥ 0. A shorter time is trained again as fast as saved."""
     engine: str = "auto"
-    """native (each network by itself, on a core of a CPU), batched (populations; convolutions by torch), or auto: native
-    where it can be, else batched; with several threads convolutions by torch."""
+    """native (each network by itself, on a core of a CPU), batched (populations; convolutions by torch), or auto:
+    native where it can be, else batched; with several threads convolutions by torch."""
     tf32: bool = False
     """GPU matrix products and convolutions in TF32: faster, with 10 bits of mantissa instead of 23."""
     deterministic: bool = True
@@ -308,6 +315,9 @@ class Config:
     """Length and schedule of training."""
     measure: Measure = MISSING
     """How D is computed. Identity of a measurement."""
+    measures: list[str] | None = None
+    """Conventions to measure under, the first being the run's own: names of conf/measure, each of which supplies
+    batch_norm, order and batch_size; null: that of measure alone."""
     robustness: Robustness | None = None
     """Perturbations of the trained network; null: none. Identity of a robustness evaluation, with measure."""
     compute: Compute = MISSING

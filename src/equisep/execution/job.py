@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from equisep.config import (
     Config,
     ConfigError,
     Dataset,
+    Measure,
     architecture_from_plain,
+    by_convention,
     from_plain,
     identity_of_measure,
     identity_of_robustness,
@@ -29,7 +31,15 @@ from equisep.config import (
 from equisep.data import Data, DataUnavailable, Split, load_data
 from equisep.execution.device import choose_device
 from equisep.execution.tracking import Mirror
-from equisep.measures import INPUT, LayerRecord, RobustnessResults, evaluate, measure_separation
+from equisep.measures import (
+    INPUT,
+    Evaluation,
+    LayerRecord,
+    RobustnessResults,
+    batch_order,
+    evaluate,
+    measure_separation,
+)
 from equisep.networks import (
     Network,
     build_network,
@@ -137,12 +147,20 @@ class Job:
         split = self.data.train if name == "train" else self.data.test
         return Split(split.inputs.to(self.device, self.dtype), split.labels.to(self.device))
 
+    def measured_split(self, name: str) -> Split:
+        """Return the train or test split in the order of the measure, on the device."""
+        split, measure = self.split(name), self.config.measure
+        if measure.order == "stored":
+            return split
+        order = _order_of(split.labels, measure)
+        return Split(split.inputs[order], split.labels[order])
+
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of training and of the features."""
         return torch.float64 if self.config.compute.dtype == "float64" else torch.float32
 
-    def missing(self) -> list[tuple[int, str]]:
+    def missing(self) -> list[tuple[int, str, Config]]:
         """Return the requested evaluations that are not recorded yet; see :func:`missing_evaluations`."""
         return missing_evaluations(self.run, self.config)
 
@@ -165,21 +183,32 @@ def evaluate_missing(job: Job, mirror: Mirror | None) -> None:
     if not missing:
         return
     network = _network_for_snapshots(_as_key(job.config.architecture), *job.shape, job.device, job.dtype)
-    measure = job.config.measure
-    records = job.run.load_measure(measure)
-    for epoch, part in missing:
-        network.load_state_dict(job.run.load_snapshot(epoch))
+    # Loss and accuracy in evaluation mode are the same under every measure.
+    known = {
+        (record.epoch, record.split): Evaluation(record.loss, record.accuracy)
+        for measurement in job.run.load_measures().values()
+        for record in measurement.records
+    }
+    loaded = None
+    for epoch, part, config in missing:
+        if epoch != loaded:
+            network.load_state_dict(job.run.load_snapshot(epoch))
+            loaded = epoch
+        alone = replace(job, config=config)
         if part == ROBUSTNESS:
-            _evaluate_robustness(job, network, mirror)
+            _evaluate_robustness(alone, network, mirror)
             continue
-        records.append(_measure_snapshot(job, network, epoch, part))
-        job.run.save_measure(measure, records)
+        record = _measure_snapshot(alone, network, epoch, part, known.get((epoch, part)))
+        known[epoch, part] = Evaluation(record.loss, record.accuracy)
+        job.run.save_measure(config.measure, [*job.run.load_measure(config.measure), record])
         if mirror:
-            mirror.log_measure(measure_id(measure), identity_of_measure(measure), records[-1])
+            mirror.log_measure(measure_id(config.measure), identity_of_measure(config.measure), record)
 
 
-def _measure_snapshot(job: Job, network: nn.Module, epoch: int, name: str) -> LayerRecord:
-    split, measure = job.split(name), job.config.measure
+def _measure_snapshot(
+    job: Job, network: nn.Module, epoch: int, name: str, evaluation: Evaluation | None
+) -> LayerRecord:
+    split, measure = job.measured_split(name), job.config.measure
     separations = measure_separation(
         network,
         split.inputs,
@@ -189,10 +218,10 @@ def _measure_snapshot(job: Job, network: nn.Module, epoch: int, name: str) -> La
         batch_size=measure.batch_size,
         weighting=measure.weighting,  # type: ignore[arg-type]
         components=measure.components,
-        principal_inputs=job.split("train").inputs,
+        principal_inputs=job.measured_split("train").inputs,
         memory_limit=measure.memory_limit,
     )
-    evaluation = evaluate(network, split.inputs, split.labels)
+    evaluation = evaluation or evaluate(network, split.inputs, split.labels)
     return LayerRecord(
         epoch=epoch,
         split=name,
@@ -210,7 +239,7 @@ def _evaluate_robustness(job: Job, network: nn.Module, mirror: Mirror | None) ->
     assert robustness is not None
     channels = slice(None) if dataset.channel is None else slice(dataset.channel, dataset.channel + 1)
     scale = [torch.tensor(values, dtype=job.dtype)[channels].to(job.device) for values in (dataset.mean, dataset.std)]
-    train, test = job.split("train"), job.split("test")
+    train, test = job.measured_split("train"), job.split("test")
     subset = Split(test.inputs[: robustness.test_images], test.labels[: robustness.test_images])
     images = Images(train, *scale), Images(subset, *scale)
     results = measure_robustness(network, job.points, *images, robustness, measure)
@@ -300,16 +329,29 @@ def _check_network(job: Job) -> None:
 
 
 def _check_batches(job: Job) -> None:
-    """Raise ConfigError if batch normalisation over the batch alone would get a last batch of one image."""
+    """Raise ConfigError for a last batch of one image where batches are normalised, and for an impossible order."""
+    measures = [alone.measure for alone in by_convention(job.config)]
+    for measure in measures:
+        for split in (job.data.train, job.data.test):
+            _order_of(split.labels, measure)
     if not any(isinstance(module, nn.BatchNorm1d) for module in job.outline.modules()):
         return
     train, test = len(job.data.train.labels), len(job.data.test.labels)
     batches = [("training", job.config.training.batch_size, train)]
-    if job.config.measure.batch_norm == "batch":
-        batches += [("measure", job.config.measure.batch_size, images) for images in (train, test)]
+    normalised = [measure.batch_size for measure in measures if measure.batch_norm == "batch"]
+    batches += [("measure", size, images) for size in normalised for images in (train, test)]
     for group, size, images in batches:
         reason = f"the last batch of {images} images would contain one image, too few for batch normalisation"
         require(images % size != 1, f"{group}.batch_size", size, f"{reason}; choose another size")
+
+
+def _order_of(labels: Tensor, measure: Measure) -> Tensor:
+    """Return the order of images in a measure; raises ConfigError if there is none."""
+    try:
+        order: Any = measure.order
+        return batch_order(labels, order, batch_size=measure.batch_size, seed=measure.order_seed).to(labels.device)
+    except ValueError as error:
+        raise ConfigError(f"measure.{error}") from None
 
 
 def _check_epochs(run: Run, config: Config, state: str) -> None:

@@ -31,9 +31,15 @@ def _build(architecture: Architecture, input_shape: tuple[int, ...], classes: in
     try:
         match architecture:
             case FeedForward():
-                inputs, relu = torch.Size(input_shape).numel(), architecture.activation == "relu"
-                widths = architecture.hidden_widths()
-                return FeedForwardNetwork(inputs, classes, widths, batch_norm=architecture.batch_norm, relu=relu)
+                return FeedForwardNetwork(
+                    torch.Size(input_shape).numel(),
+                    classes,
+                    architecture.hidden_widths(),
+                    batch_norm=architecture.batch_norm,
+                    layer_norm=architecture.norm == "layer",
+                    relu=architecture.activation == "relu",
+                    kaiming=architecture.initialisation == "kaiming",
+                )
             case Convolutional():
                 shared = {"kernel": architecture.kernel, "input_repeats": architecture.input_repeats}
                 scaled = (architecture.width_multiplier, architecture.classifier_width)

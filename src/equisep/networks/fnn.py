@@ -1,4 +1,4 @@
-"""Feed-forward networks: hidden layers Linear → BatchNorm → ReLU, then a linear classifier.
+"""Feed-forward networks: hidden layers Linear → BatchNorm or LayerNorm → ReLU, then a linear classifier.
 
 With 100 inputs, width 100 and 10 classes a network of depth H has 10,300·(H−1) + 1,010 parameters and H measured
 layers: the input and the output of each hidden layer, but not the logits.
@@ -12,18 +12,36 @@ from equisep.networks.network import Network
 
 
 class FeedForwardNetwork(Network):
-    """The paper's feed-forward network with PyTorch's initialisation; inputs (n, …) are flattened."""
+    """The paper's feed-forward network and its variants; inputs (n, …) are flattened."""
 
     def __init__(
-        self, inputs: int, classes: int, widths: Sequence[int], *, batch_norm: bool = True, relu: bool = True
+        self,
+        inputs: int,
+        classes: int,
+        widths: Sequence[int],
+        *,
+        batch_norm: bool = True,
+        layer_norm: bool = False,
+        relu: bool = True,
+        kaiming: bool = False,
     ) -> None:
-        """inputs, classes: units, ≥ 1. widths: units of each hidden layer. batch_norm, relu: of the hidden layers."""
+        """inputs, classes: units, ≥ 1. widths: units of each hidden layer. batch_norm, layer_norm, relu: of these.
+
+        kaiming: whether hidden layers start from He's initialisation (He et al., 2015: normal weights of variance
+        2 / inputs, no bias) instead of PyTorch's.
+        """
         super().__init__()
         self.hidden = nn.Sequential()
         for previous, width in zip([inputs, *widths], widths, strict=False):
-            layer = nn.Sequential(nn.Linear(previous, width))
+            linear = nn.Linear(previous, width)
+            if kaiming:
+                nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+                nn.init.zeros_(linear.bias)
+            layer = nn.Sequential(linear)
             if batch_norm:
                 layer.append(nn.BatchNorm1d(width))
+            if layer_norm:
+                layer.append(nn.LayerNorm(width))
             if relu:
                 layer.append(nn.ReLU())
             self.hidden.append(layer)

@@ -16,6 +16,7 @@ from equisep.config import (
     ConfigError,
     EquisepError,
     Measure,
+    by_convention,
     field_names,
     nearest,
     require_one_of,
@@ -89,11 +90,19 @@ class Outcome:
         return line + (" (nothing to train)" if self.trained_epochs == 0 else "")
 
 
-def missing_evaluations(run: Run, config: Config) -> list[tuple[int, str]]:
-    """Return the evaluations of existing snapshots that a config requests and that are not recorded yet.
+def missing_evaluations(run: Run, config: Config) -> list[tuple[int, str, Config]]:
+    """Return the evaluations of existing snapshots that a config requests and that are not recorded yet, by epoch.
 
-    Pairs of epoch and train, test (the split that D is measured on) or robustness. Raises DamagedRun.
+    Triples of epoch, train, test (the split that D is measured on) or robustness, and the config with the measure of
+    one of its conventions. Raises DamagedRun.
     """
+    missing = [
+        (epoch, part, alone) for alone in by_convention(config) for epoch, part in _missing_of_measure(run, alone)
+    ]
+    return sorted(missing, key=lambda evaluation: evaluation[0])
+
+
+def _missing_of_measure(run: Run, config: Config) -> list[tuple[int, str]]:
     measure, last = config.measure, [config.training.epochs]
     recorded = {(record.epoch, record.split) for record in run.load_measure(measure)}
     test = None if measure.test_every_snapshot else last if measure.test_epochs is None else measure.test_epochs

@@ -183,7 +183,7 @@ template <class T> struct Parameter {
     int64_t size;
 };
 
-enum Normalisation : int64_t { NONE = 0, BATCH = 1 };
+enum Normalisation : int64_t { NONE = 0, BATCH = 1, LAYER = 2 };
 enum Learning : int64_t { FROZEN = 0, TRAINED = 1, DECAYED = 2 };
 enum Rule : int64_t { SGD = 0, ADAM = 1 };
 
@@ -241,7 +241,8 @@ template <class T> void update(const Network<T> &network, int64_t updates, Param
     }
 }
 
-// Per channel of a layer: its output is max(0, (z − mean) · slope + offset), without the maximum if not rectified.
+// Per channel of a layer: its output is max(0, (z − mean) · slope + offset), without the maximum if not rectified. With
+// layer normalisation mean and inverse, 1/√(variance + ε), are those of each image: max(0, (z − mean) · inverse · γ + β).
 template <class T> struct Channels {
     T *z, *mean, *inverse, *slope, *offset;
 };
@@ -271,13 +272,16 @@ template <class T> class Epoch {
         linear_derivative = take(widest * stride);
         transposed = take(batch_size * padded(widest));
         gradient = take(largest);
-        vector_gradient = take(2 * widest);
+        vector_gradient = take(3 * widest);
         targets = (int64_t *)take(batch_size * (int64_t)(sizeof(int64_t) / sizeof(T)));
         maximum = take(batch_size);
         normaliser = take(batch_size);
+        image_sum = take(batch_size);
+        image_product = take(batch_size);
         for (int64_t l = 0; l < last; l++) {
             const int64_t width = layers[l].outputs;
-            channels.push_back({take(width * stride), take(width), take(width), take(width), take(width)});
+            const int64_t averages = network.normalisation == LAYER ? stride : width;
+            channels.push_back({take(width * stride), take(averages), take(averages), take(width), take(width)});
         }
         take(block * stride);
     }
@@ -302,6 +306,7 @@ template <class T> class Epoch {
     int64_t total = 0;
     int64_t batch_size, stride, widest, largest, images = 0;
     T *rows, *outputs, *derivative, *linear_derivative, *transposed, *gradient, *vector_gradient, *maximum, *normaliser;
+    T *image_sum, *image_product;
     int64_t *targets;
     std::vector<Channels<T>> channels;
 
@@ -338,6 +343,8 @@ template <class T> class Epoch {
                         {outputs, stride, 1}, channels[l].z, stride);
             if (network.normalisation == BATCH) {
                 normalise(layer, channels[l]);
+            } else if (network.normalisation == LAYER) {
+                normalise_images(layer, channels[l]);
             } else {
                 for (int64_t c = 0; c < layer.outputs; c++) {
                     channels[l].mean[c] = 0;
@@ -346,7 +353,7 @@ template <class T> class Epoch {
                 }
             }
             const Timer timer(OUTPUT);
-            for (int64_t c = 0; c < layer.outputs; c++) write_output(channels[l], c, outputs + c * stride);
+            for (int64_t c = 0; c < layer.outputs; c++) write_output(layer, channels[l], c, outputs + c * stride);
         }
         const Layer<T> &classifier = network.layer[last];
         multiply<T>(FORWARD, classifier.outputs, images, classifier.inputs,
@@ -375,10 +382,35 @@ template <class T> class Epoch {
         }
     }
 
-    void write_output(const Channels<T> &channel, int64_t c, T *__restrict target) const {
+    // Adds the bias to z; mean and 1/√(variance + ε) of each image over the channels.
+    void normalise_images(const Layer<T> &layer, Channels<T> &channel) {
+        const Timer timer(STATISTICS);
+        T *__restrict mean = channel.mean, *__restrict inverse = channel.inverse;
+        for (int64_t i = 0; i < images; i++) mean[i] = inverse[i] = 0;
+        for (int64_t c = 0; c < layer.outputs; c++) {
+            T *__restrict z = channel.z + c * stride;
+            const T bias = layer.bias.value[c];
+            for (int64_t i = 0; i < images; i++) mean[i] += z[i] += bias;
+        }
+        for (int64_t i = 0; i < images; i++) mean[i] /= layer.outputs;
+        for (int64_t c = 0; c < layer.outputs; c++) {
+            const T *__restrict z = channel.z + c * stride;
+            for (int64_t i = 0; i < images; i++) inverse[i] += (z[i] - mean[i]) * (z[i] - mean[i]);
+        }
+        for (int64_t i = 0; i < images; i++) inverse[i] = 1 / std::sqrt(inverse[i] / layer.outputs + T(network.epsilon));
+    }
+
+    void write_output(const Layer<T> &layer, const Channels<T> &channel, int64_t c, T *__restrict target) const {
         const T *__restrict z = channel.z + c * stride;
-        const T mean = channel.mean[c], slope = channel.slope[c], offset = channel.offset[c];
         const bool rectified = network.rectified;
+        if (network.normalisation == LAYER) {
+            const T *__restrict means = channel.mean, *__restrict inverse = channel.inverse;
+            const T gain = layer.gain.value[c], shift = layer.shift.value[c];
+            for (int64_t i = 0; i < images; i++)
+                target[i] = rectify((z[i] - means[i]) * inverse[i] * gain + shift, rectified);
+            return;
+        }
+        const T mean = channel.mean[c], slope = channel.slope[c], offset = channel.offset[c];
         for (int64_t i = 0; i < images; i++) target[i] = rectify((z[i] - mean) * slope + offset, rectified);
     }
 
@@ -426,8 +458,11 @@ template <class T> class Epoch {
             Layer<T> &layer = network.layer[l];
             const bool hidden = l < last, trained = layer.learning == TRAINED;
             T *gain_gradient = vector_gradient, *shift_gradient = vector_gradient + widest;
+            T *bias_gradient = vector_gradient + 2 * widest;
             if (l >= lowest) {
-                if (hidden) {
+                if (hidden && network.normalisation == LAYER) {
+                    differentiate_images(layer, channels[l], gain_gradient, shift_gradient, bias_gradient);
+                } else if (hidden) {
                     differentiate_output(layer, channels[l], gain_gradient, shift_gradient);
                 } else {
                     for (int64_t c = 0; c < layer.outputs; c++) {
@@ -447,10 +482,12 @@ template <class T> class Epoch {
             }
             if (layer.learning == FROZEN) continue;
             layer.updates++;
-            const bool normalised = hidden && network.normalisation == BATCH;
+            const bool normalised = hidden && network.normalisation != NONE;
             update(network, layer.updates, layer.weight, trained ? gradient : nullptr);
             // Before batch normalisation a bias has no effect, and no gradient.
-            update(network, layer.updates, layer.bias, trained && !normalised ? shift_gradient : nullptr);
+            const T *gradients[] = {shift_gradient, nullptr, bias_gradient};
+            const T *of_bias = gradients[hidden ? network.normalisation : NONE];
+            update(network, layer.updates, layer.bias, trained ? of_bias : nullptr);
             if (normalised) {
                 update(network, layer.updates, layer.gain, trained ? gain_gradient : nullptr);
                 update(network, layer.updates, layer.shift, trained ? shift_gradient : nullptr);
@@ -464,6 +501,13 @@ template <class T> class Epoch {
         const int64_t width = network.layer[l].outputs;
         const Channels<T> channel = channels[l];
         const bool rectified = network.rectified;
+        if (network.normalisation == LAYER) {
+            const Layer<T> &layer = network.layer[l];
+            // Written once and transposed: the averages are those of images, which the vectors of a row are.
+            for (int64_t c = 0; c < width; c++) write_output(layer, channel, c, outputs + c * stride);
+            transpose(outputs, stride, width, images, transposed, padded(width), [](int64_t, auto y) { return y; });
+            return transposed;
+        }
         transpose(channel.z, stride, width, images, transposed, padded(width), [=](int64_t c, auto z) {
             const typename Vector<T>::type value = (z - channel.mean[c]) * channel.slope[c] + channel.offset[c];
             return rectified ? (value < 0 ? typename Vector<T>::type{} : value) : value;
@@ -493,6 +537,46 @@ template <class T> class Epoch {
             gain_gradient[c] = product * channel.inverse[c];
             const T constant = -slope * sum / images, tilt = -slope * channel.inverse[c] * gain_gradient[c] / images;
             for (int64_t i = 0; i < images; i++) dz[i] = slope * dz[i] + (tilt * (z[i] - mean) + constant);
+        }
+    }
+
+    // The same for layer normalisation of w channels. With h = γ g:
+    //     ∂L/∂β = Σ g    ∂L/∂γ = Σ g ẑ, over images    ∂L/∂z = 1 / √(var + ε) · (h − (Σ h + ẑ Σ h ẑ) / w), over channels
+    void differentiate_images(const Layer<T> &layer, const Channels<T> &channel, T *gain_gradient, T *shift_gradient,
+                              T *bias_gradient) {
+        const Timer timer(DERIVATIVE);
+        const bool rectified = network.rectified;
+        const T *__restrict mean = channel.mean, *__restrict inverse = channel.inverse;
+        T *__restrict sums = image_sum, *__restrict products = image_product;
+        for (int64_t i = 0; i < images; i++) sums[i] = products[i] = 0;
+        for (int64_t c = 0; c < layer.outputs; c++) {
+            const T *__restrict z = channel.z + c * stride, *__restrict dy = derivative + c * stride;
+            T *__restrict dz = linear_derivative + c * stride;
+            const T gain = layer.gain.value[c], shift = layer.shift.value[c];
+            T sum = 0, product = 0;
+            for (int64_t i = 0; i < images; i++) {
+                const T normalised = (z[i] - mean[i]) * inverse[i];
+                const T g = rectified && normalised * gain + shift <= 0 ? 0 : dy[i];
+                dz[i] = gain * g;
+                sum += g;
+                product += g * normalised;
+                sums[i] += gain * g;
+                products[i] += gain * g * normalised;
+            }
+            shift_gradient[c] = sum;
+            gain_gradient[c] = product;
+        }
+        const T share = T(1) / layer.outputs;
+        for (int64_t c = 0; c < layer.outputs; c++) {
+            const T *__restrict z = channel.z + c * stride;
+            T *__restrict dz = linear_derivative + c * stride;
+            T sum = 0;
+            for (int64_t i = 0; i < images; i++) {
+                const T normalised = (z[i] - mean[i]) * inverse[i];
+                dz[i] = inverse[i] * (dz[i] - (sums[i] + normalised * products[i]) * share);
+                sum += dz[i];
+            }
+            bias_gradient[c] = sum;
         }
     }
 };

@@ -41,13 +41,13 @@ class _Network(ctypes.Structure):
 
 
 # The values of the enumerations of native.cpp.
-_NO_NORMALISATION, _BATCH_NORMALISATION = range(2)
+_NORMALISATIONS = {type(None): 0, nn.BatchNorm1d: 1, nn.LayerNorm: 2}
 _FROZEN, _TRAINED, _DECAYED = range(3)
 _RULES = {"sgd": 0, "adam": 1}
 
 
 class NativeTraining(Trainer):
-    """One network, Linear → (BatchNorm) → (ReLU) and a linear classifier, trained by the kernels on a CPU."""
+    """One network, Linear → (BatchNorm or LayerNorm) → (ReLU) and a linear classifier, trained on a CPU."""
 
     engine = "native"
 
@@ -69,18 +69,19 @@ class NativeTraining(Trainer):
             torch.zeros(count, *parameter.shape, dtype=parameter.dtype) for parameter in self.network.parameters()
         ]
         self._layers = self._build_layers()
-        norm = next((module for module in self.network.modules() if isinstance(module, nn.BatchNorm1d)), None)
+        kinds = nn.BatchNorm1d | nn.LayerNorm
+        norm = next((module for module in self.network.modules() if isinstance(module, kinds)), None)
         self._native = _Network(
             images=len(self.labels),
             batch_size=self.training.batch_size,
             layers=len(self._layers),
-            normalisation=_NO_NORMALISATION if norm is None else _BATCH_NORMALISATION,
+            normalisation=_NORMALISATIONS[type(norm)],
             rectified=any(isinstance(module, nn.ReLU) for module in self.network.modules()),
             rule=_RULES[optimizer.kind],
             momentum=optimizer.momentum,
             weight_decay=optimizer.weight_decay,
             epsilon=norm.eps if norm else 0.0,
-            running_momentum=norm.momentum or 0.0 if norm else 0.0,
+            running_momentum=getattr(norm, "momentum", 0.0) or 0.0,
             layer=self._layers,
         )
         kind = {torch.float32: "float", torch.float64: "double"}[self.inputs.dtype]
@@ -140,8 +141,9 @@ class NativeTraining(Trainer):
         for layer, (linear, *rest) in zip(layers, blocks, strict=True):
             layer.inputs, layer.outputs = linear.in_features, linear.out_features
             layer.weight, layer.bias = parameter(linear.weight), parameter(linear.bias)
-            if rest and isinstance(norm := rest[0], nn.BatchNorm1d):
+            if rest and isinstance(norm := rest[0], nn.BatchNorm1d | nn.LayerNorm):
                 layer.gain, layer.shift = parameter(norm.weight), parameter(norm.bias)
+            if rest and isinstance(norm, nn.BatchNorm1d):
                 layer.running_mean = cast(Tensor, norm.running_mean).data_ptr()
                 layer.running_variance = cast(Tensor, norm.running_var).data_ptr()
         return layers
