@@ -30,7 +30,7 @@ def test_every_batch_of_a_stratified_order_has_each_class_in_proportion(
     assert sorted(order.tolist()) == list(range(images))
     left = np.array(sizes)
     for batch in torch.split(order, batch_size):
-        counts = np.bincount(labels[batch], minlength=len(sizes))
+        counts = np.bincount(labels[batch.numpy()], minlength=len(sizes))
         # Proportional to what is left, up to rounding.
         assert np.abs(counts - left * len(batch) / left.sum()).max() < 1
         left -= counts

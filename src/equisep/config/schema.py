@@ -162,7 +162,7 @@ class Training:
 class Measure:
     """How the separation fuzziness D of each layer is computed from a snapshot."""
 
-    BATCH_NORMS: ClassVar[tuple[str, ...]] = ("batch", "running")
+    BATCH_NORMS: ClassVar[tuple[str, ...]] = ("batch", "running", "expected")
     WEIGHTINGS: ClassVar[tuple[str, ...]] = ("class_size", "equal")
     VIEWS: ClassVar[tuple[str, ...]] = ("layer", "block")
     ORDERS: ClassVar[tuple[str, ...]] = ("stored", "shuffled", "stratified")
@@ -171,7 +171,8 @@ class Measure:
     components: int | None = None
     """Principal components of the training features to project wider features on; null: no projection."""
     batch_norm: str = MISSING
-    """Statistics of batch normalisation: batch (of the measured batch) or running (as in evaluation)."""
+    """Statistics of batch normalisation: batch (of the measured batch), running (as in evaluation), or expected (of the
+    classes of the measured batch, which predicts the floor under D)."""
     batch_size: int = MISSING
     """Images per forward pass, ≥ 2."""
     order: str = "stored"
@@ -200,6 +201,8 @@ class Measure:
         require(not redundant, "measure.test_epochs", self.test_epochs, remedy)
         projected = self.components is None or self.components >= 1
         require(projected, "measure.components", self.components, "must be at least 1, or null for no projection")
+        whole = self.components is None or self.batch_norm != "expected"
+        require(whole, "measure.components", self.components, "not with measure.batch_norm=expected; set null")
         require_at_least("measure.batch_size", self.batch_size, 2)
         require_at_least("measure.memory_limit", self.memory_limit, 0)
 

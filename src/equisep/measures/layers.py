@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from equisep.measures.expected_statistics import class_list_weights, expected_statistics
 from equisep.measures.principal_components import PrincipalComponents
 from equisep.measures.scatter import ClassSums, Weighting
 from equisep.measures.separation import (
@@ -25,7 +26,8 @@ from equisep.measures.separation import (
 )
 
 INPUT = "input"
-BATCH_NORMS = ("batch", "running")
+BATCH_NORMS = ("batch", "running", "expected")
+BatchNorms = Literal["batch", "running", "expected"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def measure_separation(
     labels: Tensor,
     layers: Sequence[str],
     *,
-    batch_norm: Literal["batch", "running"] = "batch",
+    batch_norm: BatchNorms = "batch",
     batch_size: int = 100,
     weighting: Weighting = "class_size",
     components: int | None = None,
@@ -55,7 +57,8 @@ def measure_separation(
         in stored order. labels: (n,) integers.
     layers: names of submodules in ``network.named_modules()`` with outputs (b, …), each run once per forward pass.
     batch_norm: ``batch`` normalises with the statistics of each measured batch, as in the released code, ``running``
-        with the running statistics; all other modules (dropout, …) are in evaluation mode.
+        with the running statistics, ``expected`` with those that the classes of each batch let expect (see
+        :mod:`equisep.measures.expected_statistics`); all other modules (dropout, …) are in evaluation mode.
     batch_size: images per forward pass; 100 in the paper.
     components: number of principal components (of ``principal_inputs``, by default of the inputs) that wider features
         are projected on before D is computed; None for no projection.
@@ -67,14 +70,23 @@ def measure_separation(
     _validate(named, inputs, layers, batch_norm, batch_size)
     if components is not None and components < 1:
         raise ValueError(f"components={components}: must be at least 1, or None for no projection")
+    if components is not None and batch_norm == "expected":
+        raise ValueError(f"components={components}: not with batch_norm='expected'; set None")
     classes = as_class_labels(labels, len(inputs))
 
     def features_of(images: Tensor, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         with _mode(network, batch_norm), _recording(named, [name for name in names if name != INPUT]) as recorded:
-            for batch in torch.split(images, batch_size):
+            for start in range(0, len(images), batch_size):
+                batch = slice(start, min(start + batch_size, len(images)))
                 recorded.clear()
-                network(batch)
-                recorded[INPUT] = batch
+                recorded[INPUT] = images[batch]
+                if batch_norm == "expected":
+                    # All images of the classes pass through the network; those of the batch are kept.
+                    with expected_statistics(network, class_list_weights(classes, batch)):
+                        network(inputs)
+                    recorded |= {name: features[batch] for name, features in recorded.items() if name != INPUT}
+                else:
+                    network(recorded[INPUT])
                 missing = [name for name in names if name not in recorded]
                 if missing:
                     raise ValueError(f"layer {missing[0]!r} does not run in a forward pass of the network")
@@ -164,8 +176,8 @@ def _validate(
     if repeated:
         raise ValueError(f"layer {repeated[0]!r}: listed more than once")
     for name, module in named.items():
-        if isinstance(module, _BatchNorm) and batch_norm == "running" and module.running_mean is None:
-            raise ValueError(f"batch_norm='running': module {name!r} has no running statistics; set 'batch'")
+        if isinstance(module, _BatchNorm) and batch_norm != "batch" and module.running_mean is None:
+            raise ValueError(f"batch_norm={batch_norm!r}: module {name!r} has no running statistics; set 'batch'")
         if isinstance(module, nn.BatchNorm1d) and batch_norm == "batch" and len(inputs) % batch_size == 1:
             raise ValueError(f"batch_size={batch_size}: leaves a last batch of one image; set another size")
 
@@ -183,7 +195,7 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int
 
 
 @contextmanager
-def _mode(network: nn.Module, batch_norm: Literal["batch", "running"]) -> Iterator[None]:
+def _mode(network: nn.Module, batch_norm: BatchNorms) -> Iterator[None]:
     """Set a network to a measuring mode; restore modes, buffers and random state on exit."""
     modes = {module: module.training for module in network.modules()}
     tracking = {module: module.track_running_stats for module in modes if isinstance(module, _BatchNorm)}
