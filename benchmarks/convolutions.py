@@ -35,7 +35,7 @@ NETWORKS = {
     "alexnet": 0.125,
     "densenet": 0.5,
 }
-WIDER = {"vgg13": 0.25, "alexnet": 0.25, "densenet": 1.0}
+WIDER = [("vgg13", 0.25), ("alexnet", 0.25), ("densenet", 1.0)]
 
 
 def measure(architecture: str, width: float, cores: int, repeats: int) -> list[dict[str, object]]:
@@ -78,7 +78,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     prepare_process()
     rows = []
-    for architecture, width in [*NETWORKS.items(), *WIDER.items()]:
+    for architecture, width in [*NETWORKS.items(), *WIDER]:
         rows += measure(architecture, width, options.cores, options.repeats)
     table = pd.DataFrame(rows)
     table.to_csv(folder / "convolutions.csv", index=False)

@@ -11,7 +11,7 @@ import pytest
 
 from equisep.training import Kernels, kernels, why_not_native
 
-WHY_NOT = why_not_native(Kernels.FEED_FORWARD)
+WHY_NOT = why_not_native(Kernels.FEED_FORWARD) or why_not_native(Kernels.CONVOLUTIONS)
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"no native engine: {WHY_NOT}")
 
 

@@ -269,8 +269,8 @@ class Compute:
     checkpoint_seconds: float = 10.0
     """Seconds of training between checkpoints, at least; ≥ 0. A shorter time is trained again as fast as saved."""
     engine: str = "auto"
-    """native (each network by itself, on a core of a CPU), batched (populations; convolutions by torch), or auto:
-    native where it can be, else batched; with several threads convolutions by torch."""
+    """native (each network by itself, on a core of a CPU), batched (populations; convolutions by torch), or auto: the
+    faster one: native where it can be compiled, but not for convolutions of many channels or with several threads."""
     tf32: bool = False
     """GPU matrix products and convolutions in TF32: faster, with 10 bits of mantissa instead of 23."""
     deterministic: bool = True

@@ -52,6 +52,10 @@ from equisep.robustness import Images, measure_robustness
 from equisep.store import ROBUSTNESS, DamagedRun, Outcome, Run, is_complete, missing_evaluations, outcome_of, run_title
 from equisep.training import Kernels, kernels_of
 
+# Images of a batch from which, and channels up to which, the native engine trains convolutions faster than torch
+# (benchmarks/convolutions.py).
+MIN_IMAGES, MAX_CHANNELS = 64, 128
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -100,12 +104,14 @@ class Job:
     @property
     def native_kernels(self) -> Kernels | None:
         """The kernels that train this run by itself on one core, where they can be compiled; None if there are none."""
-        compute, kernels = self.config.compute, _kernels_of(self.outline)
+        compute, kernels = self.config.compute, kernels_of(self.outline)
         if self.device.type != "cpu" or compute.engine == "batched":
             return None
-        # The plain module is faster with several threads; the kernels of small feed-forward networks are not outdone.
-        outdone = compute.engine == "auto" and compute.threads > 1 and kernels is Kernels.CONVOLUTIONS
-        return None if outdone else kernels
+        # With several threads, few images in a batch or many channels, convolutions are as fast in the plain module.
+        channels = [module.out_channels for module in self.outline.modules() if isinstance(module, nn.Conv2d)]
+        batch = self.config.training.batch_size
+        fast = compute.threads == 1 and batch >= MIN_IMAGES and max(channels, default=0) <= MAX_CHANNELS
+        return kernels if fast or compute.engine == "native" or kernels is Kernels.FEED_FORWARD else None
 
     @property
     def population_key(self) -> str:
@@ -375,11 +381,6 @@ def _as_key(part: Any) -> str:
 @lru_cache(maxsize=256)
 def _outline(architecture: str, input_shape: tuple[int, ...], classes: int) -> Network:
     return outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes)
-
-
-@lru_cache(maxsize=256)
-def _kernels_of(outline: Network) -> Kernels | None:
-    return kernels_of(outline)
 
 
 @lru_cache(maxsize=1)

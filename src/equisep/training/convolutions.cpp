@@ -27,11 +27,16 @@ struct Tap {
 constexpr int64_t TILE_DEPTH = 128;
 // Output and input channels, and values of each, whose products the gradient of the weights sums up in one go.
 constexpr int64_t GRADIENT_BLOCK = 8, GRADIENT_VALUES = 512;
+// Output and input channels of a tile of these products, which fills the vector registers.
+constexpr int GRADIENT_ROWS = 4, GRADIENT_COLUMNS = VECTOR_BYTES == 32 ? 2 : 4;
 // Values that are summed up in their own precision before they are added to a sum in double.
 constexpr int64_t SUM_LENGTH = 4096;
 
 // Rows of the next tile, if `left` are left: tiles of nearly equal height.
-inline int64_t tile_rows(int64_t left) { return left >= 2 * TILE_ROWS ? TILE_ROWS : left > TILE_ROWS ? (left + 1) / 2 : left; }
+inline int64_t tile_rows(int64_t left) {
+    if (left >= 2 * TILE_ROWS) return TILE_ROWS;
+    return left > TILE_ROWS ? (left + 1) / 2 : left;
+}
 
 // y (ROWS channels, VECTORS vectors of images) = or += sum over taps and channels of weights · x.
 template <class T, int ROWS, int VECTORS>
@@ -102,13 +107,14 @@ void convolve_few(const Convolution &shape, const std::vector<Tap> &taps, int64_
 template <class T> void convolve(const Convolution &shape, const T *x, const T *weights, T *y) {
     constexpr int64_t lanes = Vector<T>::lanes;
     const int64_t half = shape.kernel / 2, part = std::max<int64_t>(1, TILE_DEPTH / (shape.kernel * shape.kernel));
+    const bool few = shape.images < lanes;
     std::vector<Tap> taps;
     int64_t vectors = 0;
     for (int64_t image = 0; image < shape.images; image += vectors * lanes) {
-        vectors = std::min<int64_t>((shape.images - image + lanes - 1) / lanes, TILE_VECTORS);
+        const int64_t left = (shape.images - image + lanes - 1) / lanes, whole = shape.images / lanes;
+        vectors = few ? 1 : std::min({left, whole, (int64_t)TILE_VECTORS});
         // The last vectors overlap the ones before, rather than reach beyond the last image.
-        const int64_t first = std::max<int64_t>(0, std::min(image, shape.images - vectors * lanes));
-        const bool few = shape.images < vectors * lanes;
+        const int64_t first = few ? 0 : std::min(image, shape.images - vectors * lanes);
         // A row of the result stays in the second-level cache until all input channels have been added.
         for (int64_t i = 0; i < shape.height; i++)
             for (int64_t channel = 0; channel < shape.inputs; channel += part)
@@ -171,21 +177,20 @@ __attribute__((noinline)) void gradient_tile(const T *dy, const T *x, int64_t pl
 template <class T>
 void gradient_block(int64_t rows, int64_t columns, const T *dy, const T *x, int64_t plane, int64_t length,
                     typename Vector<T>::type *sums) {
-    constexpr int WIDE = TILE_VECTORS;
     for (int64_t i = 0, height; i < rows; i += height) {
-        height = rows - i >= 4 ? 4 : 1;
+        height = rows - i >= GRADIENT_ROWS ? GRADIENT_ROWS : 1;
         for (int64_t j = 0, width; j < columns; j += width) {
-            width = columns - j >= WIDE ? WIDE : 1;
-            const auto tile = [&](auto tall, auto wide) {
-                gradient_tile<T, tall.value, wide.value>(dy + i * plane, x + j * plane, plane, length,
+            width = columns - j >= GRADIENT_COLUMNS ? GRADIENT_COLUMNS : 1;
+            const auto tile = [&](auto rows, auto columns) {
+                gradient_tile<T, rows.value, columns.value>(dy + i * plane, x + j * plane, plane, length,
                                                          sums + i * GRADIENT_BLOCK + j);
             };
-            const std::integral_constant<int, 4> four;
+            const std::integral_constant<int, GRADIENT_ROWS> tall;
+            const std::integral_constant<int, GRADIENT_COLUMNS> wide;
             const std::integral_constant<int, 1> one;
-            const std::integral_constant<int, WIDE> full;
-            if (height == 4 && width == WIDE) tile(four, full);
-            else if (height == 4) tile(four, one);
-            else if (width == WIDE) tile(one, full);
+            if (height > 1 && width > 1) tile(tall, wide);
+            else if (height > 1) tile(tall, one);
+            else if (width > 1) tile(one, wide);
             else tile(one, one);
         }
     }
@@ -280,7 +285,7 @@ void differentiate_normalisation(const Normalisation<T> &norm, const T *derivati
         const T *__restrict dy = derivatives + c * length, *__restrict x = inputs + c * length;
         const T *__restrict y = outputs + c * length;
         T *__restrict dx = input_derivatives + c * length;
-        T *__restrict g = added_derivatives == nullptr ? dx : added_derivatives + c * length;
+        T *g = added_derivatives == nullptr ? dx : added_derivatives + c * length;
         const T mean = norm.mean[c], inverse = norm.inverse[c], slope = inverse * norm.gain[c];
         const bool rectified = norm.rectified;
         for (int64_t i = 0; i < length; i++) g[i] = rectified && y[i] <= 0 ? 0 : dy[i];

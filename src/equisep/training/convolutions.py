@@ -31,6 +31,15 @@ class NativeConvolutionalTraining(Population):
     def _build_program(self, networks: Sequence[nn.Module]) -> Program:
         return NativeConvolutions(networks)
 
+    def _train(self, order: Tensor, factor: float, trained: range | None) -> tuple[list[float], list[int]]:
+        # The bits of some of torch's operations depend on the threads.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return super()._train(order, factor, trained)
+        finally:
+            torch.set_num_threads(threads)
+
 
 class NativeConvolutions(ConvolutionalProgram):
     """Networks one at a time; parameters are views of the stacked ones."""
@@ -38,7 +47,7 @@ class NativeConvolutions(ConvolutionalProgram):
     name = "native"
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
-        """networks: for which :func:`has_operations` is true. Raises NoNativeKernels."""
+        """Raises NoNativeKernels, and NotImplementedError for networks with operations that there are none for here."""
         load_kernels(Kernels.CONVOLUTIONS)
         super().__init__(networks)
         self.steps = [_trace(network) for network in self.networks]
@@ -49,15 +58,6 @@ class NativeConvolutions(ConvolutionalProgram):
         for step in self.steps[index]:
             results[step.name] = step.operation(*(results[name] for name in step.arguments))
         return results["output"]
-
-
-def has_operations(network: nn.Module) -> bool:
-    """Whether the engine can train a network, which may be an outline."""
-    try:
-        _trace(network)
-    except NotImplementedError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _trace(network: nn.Module) -> list[_Step]:
     def module_of(node: Any) -> nn.Module | None:
         return modules[node.target] if isinstance(node, fx.Node) and node.op == "call_module" else None
 
-    def next_of(node: fx.Node) -> fx.Node | None:
+    def next_of(node: Any) -> fx.Node | None:
         return next(iter(node.users)) if len(node.users) == 1 else None
 
     def add_step(node: fx.Node, operation: Operation, *arguments: Any) -> None:
@@ -91,11 +91,14 @@ def _trace(network: nn.Module) -> list[_Step]:
         fused, following = [], next_of(node)
         if following is not None and following.target is operator.add:
             others = [argument for argument in following.args if argument is not node]
-            if all(other in results for other in others):
+            # Only what has been computed before can be added here.
+            if len(others) == 1 and others[0] in results:
                 added, fused, following = others, [following], next_of(following)
         rectifier = following if isinstance(module_of(following), nn.ReLU) else None
         fused += [rectifier] if rectifier else []
-        bias = before.bias if isinstance(before, nn.Conv2d | nn.Linear) else None
+        # It was left out there: see _operation.
+        left_out = isinstance(before, nn.Conv2d | nn.Linear) and next_of(node.args[0]) is node
+        bias = cast(nn.Linear, before).bias if left_out else None
         add_step(node, _Normalise(norm, bias, rectified=rectifier is not None), node.args[0], *added)
         results.update(dict.fromkeys(fused, node.name))
 
@@ -106,9 +109,9 @@ def _trace(network: nn.Module) -> list[_Step]:
         if node.op == "placeholder":
             results[node] = ""
             add_step(node, _images_last, node)
-        elif isinstance(module, BatchNorm):
+        elif isinstance(module, BatchNorm) and module.affine and module.track_running_stats and module.momentum:
             add_normalisation(node, module)
-        elif node.target == "contiguous":
+        elif node.op == "call_method" and node.target == "contiguous":
             results[node] = results[node.args[0]]
         else:
             inputs = node.args[0] if node.target is torch.cat else node.all_input_nodes
@@ -134,29 +137,37 @@ def _operation_of_module(module: nn.Module, *, normalised: bool) -> Operation | 
             operation = partial(_multiply, module)
         case nn.Linear():
             operation = partial(_multiply_and_add, module)
-        case nn.MaxPool2d(dilation=1, ceil_mode=False):
+        case nn.MaxPool2d(
+            kernel_size=int(), stride=int(), padding=int(), dilation=1, ceil_mode=False, return_indices=False
+        ):
             operation = partial(_pool, module)
-        case nn.AvgPool2d(padding=0, ceil_mode=False) if module.kernel_size == module.stride:
+        case nn.AvgPool2d(kernel_size=int(), padding=0, ceil_mode=False, divisor_override=None) if (
+            module.kernel_size == module.stride
+        ):
             operation = partial(_average_windows, size=cast(int, module.kernel_size))
         case nn.AdaptiveAvgPool2d(output_size=1):
             operation = partial(torch.mean, dim=(1, 2), keepdim=True)
-        case nn.ReLU():
+        case nn.ReLU(inplace=False):
             operation = torch.relu
-        case nn.Flatten():
+        case nn.Flatten(start_dim=1, end_dim=-1):
             operation = _flatten
     return operation
 
 
 def _operation_of_call(node: fx.Node) -> Operation | None:
-    if node.target == "repeat":
-        return partial(_repeat_channels, repeats=cast(int, node.args[2]))
-    calls: dict[Any, Operation] = {
-        "output": torch.t,
-        "flatten": _flatten,
-        operator.add: torch.add,
-        torch.cat: _concatenate,
-    }
-    return calls.get(node.target)
+    further, options = node.args[1:], dict(node.kwargs)
+    match node.target:
+        case "output":
+            return torch.t
+        case "flatten" if (further, options) == ((), {"start_dim": 1}):
+            return _flatten
+        case "repeat" if len(further) == 4 and isinstance(further[1], int) and further == (1, further[1], 1, 1):
+            return partial(_repeat_channels, repeats=further[1])
+        case operator.add if len(node.all_input_nodes) == 2:
+            return torch.add
+        case torch.cat if (further, options) == ((), {"dim": 1}):
+            return _concatenate
+    return None
 
 
 def _keeps_size(module: nn.Conv2d) -> bool:
@@ -210,6 +221,7 @@ def _average_windows(features: Tensor, size: int) -> Tensor:
 def _call(name: str, shape: ctypes.Structure, *tensors: Tensor | None) -> None:
     """Call a kernel of convolutions.cpp for the precision of the first tensor."""
     kind = {torch.float32: "float", torch.float64: "double"}[cast(Tensor, tensors[0]).dtype]
+    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
     pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
     load_kernels(Kernels.CONVOLUTIONS)[f"{name}_{kind}"](ctypes.byref(shape), *pointers)
 
@@ -242,8 +254,8 @@ class _Convolve(Function):
 
 def _convolution(features: Tensor, weight: Tensor) -> Tensor:
     outputs = features.new_empty(len(weight), *features.shape[1:])
-    packed = weight.permute(2, 3, 1, 0).contiguous()
-    _call("convolve", _shape_of(features, weight), features, packed, outputs)
+    arranged = weight.permute(2, 3, 1, 0).contiguous()
+    _call("convolve", _shape_of(features, weight), features, arranged, outputs)
     return outputs
 
 
@@ -275,13 +287,12 @@ class _Normalise:
         norm = self.norm
         statistics = features.new_empty(3, len(features))
         outputs: Tensor = _NormaliseFunction.apply(
-            features, norm.weight, norm.bias, added, statistics, self.rectified, norm.eps
+            features, norm.weight, norm.bias, self.bias, added, statistics, self.rectified, norm.eps
         )
         mean, variance, _ = statistics
         images = features[0].numel()
         with torch.no_grad():
             mean = mean if self.bias is None else mean + self.bias
-            # Present, as all families track running statistics.
             momentum = cast(float, norm.momentum)
             cast(Tensor, norm.running_mean).lerp_(mean, momentum)
             cast(Tensor, norm.running_var).lerp_(variance * (images / (images - 1)), momentum)
@@ -296,29 +307,35 @@ class _NormaliseFunction(Function):
         features: Tensor,
         gain: Tensor,
         shift: Tensor,
+        bias: Tensor | None,
         added: Tensor | None,
         statistics: Tensor,
         rectified: bool,
         epsilon: float,
     ) -> Tensor:
-        """Return the outputs; fills statistics (3, channels): mean, variance and 1/√(variance + epsilon)."""
+        """Return the outputs; fills statistics (3, channels): mean, variance and 1/√(variance + epsilon).
+
+        bias: of the features, left out of them: it has no effect. Raises ValueError if what is added has another shape.
+        """
+        if added is not None and added.shape != features.shape:
+            raise ValueError(f"features of shape {tuple(added.shape)} are added to {tuple(features.shape)}")
         outputs = torch.empty_like(features)
         pointers = [tensor.data_ptr() for tensor in (gain, shift, *statistics)]
         ctx.norm = _Statistics(len(features), features[0].numel(), rectified, epsilon, *pointers)
         ctx.is_added = added is not None
         _call("normalise", ctx.norm, features, added, outputs)
-        ctx.save_for_backward(features, outputs, gain, shift, statistics)
+        ctx.save_for_backward(features, outputs, gain, shift, statistics, bias)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, derivative: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the derivatives by features, gain, shift and what was added."""
-        features, outputs, gain, shift, _ = ctx.saved_tensors
+        """Return the derivatives by features, gain, shift, bias and what was added."""
+        features, outputs, gain, shift, _, bias = ctx.saved_tensors
         gradients = (torch.empty_like(features), torch.empty_like(gain), torch.empty_like(shift))
         added = torch.empty_like(features) if ctx.is_added else None
         tensors = (derivative.contiguous(), features, outputs, gradients[0], added, *gradients[1:])
         _call("differentiate_normalisation", ctx.norm, *tensors)
-        return *gradients, added, None, None, None
+        return *gradients, None if bias is None else torch.zeros_like(bias), added, None, None, None
 
 
 class _Window(ctypes.Structure):

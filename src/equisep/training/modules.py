@@ -68,9 +68,7 @@ class ConvolutionalProgram(Program):
             network.train()
             logits = self.logits(index, inputs[index])
             loss = cross_entropy(logits, labels[index])
-            parameters = list(network.parameters())
-            # A bias before normalisation has no effect: an engine may leave it out.
-            derivatives = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            derivatives = torch.autograd.grad(loss, list(network.parameters()))
             for gradient, derivative in zip(self.gradients, derivatives, strict=True):
                 gradient[index] = derivative
             losses.append(loss.detach())
