@@ -147,7 +147,12 @@ def test_every_named_convention_is_a_measure_of_the_run(fashion: Data, tmp_path:
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 def test_the_predicted_floor_is_within_a_fifth_of_the_measured_one(tmp_path: Path, depth: int, optimizer: str) -> None:
     """At the last layer of a network of Figure 1, under the paper's convention."""
-    fields = [f"architecture.depth={depth}", f"optimizer={optimizer}", "training.snapshots=[]", "measure.test_epochs=[]"]
+    fields = [
+        f"architecture.depth={depth}",
+        f"optimizer={optimizer}",
+        "training.snapshots=[]",
+        "measure.test_epochs=[]",
+    ]
     config = compose_config([*fields, "tracking=off", f"results={tmp_path}", "measures=[paper,evaluation]"])
     paper, evaluation = by_convention(config)
     predicted = replace(paper, measure=replace(paper.measure, batch_norm="expected"), measures=None)

@@ -1,10 +1,4 @@
-"""The paper's claims as conf/claims.yaml fixes them, and their verdicts over an experiment's seeds.
-
-A claim names statistics and their thresholds. In each condition of a figure (for example each depth) a statistic has
-one value per seed. A criterion holds if the whole 95 % confidence interval of the mean over seeds is on the right side.
-A negative claim is about single seeds: none may meet all criteria. The verdict is "supported" if the claim holds in
-every condition, otherwise "not supported"; "not run" if a condition is missing or has too few seeds.
-"""
+"""The paper's claims as conf/claims.yaml fixes them: their statistics, bounds and rules."""
 
 from __future__ import annotations
 
@@ -19,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from equisep.analysis.statistics import Interval, interval_over_seeds
+from equisep.analysis.nulls import block_excesses, broken_stick_correlations, broken_stick_variations
 from equisep.config import ConfigError, conf_folder, group_options, nearest
 
 if TYPE_CHECKING:
@@ -27,30 +21,45 @@ if TYPE_CHECKING:
 
 # Names of the figures over all runs, which are judged but are no experiments.
 OVERVIEW_NAMES = ("decay_ratio", "test_accuracy")
-SUPPORTED, NOT_SUPPORTED, NOT_RUN, NO_CLAIM = "supported", "not supported", "not run", "no claim"
+# Kinds of criteria: bounds that are numbers, and those that are a point of the statistic's null distribution.
+UPPER, LOWER = ("at_most", "below_null"), ("at_least", "above_null")
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A statistic and its threshold. kind: at_most or at_least."""
+    """A statistic and its bound.
+
+    kind: at_most or at_least a threshold; below_null or above_null: at most, or at least, the point of the statistic's
+    null distribution that chance is below with probability ``threshold``, or above (see equisep.analysis.nulls).
+    """
 
     statistic: str
     kind: str
     threshold: float
 
-    def margin(self, interval: Interval) -> float:
-        """Return by how much the worse end of the interval (one seed: its value) meets the threshold; < 0: not met."""
-        low, high = (interval.mean, interval.mean) if interval.n == 1 else (interval.low, interval.high)
-        return self.threshold - high if self.kind == "at_most" else low - self.threshold
+    def bound(self, rows: pd.DataFrame) -> float:
+        """Return the bound in a condition; rows: its statistics, with the number of points that a null depends on."""
+        if self.kind in ("at_most", "at_least"):
+            return self.threshold
+        return _null_point(self.statistic, self.threshold, rows)
 
-    def holds(self, interval: Interval) -> bool:
-        """Whether the whole interval meets the threshold; False if a seed has no finite value."""
-        return math.isfinite(interval.mean) and self.margin(interval) >= 0
+    def meets(self, values: Any, bound: float) -> Any:
+        """Whether values are on the right side of a bound, elementwise."""
+        return values <= bound if self.kind in UPPER else values >= bound
 
-    @property
-    def bound(self) -> str:
-        """The threshold, human-readable."""
-        return f"{'≤' if self.kind == 'at_most' else '≥'} {self.threshold:g}".replace("-", "−")
+
+def _null_point(statistic: str, level: float, rows: pd.DataFrame) -> float:
+    """Return the point of a statistic's null distribution that chance passes, on the law's side, at a level."""
+
+    def points(suffix: str) -> int:
+        return int(rows[f"points{suffix}"].max())
+
+    if statistic == "residual_excess":
+        layers, blocks = points("_layer") - 1, points("_block") - 1
+        return float(np.quantile(block_excesses(layers, layers // blocks), 1 - level))
+    name = "log_ratio_cv" if statistic.startswith("log_ratio_cv") else "r"
+    distribution = broken_stick_variations if name == "log_ratio_cv" else broken_stick_correlations
+    return float(np.quantile(distribution(points(statistic.removeprefix(name))), level))
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,8 @@ class Claim:
     """What a figure must show.
 
     seeds: the minimum per condition. premise: criteria that must hold for the claim to apply. rule: whether "all",
-    "any" or "none" of the criteria must hold in a condition. changed: date and reason of each change.
+    "any" or "none" of the criteria must hold in a condition. full_text: whether the part of the paper that states the
+    claim was at hand. changed: date and reason of each change.
     """
 
     name: str
@@ -67,68 +77,8 @@ class Claim:
     premise: tuple[Criterion, ...]
     criteria: tuple[Criterion, ...]
     rule: str
+    full_text: bool
     changed: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One statistic in one condition, over seeds."""
-
-    condition: str
-    criterion: Criterion
-    interval: Interval
-
-    @property
-    def holds(self) -> bool:
-        """Whether the criterion holds in the condition."""
-        return self.criterion.holds(self.interval)
-
-    def __str__(self) -> str:
-        where = f", {self.condition}" if self.condition else ""
-        statistic = f"{self.criterion.statistic} {describe_interval(self.interval)}"
-        return f"{statistic}{where} (threshold {self.criterion.bound})"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A claim's verdict: it held in ``held`` of ``conditions`` conditions. missing: why it could not be judged."""
-
-    claim: Claim
-    status: str
-    findings: tuple[Finding, ...]
-    held: int
-    conditions: int
-    missing: str = ""
-
-    @property
-    def decisive(self) -> tuple[Finding, ...]:
-        """The findings that decide the verdict: those that fail, or for each criterion the one nearest to failing."""
-        failing = tuple(finding for finding in self.findings if not finding.holds)
-        failed_premises = tuple(finding for finding in failing if finding.criterion in self.claim.premise)
-        if failed_premises:
-            return failed_premises
-        if self.claim.rule != "any" and failing:
-            return failing
-        nearest: dict[Criterion, Finding] = {}
-        for finding in self.findings:
-            other = nearest.setdefault(finding.criterion, finding)
-            nearest[finding.criterion] = min(other, finding, key=lambda one: one.criterion.margin(one.interval))
-        return tuple(nearest.values())
-
-    def __str__(self) -> str:
-        if self.status == NOT_RUN:
-            return f"{self.status}: {self.missing}"
-        if self.status == NO_CLAIM:
-            return f"{self.status} stated for this experiment in conf/claims.yaml"
-        findings = "; ".join(map(str, self.decisive[:3])) + ("; …" if len(self.decisive) > 3 else "")
-        return f"{self.status} (in {self.held} of {self.conditions}): {findings}"
-
-
-def describe_interval(interval: Interval) -> str:
-    """Return a mean with its interval and number of seeds, human-readable."""
-    if interval.n == 1:
-        return f"{interval.mean:.4g} (one seed, no interval)".replace("-", "−")
-    return f"{interval.mean:.4g} [{interval.low:.4g}, {interval.high:.4g}], n = {interval.n}".replace("-", "−")
 
 
 def load_claims() -> dict[str, Claim]:
@@ -168,12 +118,12 @@ _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _con
 
 def _read_criteria(entry: Mapping[str, Mapping[str, Any]]) -> tuple[Criterion, ...]:
     if not entry:
-        raise ValueError("each rule needs statistics with at_most or at_least")
+        raise ValueError(f"each rule needs statistics with {', '.join((*UPPER, *LOWER))}")
     criteria = []
     for statistic, sides in entry.items():
         for kind, threshold in sides.items():
-            if kind not in ("at_most", "at_least"):
-                raise ValueError(f"{statistic}: {kind}: must be at_most or at_least")
+            if kind not in (*UPPER, *LOWER):
+                raise ValueError(f"{statistic}: {kind}: must be one of {', '.join((*UPPER, *LOWER))}")
             if not isinstance(threshold, int | float) or not math.isfinite(threshold):
                 raise ValueError(f"{statistic}: {kind}: {threshold}: must be a finite number")
             criteria.append(Criterion(statistic, kind, float(threshold)))
@@ -189,7 +139,8 @@ def _read(name: str, entry: Mapping[str, Any]) -> Claim:
         if undated:
             raise ValueError(f"changed: {undated[0][:40]!r}: must begin with a date, YYYY-MM-DD")
         _refuse_undated_change(str(entry["fixed"]), (seeds, rule, premise, criteria), changed)
-        return Claim(name, str(entry["claim"]), seeds, premise, criteria, rule, changed)
+        full_text = bool(entry.get("full_text", True))
+        return Claim(name, str(entry["claim"]), seeds, premise, criteria, rule, full_text, changed)
     except KeyError as error:
         raise ConfigError(f"conf/claims.yaml: {name}: {error} is missing") from None
     except (TypeError, ValueError, AttributeError, StopIteration) as error:
@@ -209,51 +160,6 @@ def _refuse_undated_change(fixed: str, rules: tuple[Any, ...], changed: Sequence
 def claims_digest() -> str:
     """Return a digest of conf/claims.yaml, which a verdict records."""
     return hashlib.sha256((conf_folder() / "claims.yaml").read_bytes()).hexdigest()[:12]
-
-
-def judge(claim: Claim, statistics: pd.DataFrame, conditions: Sequence[str], missing: str = "") -> Verdict:
-    """Return the verdict of a claim.
-
-    statistics: a row per condition and seed: the columns ``conditions``, seed and at least the claim's statistics. A
-    statistic that does not exist (a diverged network) is NaN and fails the criterion. missing: why the claim cannot
-    be judged, for example because runs are missing; the verdict is then "not run".
-    """
-    if statistics.empty:
-        return Verdict(claim, NOT_RUN, (), 0, 0, missing or "no runs to judge")
-    names = [criterion.statistic for criterion in (*claim.premise, *claim.criteria)]
-    for name in names:
-        if name not in statistics:
-            hint = nearest(name, statistics.columns)
-            raise ConfigError(f"conf/claims.yaml: {claim.name}: {name}: no such statistic{hint}")
-    groups = statistics.groupby(list(conditions), sort=False) if len(conditions) else [((), statistics)]
-    findings: list[Finding] = []
-    held = too_few_seeds = 0
-    for key, rows in groups:
-        condition = ", ".join(name_value(name, value) for name, value in zip(conditions, key, strict=True))
-        premise, results = (
-            [Finding(condition, criterion, interval_over_seeds(rows[criterion.statistic])) for criterion in criteria]
-            for criteria in (claim.premise, () if claim.rule == "none" else claim.criteria)
-        )
-        if claim.rule == "none":
-            results = [_share_of_seeds(condition, claim.criteria, rows)]
-        findings += [*premise, *results]
-        combine = any if claim.rule == "any" else all
-        held += combine(result.holds for result in results) and all(finding.holds for finding in premise)
-        too_few_seeds += rows["seed"].nunique() < claim.seeds
-    if too_few_seeds and not missing:
-        missing = f"{too_few_seeds} of {len(groups)} conditions have fewer than {claim.seeds} seeds"
-    status = NOT_RUN if missing else SUPPORTED if held == len(groups) else NOT_SUPPORTED
-    return Verdict(claim, status, tuple(findings), held, len(groups), missing)
-
-
-def _share_of_seeds(condition: str, criteria: Sequence[Criterion], rows: pd.DataFrame) -> Finding:
-    """Return the share of seeds that meet all criteria, which must be zero for a negative claim."""
-    met = np.ones(len(rows), dtype=bool)
-    for criterion in criteria:
-        values = rows[criterion.statistic].to_numpy()
-        met &= values <= criterion.threshold if criterion.kind == "at_most" else values >= criterion.threshold
-    bounds = ", ".join(f"{criterion.statistic} {criterion.bound}" for criterion in criteria)
-    return Finding(condition, Criterion(f"share of seeds with {bounds}:", "at_most", 0.0), interval_over_seeds(met))
 
 
 NAMES = {

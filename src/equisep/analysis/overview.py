@@ -6,21 +6,27 @@ per run and epoch. Statistics are computed for each data set and seed, over all 
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
-from equisep.analysis.claims import NOT_RUN, judge, load_claims, name_value
-from equisep.analysis.reproduction import FITTED, Result
-from equisep.analysis.statistics import compare_laws, partial_rank_correlation, rank_correlation
+from equisep.analysis.claims import Claim, load_claims, name_value
+from equisep.analysis.figures.panels import wide_figure
+from equisep.analysis.reproduction import CONVENTION_TITLES, FITTED, describe_scope
+from equisep.analysis.result import Result
+from equisep.analysis.rival_laws import compare_laws
+from equisep.analysis.statistics import correlation_interval, partial_rank_correlation, rank_correlation
 from equisep.analysis.tables import at_best_learning_rate
-from equisep.config import PROTOCOL, ConfigError, compose_config
+from equisep.analysis.verdicts import Verdict, judge
+from equisep.config import PROTOCOL, ConfigError, compose_config, conventions
 from equisep.measures import fit_law
 from equisep.store import load_runs
 
+# Of measuring, under which all runs are compared.
+CONVENTIONS = ("paper", "evaluation")
 # A seed counts as a repetition if it has at least this share of the networks of its data set's largest seed.
 WHOLE_SEED = 0.5
 # Columns that define a condition: equal for runs that differ only in seed and learning rate.
@@ -52,8 +58,8 @@ class Runs:
     notes: tuple[str, ...]
 
 
-def summarise_runs(runs: pd.DataFrame) -> Runs:
-    """Return a row per run and epoch from a table of :func:`equisep.store.table.load_runs`.
+def summarise_runs(runs: pd.DataFrame, convention: str = CONVENTIONS[0]) -> Runs:
+    """Return a row per run and epoch, measured under a convention, from a table of :func:`equisep.load_runs`.
 
     Columns: dataset is name and size; optimizer "sgd", "momentum" or "adam"; training "joint" or "two-stage"; last
     marks the row of the last epoch, the only one with aic_advantage (of the exponential, see statistics.Laws) and
@@ -62,7 +68,7 @@ def summarise_runs(runs: pd.DataFrame) -> Runs:
     logarithm in the last epoch.
     """
     by_run = runs.drop_duplicates("run").set_index("run")
-    measured, trained = set(_measured_as_in_paper(runs)["run"]), _trained_as_in_paper(by_run)
+    measured, trained = set(_measured_under(convention, runs)["run"]), _trained_as_in_paper(by_run)
     reasons = pd.Series("", index=by_run.index)
     # The first reason counts.
     for selected, reason in (
@@ -70,10 +76,10 @@ def summarise_runs(runs: pd.DataFrame) -> Runs:
         (by_run["protocol"] != PROTOCOL, f"another protocol version than {PROTOCOL}"),
         (by_run["state"] != "done", "unfinished or diverged"),
         (~trained, "not trained as in the paper, or for fewer epochs than others"),
-        (~by_run.index.isin(measured), "not measured as in the paper"),
+        (~by_run.index.isin(measured), "not measured under this convention"),
     ):
         reasons[selected & (reasons == "")] = reason
-    usable = _measured_as_in_paper(runs[runs["run"].isin(reasons.index[reasons == ""])])
+    usable = _measured_under(convention, runs[runs["run"].isin(reasons.index[reasons == ""])])
     rows = []
     test = usable[usable["split"] == "test"].drop_duplicates(["run", "epoch"]).set_index(["run", "epoch"])["accuracy"]
     for (run, _, epoch), layers in usable[usable["split"] == "train"].groupby(["run", "measure", "epoch"], sort=False):
@@ -105,12 +111,13 @@ def summarise_runs(runs: pd.DataFrame) -> Runs:
     return Runs(table[table["run"].isin(complete)], notes)
 
 
-def _measured_as_in_paper(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows measured as in the paper; for runs measured per layer and per block, those per layer."""
+def _measured_under(convention: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows measured under a convention; for runs measured per layer and per block, those per layer."""
     measured = runs[runs["epoch"].notna()]
-    measure = compose_config([]).measure
-    for name in ("batch_norm", "batch_size", "weighting"):
-        measured = measured[measured[f"measure.{name}"] == getattr(measure, name)]
+    fields = conventions()[convention] | {"weighting": compose_config([]).measure.weighting}
+    for name, value in fields.items():
+        # Measures in stored order do not record their order.
+        measured = measured[measured[f"measure.{name}"].fillna("stored") == value]
     return measured[measured["measure.view"] == measured.groupby("run")["measure.view"].transform("max")]
 
 
@@ -188,37 +195,44 @@ def exponential_against_rivals(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
-    """Return Spearman's correlations of test accuracy with r, last-layer D and CV of log ρ, by data set and seed.
+    """Return Spearman's correlations of test accuracy with r, last-layer D and CV of log ρ, by data set.
 
-    Over all networks that fit their data; seeds with fewer than three are left out. For r and CV of log ρ also the
-    partial correlations, controlling for depth.
+    Over settings (CONDITION and learning rate), each the mean over its seeds, of networks that fit their data: seeds
+    repeat a setting and are no further cases. For r and CV of log ρ also the partial correlations, controlling for
+    depth, and for depth and learning rate. Each is an interval by Fisher's z.
     """
     rows = comparable(table)
-    rows = rows[rows["last"] & (rows["train_accuracy"] >= FITTED)]
+    rows = rows[rows["last"].astype(bool) & (rows["train_accuracy"] >= FITTED)]
+    names = ["r", "D_last", "log_ratio_cv", "test_accuracy"]
+    means = rows.groupby([*CONDITION, "learning_rate"], dropna=False)[names].mean().reset_index()
     correlations = []
-    for (dataset, seed), group in rows.groupby(["dataset", "seed"]):
-        values = {"dataset": dataset, "seed": seed, "networks": len(group)}
-        for name in ("r", "D_last", "log_ratio_cv"):
-            values[f"correlation_with_{name}"] = rank_correlation(group[name], group["test_accuracy"])
+    for dataset, group in means.groupby("dataset"):
+        accuracy, cases = group["test_accuracy"], len(group)
+        seeds = rows.loc[rows["dataset"] == dataset, "seed"].nunique()
+        values: dict[str, object] = {"dataset": dataset, "seeds": seeds, "settings": cases}
+        for name in names[:-1]:
+            values[f"correlation_with_{name}"] = correlation_interval(rank_correlation(group[name], accuracy), cases)
         for name in ("r", "log_ratio_cv"):
-            partial = partial_rank_correlation(group[name], group["test_accuracy"], [group["depth"]])
-            values[f"correlation_with_{name}_at_equal_depth"] = partial
+            for suffix, controls in (("depth", ["depth"]), ("depth_and_rate", ["depth", "learning_rate"])):
+                partial = partial_rank_correlation(group[name], accuracy, [group[column] for column in controls])
+                interval = correlation_interval(partial, cases, len(controls))
+                values[f"correlation_with_{name}_at_equal_{suffix}"] = interval
         correlations.append(values)
-    if not correlations:
-        return pd.DataFrame(columns=["dataset", "seed"])
-    return pd.DataFrame(correlations).dropna(subset=["correlation_with_r"])
+    return pd.DataFrame(correlations, columns=None if correlations else ["dataset", "seeds", "settings"])
 
 
 @dataclass(frozen=True)
 class Overview:
     """A figure over all runs of a source, with its claim.
 
-    name: of the script and the claim. draw: returns the figure for the rows. statistics: returns the claim's statistics
-    and the number of networks, a row per data set and seed. caveat: a note for the reader, or ''.
+    name: of the script and the claim. draw: draws the rows under one convention into a figure. height: of that, inches.
+    statistics: returns the claim's statistics, a row per data set and seed with the number of networks, or a row per
+    data set with that of seeds. caveat: a note for the reader, or ''.
     """
 
     name: str
-    draw: Callable[[pd.DataFrame], Figure]
+    draw: Callable[[FigureBase, pd.DataFrame], None]
+    height: float
     statistics: Callable[[pd.DataFrame], pd.DataFrame]
     caveat: str = ""
 
@@ -236,20 +250,34 @@ class Overview:
         except ConfigError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
-        return 1 if result.verdict.status == NOT_RUN else 0
+        return 0 if result.tested else 1
 
     def make(self, runs: pd.DataFrame, call: Sequence[str] = ()) -> Result:
-        """Return figure, table (last epochs) and verdict for a table of :func:`equisep.store.table.load_runs`.
+        """Return figure, table (last epochs) and verdicts for a table of :func:`equisep.load_runs`.
 
         call: the arguments that chose the runs; they are recorded.
         """
-        summary = summarise_runs(runs)
-        table = summary.table
         claim = load_claims()[self.name]
+        summaries = {convention: summarise_runs(runs, convention) for convention in CONVENTIONS}
+        measured = {name: summary for name, summary in summaries.items() if len(summary.table)} or summaries
+        verdicts, tables, notes = {}, [], [self.caveat]
+        for convention, summary in measured.items():
+            last = summary.table[summary.table["last"].astype(bool)]
+            verdicts[convention], remarks = self._judge(claim, summary.table)
+            tables.append(last.assign(convention=convention))
+            counts = f"{last['run'].nunique()} networks, {last['seed'].nunique()} seeds."
+            notes += [f"{convention}: {remark}" for remark in (counts, *remarks, *summary.notes)]
+        table = pd.concat(tables, ignore_index=True)
+        figure = self._draw({name: summary.table for name, summary in measured.items()}) if len(table) else None
+        scope = describe_scope(table.head(0), claim)
+        return Result(self.name, verdicts, figure, {"": table}, scope, tuple(filter(None, notes)), tuple(call))
+
+    def _judge(self, claim: Claim, table: pd.DataFrame) -> tuple[Verdict, list[str]]:
+        """Return the verdict, and notes on seeds and data sets that are not judged."""
+        notes = []
         last = table[table["last"].astype(bool)]
-        notes = [f"{last['run'].nunique()} networks, {last['seed'].nunique()} seeds.", self.caveat, *summary.notes]
         statistics = self.statistics(table) if len(last) else pd.DataFrame(columns=["dataset", "seed"])
-        if len(statistics):
+        if "networks" in statistics and len(statistics):
             # Seeds with only a few of the networks are no repetitions of the others.
             complete = statistics["networks"] >= WHOLE_SEED * statistics.groupby("dataset")["networks"].transform("max")
             if not complete.all():
@@ -257,11 +285,19 @@ class Overview:
                 names = ", ".join(f"{count} of {name_value('dataset', str(name))}" for name, count in counts.items())
                 notes.append(f"Not judged: seeds with fewer than half the networks of the largest one: {names}.")
             statistics = statistics[complete]
-        seeds = statistics.groupby("dataset")["seed"].nunique()
+        by_dataset = statistics.groupby("dataset")
+        seeds = by_dataset["seeds"].first() if "seeds" in statistics else by_dataset["seed"].nunique()
         too_few = seeds.index[seeds < claim.seeds]
         if len(too_few):
             names = ", ".join(name_value("dataset", name) for name in too_few)
             notes.append(f"Shown but not judged, fewer than {claim.seeds} seeds: {names}.")
-        verdict = judge(claim, statistics[~statistics["dataset"].isin(too_few)], ["dataset"])
-        figure = self.draw(table) if len(last) else None
-        return Result(self.name, verdict, figure, {"": last}, tuple(filter(None, notes)), tuple(call))
+        return judge(claim, statistics[~statistics["dataset"].isin(too_few)], ["dataset"]), notes
+
+    def _draw(self, tables: Mapping[str, pd.DataFrame]) -> Figure:
+        """Return the figure: the panels under each convention, below each other."""
+        figure = wide_figure(len(tables) * self.height)
+        parts = figure.subfigures(len(tables), 1, squeeze=False)
+        for part, (convention, table) in zip(parts.flat, tables.items(), strict=True):
+            part.suptitle(CONVENTION_TITLES[convention], fontsize="small", fontweight="bold")
+            self.draw(part, table)
+        return figure

@@ -16,9 +16,10 @@ import jinja2
 import pandas as pd
 import yaml
 
-from equisep.analysis.claims import NOT_RUN, NOT_SUPPORTED, SUPPORTED, Claim, load_claims
+from equisep.analysis.claims import Claim, load_claims
 from equisep.analysis.tables import TEXT_COLUMNS
-from equisep.config import ConfigError, conf_folder, not_writable
+from equisep.analysis.verdicts import NOT_TESTED, STATUSES
+from equisep.config import PAPER, ConfigError, conf_folder, not_writable
 from equisep.files import write_atomically
 from equisep.store import machine_facts
 
@@ -35,17 +36,17 @@ HARDWARE = {
 class Section:
     """A claim and its results.
 
-    name: of the script. verdict: supported, not supported or not run. findings: a row per condition and statistic.
-    notes: for the reader. image: the figure as a data URI, or ''. runs: ids with the folder of each relative to the
-    page, or '' if it does not exist. facts: hardware, versions, commit, networks, seeds. table: path of the table
-    relative to the page, or ''. command: the script that judges the claim, or ''.
+    name: of the script. verdicts: by convention, each with its status, counts, statistics and findings, a row per
+    condition and statistic. former: the verdict by earlier rules, or ''. notes: for the reader. image: the figure as a
+    data URI, or ''. runs: ids with the folder of each relative to the page, or '' if it does not exist. facts:
+    hardware, versions, commit, networks, seeds. table: path of the table relative to the page, or ''. command: the
+    script that judges the claim, or ''.
     """
 
     name: str
     claim: Claim
-    verdict: str
-    statistics: str
-    findings: tuple[dict[str, Any], ...]
+    verdicts: dict[str, dict[str, Any]]
+    former: str
     notes: tuple[str, ...]
     image: str
     runs: tuple[tuple[str, str], ...]
@@ -62,14 +63,14 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
     """
     claims = load_claims()
     sections = [_read_section(results, name, claims[name], command) for name, command in scripts.items()]
-    if all(section.verdict == NOT_RUN and not section.image for section in sections):
+    statuses = [verdict["verdict"] for section in sections for verdict in section.verdicts.values()]
+    if set(statuses) == {NOT_TESTED} and not any(section.image for section in sections):
         raise ConfigError(f"results={results}: contains no verdicts; run equisep reproduce first")
     loader = jinja2.PackageLoader("equisep", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    verdicts = [section.verdict for section in sections]
     page = environment.get_template("report.html.j2").render(
         sections=sections,
-        counts={status: verdicts.count(status) for status in (SUPPORTED, NOT_SUPPORTED, NOT_RUN)},
+        counts={status: statuses.count(status) for status in STATUSES},
         deviations=load_deviations(),
         machine=machine_facts(),
         written=time.strftime("%Y-%m-%d %H:%M"),
@@ -90,10 +91,9 @@ def _read_section(results: Path, name: str, claim: Claim, command: str) -> Secti
     return Section(
         name=name,
         claim=claim,
-        verdict=record.get("verdict", NOT_RUN),
-        statistics=record.get("statistics", no_verdict),
-        findings=tuple(record.get("findings", ())),
-        notes=tuple(record.get("notes", ())),
+        verdicts=record.get("verdicts") or {PAPER: {"verdict": NOT_TESTED, "statistics": no_verdict, "findings": []}},
+        former=record.get("former") or "",
+        notes=(*filter(None, [record.get("scope", "")]), *record.get("notes", ())),
         image=f"data:image/png;base64,{image}" if image else "",
         runs=tuple((run, _link(results, f"runs/{run}")) for run in dict.fromkeys(table["run"])),
         facts=_describe(table),
@@ -106,12 +106,12 @@ def _read_record(results: Path, name: str) -> dict[str, Any]:
     path = results / "verdicts" / f"{name}.json"
     try:
         record: dict[str, Any] = json.loads(path.read_text())
-        # Older records name the threshold "wanted".
-        renamed = {"wanted": "threshold"}
-        record["findings"] = [{renamed.get(key, key): row[key] for key in row} for row in record["findings"]]
-        keys = {"condition", "statistic", "threshold", "holds", "mean", "low", "high", "n"}
-        complete = {"verdict", "statistics"} <= set(record) and all(keys <= set(row) for row in record["findings"])
-        if not complete or not all(isinstance(note, str) for note in record["notes"]):
+        keys = {"condition", "statistic", "threshold", "outcome", "mean", "low", "high", "n"}
+        for verdict in record["verdicts"].values():
+            named = {"verdict", "statistics"} <= set(verdict)
+            if not named or not all(keys <= set(row) for row in verdict["findings"]):
+                raise ValueError
+        if not all(isinstance(note, str) for note in record["notes"]):
             raise ValueError
     except FileNotFoundError:
         return {}

@@ -8,30 +8,32 @@ saved tables instead, for example from the reference results.
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
-from equisep.analysis.claims import NO_CLAIM, NOT_RUN, Claim, Verdict, claims_digest, judge, load_claims, name_value
+from equisep.analysis.claims import Claim, load_claims, name_value
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch
-from equisep.analysis.figures.panels import save_figure, state_claim
-from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables, save_tables
-from equisep.config import ConfigError, EquisepError, Training, compose_config, conf_folder, refuse_unknown_words
-from equisep.store import lock_in_use
+from equisep.analysis.figures.panels import wide_figure
+from equisep.analysis.result import Result
+from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables
+from equisep.analysis.verdicts import NO_CLAIM, Verdict, judge
+from equisep.config import PAPER, ConfigError, EquisepError, Training, compose_config, conf_folder, refuse_unknown_words
+from equisep.plots import FULL_WIDTH
 
-# Of the file names of an experiment's tables.
-SUFFIXES = ("", "_layers", "_perturbed", "_comparisons", "_scores")
-WHOLE_TEST_SET = 10_000
+CONVENTION_TITLES = {
+    "paper": "as published: batch statistics, batches of 100 in stored order",
+    "shuffled": "batch statistics, batches of 100, shuffled",
+    "stratified": "batch statistics, batches of 100, each class in proportion",
+    "evaluation": "evaluation mode: running statistics",
+}
 # Training accuracy from which a network counts as fitting its data.
 FITTED = 0.99
 
@@ -40,16 +42,18 @@ FITTED = 0.99
 class Reproduction:
     """How an experiment becomes a figure and a verdict.
 
-    name: of the experiment. draw: returns the figure for the tables and the rows shown. conditions: columns that define
-    a condition of the claim; the rows shown are those at the best learning rate of each. statistics: returns the
-    claim's statistics for the rows shown, a row per condition and seed, where a column ``choice`` is a further
+    All functions are called once per convention, with the tables under it and the rows of ``runs`` that are shown.
+    name: of the experiment. draw: draws into a figure. size: its width and height for the rows, inches. conditions:
+    columns that define a condition of the claim; the rows shown are those at the best learning rate of each.
+    statistics: returns the claim's statistics, a row per condition and seed, where a column ``choice`` is a further
     condition; default: the tables' own columns. epochs: the measured epochs to tabulate. published: the learning rate
     of the published figure by condition, where known. remarks: further notes for the reader. extra_tables: further
     tables, by the suffix of their file name.
     """
 
     name: str
-    draw: Callable[[Tables, pd.DataFrame], Figure]
+    draw: Callable[[FigureBase, Tables, pd.DataFrame], None]
+    size: Callable[[pd.DataFrame], tuple[float, float]]
     conditions: tuple[str, ...] = ()
     statistics: Callable[[Tables, pd.DataFrame], pd.DataFrame] | None = None
     epochs: Callable[[Training], Sequence[int]] = last_epoch
@@ -61,11 +65,12 @@ class Reproduction:
         """Run a script's command line; exit code 1 if runs are missing, 2 if the arguments are invalid."""
         try:
             tables, results = self._read(arguments)
-            verdict = self.write(tables, results, arguments)
+            result = self.make(tables, arguments)
+            result.write(results)
         except EquisepError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
-        return 1 if verdict.status == NOT_RUN else 0
+        return 0 if result.tested else 1
 
     def _read(self, arguments: Sequence[str]) -> tuple[Tables, Path]:
         names = ("profile=", "tables=", "source=")
@@ -116,15 +121,27 @@ class Reproduction:
             return tables.runs
         return at_best_learning_rate(tables.runs, self.conditions)
 
-    def judge(self, tables: Tables) -> Verdict:
-        """Return the verdict of the experiment's claim."""
+    def judge(self, tables: Tables) -> dict[str, Verdict]:
+        """Return the verdict on the experiment's claim under each convention."""
         claim = load_claims().get(self.name)
+        conventions = tables.conventions or (PAPER,)
         if claim is None:
-            return Verdict(Claim(self.name, "no claim stated", 0, (), (), "all", ()), NO_CLAIM, (), 0, 0)
-        rows = self.shown(tables)
-        statistics = self.statistics(tables, rows) if self.statistics and len(rows) else rows
-        conditions = [column for column in (*self.conditions, "choice") if column in statistics]
-        return judge(claim, statistics, conditions, self.missing_reason(tables))
+            none = Claim(self.name, "no claim stated", 0, (), (), "all", True, ())
+            return dict.fromkeys(conventions, Verdict(none, NO_CLAIM, (), {}))
+        missing, full_scale = self.missing_reason(tables), self._is_full_scale(tables)
+        verdicts = {}
+        for convention in conventions:
+            selected = tables.under(convention)
+            rows = self.shown(selected)
+            statistics = self.statistics(selected, rows) if self.statistics and len(rows) else rows
+            conditions = [column for column in (*self.conditions, "choice") if column in statistics]
+            verdicts[convention] = judge(claim, statistics, conditions, missing=missing, full_scale=full_scale)
+        return verdicts
+
+    def _is_full_scale(self, tables: Tables) -> bool:
+        """Whether the networks have the size and the learning rates of the experiment's file."""
+        planned = {point.config.optimizer.learning_rate for point in expand_experiment(self.name)}
+        return bool((tables.runs["width_multiplier"] >= 1).all()) and planned <= set(tables.runs["learning_rate"])
 
     def missing_reason(self, tables: Tables) -> str:
         """Return why the claim cannot be judged on these tables, given the experiment's file; '' if it can be."""
@@ -171,144 +188,87 @@ class Reproduction:
         values = {key: name_value("learning_rate", rate).removeprefix("rate ") for key, rate in rates.items()}
         return ", ".join(f"{value} ({self._describe(key)})" if key else value for key, value in values.items())
 
-    def write(self, tables: Tables, results: Path, call: Sequence[str] = ()) -> Verdict:
-        """Write the result of tables to a results folder, print a summary, and return the verdict; see make."""
-        result = self.make(tables, call)
-        result.write(results)
-        return result.verdict
-
     def make(self, tables: Tables, call: Sequence[str] = ()) -> Result:
-        """Return figure, tables and verdict. call: the arguments that chose the runs; they are recorded.
+        """Return figure, tables and verdicts. call: the arguments that chose the runs; they are recorded.
 
         There is no figure if no network has a value, and no tables if runs are missing, since partial tables could be
         mistaken for complete ones.
         """
-        verdict, rows = self.judge(tables), self.shown(tables)
+        verdicts, rows = self.judge(tables), self.shown(tables)
         notes = list(tables.flaws)
         if len(rows):
-            notes = [*_describe_rows(tables, rows), *notes, *self.compare_rates(tables), *self.remarks(tables, rows)]
-        figure = self.draw(tables, rows) if rows["train_loss"].notna().any() else None
+            notes = [*_describe_rows(rows), *notes, *self.compare_rates(tables)]
+            for convention in tables.conventions:
+                selected = tables.under(convention)
+                remarks = self.remarks(selected, self.shown(selected))
+                named = len(tables.conventions) > 1
+                notes += [f"{convention}: {remark}" if named else remark for remark in remarks]
+        figure = self._draw(tables) if rows["train_loss"].notna().any() else None
         contents: dict[str, pd.DataFrame] = {}
         if len(rows) and not tables.missing:
-            contents = {"": tables.runs, "_layers": tables.layers, **self.extra_tables(tables, rows)}
+            contents = {"": tables.runs, "_layers": tables.layers, **self._further_tables(tables)}
             contents |= {"_perturbed": tables.perturbed} if len(tables.perturbed) else {}
-        return Result(self.name, verdict, figure, contents, tuple(notes), tuple(call))
+        scope = describe_scope(tables.runs, load_claims().get(self.name))
+        return Result(self.name, verdicts, figure, contents, scope, tuple(dict.fromkeys(notes)), tuple(call))
+
+    def _draw(self, tables: Tables) -> Figure:
+        """Return the figure: the experiment's panels under each convention, beside or below each other."""
+        width, height = self.size(self.shown(tables))
+        count = len(tables.conventions)
+        beside = count * width <= FULL_WIDTH + 0.5
+        figure = wide_figure(height if beside else count * height, count * width if beside else width)
+        parts = figure.subfigures(*((1, count) if beside else (count, 1)), squeeze=False)
+        for part, convention in zip(parts.flat, tables.conventions, strict=True):
+            selected = tables.under(convention)
+            if count > 1:
+                part.suptitle(CONVENTION_TITLES.get(convention, convention), fontsize="small", fontweight="bold")
+            self.draw(part, selected, self.shown(selected))
+        return figure
+
+    def _further_tables(self, tables: Tables) -> dict[str, pd.DataFrame]:
+        parts: dict[str, list[pd.DataFrame]] = {}
+        for convention in tables.conventions:
+            selected = tables.under(convention)
+            for suffix, table in self.extra_tables(selected, self.shown(selected)).items():
+                parts.setdefault(suffix, []).append(table.assign(convention=convention))
+        return {suffix: pd.concat(tables_, ignore_index=True) for suffix, tables_ in parts.items()}
 
 
-@dataclass(frozen=True)
-class Result:
-    """The output of a script: a claim's verdict, the figure, tables by the suffix of their file name, and notes."""
-
-    name: str
-    verdict: Verdict
-    figure: Figure | None
-    tables: Mapping[str, pd.DataFrame]
-    notes: tuple[str, ...]
-    call: tuple[str, ...] = ()
-
-    def write(self, results: Path) -> None:
-        """Write figures/, tables/ and verdicts/ in a results folder, together or not at all, and print a summary.
-
-        A result that could not be judged does not replace one that was: it is written to RESULTS/partial.
-        """
-        verdict, note = self.verdict, ""
-        if verdict.status in (NOT_RUN, NO_CLAIM) and self._judged(results):
-            note = f"{results}/verdicts/{self.name}.json has a verdict and is kept; this result is in {results}/partial"
-            results = results / "partial"
-        try:
-            results.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=results, prefix=f".{self.name}-") as folder:
-                self._write_files(Path(folder))
-                written = self._replace(Path(folder), results)
-        except OSError as error:
-            raise ConfigError(f"results={results}: {error.strerror}; choose a writable folder") from None
-        output = f"written: {', '.join(map(str, written))}"
-        for line in filter(None, [f"claim: {verdict.claim.text}", f"verdict: {verdict}", *self.notes, note, output]):
-            print(f"{self.name}: {line}")
-
-    def _judged(self, results: Path) -> bool:
-        try:
-            earlier = json.loads((results / "verdicts" / f"{self.name}.json").read_bytes())
-            return earlier["verdict"] not in (NOT_RUN, NO_CLAIM)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-
-    def _replace(self, folder: Path, results: Path) -> list[Path]:
-        """Move the files of a folder to their places, the verdict last, and remove other files of an earlier result."""
-        new = sorted(
-            (path.relative_to(folder) for path in folder.rglob("*.*")), key=lambda path: path.suffix == ".json"
-        )
-        names = (
-            f"figures/{self.name}.png",
-            f"figures/{self.name}.pdf",
-            *(f"tables/{self.name}{s}.csv" for s in SUFFIXES),
-        )
-        for name in names:
-            if Path(name) not in new:
-                (results / name).unlink(missing_ok=True)
-        for path in new:
-            (results / path.parent).mkdir(exist_ok=True)
-            (folder / path).replace(results / path)
-        return [results / path for path in new]
-
-    def _write_files(self, results: Path) -> None:
-        if self.figure is not None:
-            state_claim(self.figure, [f"Claim: {self.verdict.claim.text}", f"Here: {self.verdict}", *self.notes])
-            save_figure(self.figure, results / "figures", self.name)
-        save_tables(self.tables, results / "tables", self.name)
-        (results / "verdicts").mkdir()
-        path = results / "verdicts" / f"{self.name}.json"
-        path.write_text(json.dumps(self.record(), indent=1, ensure_ascii=False))
-
-    def record(self) -> dict[str, Any]:
-        """Return the verdict with all findings as plain values, as it is written to verdicts/NAME.json."""
-        verdict = self.verdict
-        return {
-            "experiment": self.name,
-            "claim": verdict.claim.text,
-            "changed": verdict.claim.changed,
-            # Where a result lies is no part of how it was made.
-            "call": [word for word in self.call if not word.startswith("results=")],
-            "claims": claims_digest(),
-            "lock": lock_in_use(),
-            "verdict": verdict.status,
-            "held": verdict.held,
-            "conditions": verdict.conditions,
-            "statistics": verdict.missing or "; ".join(map(str, verdict.decisive)),
-            "notes": self.notes,
-            "findings": [
-                {
-                    "condition": finding.condition,
-                    "statistic": finding.criterion.statistic,
-                    "threshold": finding.criterion.bound,
-                    "holds": finding.holds,
-                }
-                # JSON has neither NaN nor infinity.
-                | {name: value if math.isfinite(value) else None for name, value in asdict(finding.interval).items()}
-                for finding in verdict.findings
-            ],
-        }
+def describe_scope(runs: pd.DataFrame, claim: Claim | None) -> str:
+    """Return what verdicts are about: networks, seeds, rates, scale and data; and whether the claim was read."""
+    parts = []
+    if len(runs):
+        seeds, rates = runs["seed"].nunique(), sorted(set(runs["learning_rate"]))
+        named = ", ".join(name_value("learning_rate", rate).removeprefix("rate ") for rate in rates)
+        parts += [f"{runs['run'].nunique()} networks", f"{seeds} seed{'s' if seeds != 1 else ''}", f"rates {named}"]
+        if (runs["width_multiplier"] < 1).any():
+            parts.append(f"{_list(runs['width_multiplier'])} of the paper's channels and units")
+        parts.append(f"{_list(runs['train_images'])} training and {_list(runs['test_images'])} test images")
+    if claim is not None and not claim.full_text:
+        parts.append("the claim is taken from the abstract and a summary: the paper's full text was not at hand")
+    return f"Scope: {'; '.join(parts)}." if parts else ""
 
 
-def _describe_rows(tables: Tables, rows: pd.DataFrame) -> list[str]:
-    """Return notes on the rows shown: scaled networks, part of a test set, networks that do not fit or diverged."""
+def _list(values: pd.Series) -> str:
+    return ", ".join(f"{value:,g}" for value in sorted(set(values.dropna())))
+
+
+def _describe_rows(rows: pd.DataFrame) -> list[str]:
+    """Return notes on the rows shown: networks that do not fit, diverged or have no law."""
     notes = []
-    scaled = sorted({value for value in tables.runs["width_multiplier"] if value < 1})
-    if scaled:
-        notes.append(f"Networks scaled down: {', '.join(f'{value:g}' for value in scaled)} of the channels and units.")
-    partial = sorted({int(value) for value in tables.runs["test_images"] if value < WHOLE_TEST_SET})
-    if partial:
-        notes.append(f"Test accuracy on {', '.join(f'{value:,}' for value in partial)} images, part of the test set.")
-    last = rows[rows["epoch"] == rows.groupby("run")["epoch"].transform("max")]
+    ends = rows[rows["epoch"] == rows.groupby("run")["epoch"].transform("max")]
+    last = ends[ends["convention"] == ends["convention"].iloc[0]]
     accuracy = last["train_accuracy"]
     if accuracy.min() < FITTED:
         spread = f"{accuracy.median():.3g} [{accuracy.min():.3g}, {accuracy.max():.3g}]"
         notes.append(f"Training accuracy {spread}: not all networks fit their data.")
-    diverged, lawless = int(last["train_loss"].isna().sum()), int((last["r"].isna() & last["train_loss"].notna()).sum())
+    diverged = int(last["train_loss"].isna().sum())
     if diverged:
         notes.append(f"{diverged} of {len(last)} networks diverged.")
-    if lawless:
-        notes.append(f"{lawless} of {len(last)} networks have a layer without a usable D and are not fitted.")
+    for convention, group in ends.groupby("convention", sort=False):
+        lawless = int((group["r"].isna() & group["train_loss"].notna()).sum())
+        if lawless:
+            notes.append(f"{convention}: {lawless} of {len(group)} networks have a layer without a usable D.")
     return notes
 
 

@@ -1,75 +1,131 @@
-"""Statistics over seeds, networks and layers: confidence intervals, correlations, null distributions, rival laws."""
+"""Statistics over seeds, settings and layers: confidence intervals, correlations, effects of layers."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from equisep.measures import fit_law
-
-# Of the intervals over seeds.
+# Of all intervals.
 CONFIDENCE = 0.95
-RESAMPLES = 9999
-
-
-@dataclass(frozen=True)
-class Laws:
-    """The AIC of three models of log D against layer l; lower is better (Akaike, 1974).
-
-    exponential: log D = a + b l, the law. power: log D = a + b log(l + 1). constant: log D = a, no law.
-    Least squares with normal errors; minus infinity for an exact fit. No small-sample correction: it does not change
-    the choice between the two lines, and is undefined for the four points of a network of depth 4.
-    """
-
-    exponential: float
-    power: float
-    constant: float
-
-    @property
-    def best(self) -> str:
-        """The name of the model with the lowest AIC."""
-        return min(("constant", "power", "exponential"), key=lambda name: float(getattr(self, name)))
-
-    @property
-    def advantage(self) -> float:
-        """AIC of the better rival minus that of the exponential; positive if the exponential describes D best."""
-        rival = min(self.power, self.constant)
-        return 0.0 if rival == self.exponential else rival - self.exponential
+PERMUTATIONS = 9999
+# Correlations are kept this far from ±1, where Fisher's z is infinite.
+MAX_CORRELATION = 1 - 1e-12
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n seeds with its 95 % confidence interval; low and high are NaN for a single seed."""
+    """An estimate from n values with its 95 % confidence interval; low and high are NaN for a single value.
+
+    tail: the one-sided p-values of a bound, by bound: P(estimate this low or lower) and P(this high or higher) if the
+    truth is the bound.
+    """
 
     mean: float
     low: float
     high: float
     n: int
+    tail: Callable[[float], tuple[float, float]] = field(
+        default=lambda bound: (math.nan, math.nan), repr=False, compare=False
+    )
 
 
-def compare_laws(fuzziness: ArrayLike) -> Laws:
-    """Compare the law with a power law and with no law, on the separation fuzziness of consecutive layers.
+def interval_over_seeds(values: ArrayLike, *, correlations: bool = False) -> Interval:
+    """Return the mean of one value per seed with its 95 % interval by Student's t distribution.
 
-    fuzziness and errors: as for :func:`fit_law`; also raises ValueError for fewer than three layers.
+    values: (n,) n ≥ 1; a non-finite value makes the interval infinite. correlations: whether the values are
+    correlations such as r: mean and interval are then those of atanh r (Fisher's z), transformed back.
+    Its coverage is exact for normal values, and with equal values it is a point. One value has no interval: low and
+    high are NaN. Raises ValueError for no values.
     """
-    # Imported here because it takes a second, which other users of this module need not wait.
-    from statsmodels.regression.linear_model import OLS
+    # Faster to import than scipy.stats, at the end of every sweep.
+    from scipy.special import stdtr, stdtrit
 
-    fit_law(fuzziness)
-    values = np.log(np.asarray(fuzziness, dtype=np.float64))
-    _check_layers(len(values))
-    layers, ones = np.arange(len(values)), np.ones(len(values))
-    designs = (np.stack([ones, layers], 1), np.stack([ones, np.log1p(layers)], 1), ones[:, None])
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or len(sample) == 0:
+        raise ValueError(f"values: must be one-dimensional with at least one value, got shape {sample.shape}")
+    count = len(sample)
+    if count > 1 and not np.isfinite(sample).all():
+        return Interval(float(sample.mean()), -math.inf, math.inf, count)
+    scaled = np.arctanh(np.clip(sample, -MAX_CORRELATION, MAX_CORRELATION)) if correlations else sample
+    mean, back = float(scaled.mean()), math.tanh if correlations else float
+    if count == 1:
+        return Interval(float(sample[0]), math.nan, math.nan, 1)
+    error = float(scaled.std(ddof=1)) / math.sqrt(count)
+    reach = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * error
 
-    def score(design: NDArray[np.float64]) -> float:
-        fit = OLS(values, design).fit()
-        # Residuals below rounding error are not evidence.
-        exact = fit.ssr <= len(values) * (1e-12 * np.abs(values).max()) ** 2
-        return -math.inf if exact else float(fit.aic)
+    def tail(bound: float) -> tuple[float, float]:
+        distance = mean - (math.atanh(np.clip(bound, -MAX_CORRELATION, MAX_CORRELATION)) if correlations else bound)
+        if error == 0:
+            return float(distance >= 0), float(distance <= 0)
+        return float(stdtr(count - 1, distance / error)), float(stdtr(count - 1, -distance / error))
 
-    return Laws(*map(score, designs))
+    return Interval(back(mean), back(mean - reach), back(mean + reach), count, tail)
+
+
+# The public name, equisep.interval.
+interval = interval_over_seeds
+
+
+def share_interval(hits: int, trials: int) -> Interval:
+    """Return a share with its 95 % interval by Clopper and Pearson (1934). trials: ≥ 1."""
+    from scipy.stats import binom, binomtest
+
+    found = binomtest(hits, trials).proportion_ci(CONFIDENCE, method="exact")
+
+    def tail(bound: float) -> tuple[float, float]:
+        return float(binom.cdf(hits, trials, bound)), float(binom.sf(hits - 1, trials, bound))
+
+    return Interval(hits / trials, float(found.low), float(found.high), trials, tail)
+
+
+def correlation_interval(correlation: float, cases: int, controls: int = 0) -> Interval:
+    """Return Spearman's (partial) rank correlation over settings with its 95 % interval by Fisher's z.
+
+    cases: settings; each further control costs one. The variance of z is (1 + ρ²/2) / (n − 3) (Bonett & Wright, 2000).
+    NaN and infinite limits for an undefined correlation or fewer than four cases.
+    """
+    from scipy.special import ndtr, ndtri
+
+    effective = cases - controls
+    if not math.isfinite(correlation) or effective < 4:
+        return Interval(math.nan, -math.inf, math.inf, cases)
+    bounded = float(np.clip(correlation, -MAX_CORRELATION, MAX_CORRELATION))
+    z, error = math.atanh(bounded), math.sqrt((1 + bounded**2 / 2) / (effective - 3))
+    reach = float(ndtri((1 + CONFIDENCE) / 2)) * error
+
+    def tail(bound: float) -> tuple[float, float]:
+        distance = (z - math.atanh(np.clip(bound, -MAX_CORRELATION, MAX_CORRELATION))) / error
+        return float(ndtr(distance)), float(ndtr(-distance))
+
+    return Interval(correlation, math.tanh(z - reach), math.tanh(z + reach), cases, tail)
+
+
+def permutation_p_value(one: ArrayLike, other: ArrayLike, groups: ArrayLike, seed: int = 0) -> float:
+    """Return the two-sided p-value of Spearman's correlation if ``one`` is permuted within groups, such as depths.
+
+    NaN where there is no correlation.
+    """
+    observed = rank_correlation(one, other)
+    if not math.isfinite(observed):
+        return math.nan
+    values, of_group = np.asarray(one, dtype=np.float64), np.asarray(groups)
+    members = [np.flatnonzero(of_group == name) for name in np.unique(of_group)]
+    generator = np.random.default_rng(seed)
+    # The mean does not have to be kept: ranks are those of all values.
+    from scipy.stats import rankdata
+
+    ranks, others = rankdata(values), rankdata(np.asarray(other, dtype=np.float64))
+    ranks, others = ranks - ranks.mean(), others - others.mean()
+    scale = math.sqrt((ranks @ ranks) * (others @ others))
+    extreme = 0
+    for _ in range(PERMUTATIONS):
+        permuted = ranks.copy()
+        for rows in members:
+            permuted[rows] = ranks[generator.permutation(rows)]
+        extreme += abs(permuted @ others / scale) >= abs(observed) - 1e-12
+    return (extreme + 1) / (PERMUTATIONS + 1)
 
 
 def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
@@ -107,65 +163,52 @@ def partial_rank_correlation(one: ArrayLike, other: ArrayLike, controls: Sequenc
     return float(np.corrcoef(residuals.T)[0, 1])
 
 
-def _check_layers(layers: int) -> None:
-    if layers < 3:
-        raise ValueError(f"layers={layers}: must be at least 3, since any two points are on a line")
+@dataclass(frozen=True)
+class LayerEffects:
+    """How unequal the layers' ratios are: log ρ_ls = μ + layer_l + seed_s + ε, over layers l and seeds s.
 
-
-def broken_stick_correlations(layers: int, draws: int = 100_000, seed: int = 0) -> NDArray[np.float64]:
-    """Return the distribution of r under the broken-stick null: (draws,) values, sorted.
-
-    layers: L ≥ 3 points, including the input. The fall of log D is split among the L − 1 layers uniformly at random
-    (normalised exponential variables; r does not depend on the size of the fall). The p-value of an observed r is the
-    share of values that are at most r.
+    mean: μ. layer_deviation: standard deviation of layer_l, without what noise adds to it (0 where noise explains it
+    all). relative_deviation: that over |μ|, 0 for equal ratios. p_value: of the F test that all layer_l are zero.
     """
-    _check_layers(layers)
-    falls = np.random.default_rng(seed).standard_exponential((draws, layers - 1))
-    curves = np.concatenate([np.zeros((draws, 1)), -falls.cumsum(axis=1)], axis=1)
-    curves -= curves.mean(axis=1, keepdims=True)
-    centred = np.arange(layers) - (layers - 1) / 2
-    return np.sort(curves @ centred / np.sqrt((curves**2).sum(axis=1) * (centred**2).sum()))
+
+    mean: float
+    layer_deviation: float
+    relative_deviation: float
+    p_value: float
 
 
-def independence_p_value(pearson_r: float, layers: int) -> float:
-    """Return the one-sided p-value of r under independence: log D is normal and independent of the layer.
+def layer_effects(log_ratios: ArrayLike) -> LayerEffects:
+    """Return the layers' systematic deviation from one ratio.
 
-    Under this null r has a beta distribution on −1 … 1 with both parameters (L − 2) / 2 (Fisher, 1915). layers: L ≥ 3.
+    log_ratios: (seeds, layers) of log ρ_l, finite, at least two of each. Two-way analysis of variance without
+    repetition. Raises ValueError for fewer.
     """
-    from scipy.stats import beta
+    from scipy.stats import f
 
-    _check_layers(layers)
-    half = (layers - 2) / 2
-    return float(beta(half, half, loc=-1, scale=2).cdf(pearson_r))
+    values = np.asarray(log_ratios, dtype=np.float64)
+    if values.ndim != 2 or min(values.shape) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"log_ratios: needs finite values of at least two seeds and two layers, got {values.shape}")
+    seeds, layers = values.shape
+    mean = float(values.mean())
+    by_layer, by_seed = values.mean(axis=0) - mean, values.mean(axis=1) - mean
+    residuals = values - mean - by_layer - by_seed[:, None]
+    noise = float((residuals**2).sum()) / ((seeds - 1) * (layers - 1))
+    between = seeds * float((by_layer**2).sum()) / (layers - 1)
+    deviation = math.sqrt(max(0.0, (between - noise) / seeds))
+    p_value = float(f(layers - 1, (seeds - 1) * (layers - 1)).sf(between / noise)) if noise > 0 else float(between == 0)
+    return LayerEffects(mean, deviation, deviation / abs(mean) if mean else math.inf, p_value)
 
 
-def interval_over_seeds(values: ArrayLike) -> Interval:
-    """Return the mean of one value per seed with its 95 % percentile bootstrap interval (Efron, 1979).
+def rise_beyond_chosen_depth(fuzziness: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rise of last-layer D from the best depth to the deepest network, chosen and tested on different seeds.
 
-    values: (n,) n ≥ 1, in any order; a non-finite value makes the interval infinite. The resampling is seeded, so that
-    equal values give equal intervals. With few seeds the interval is too narrow: for normal samples its coverage is
-    85 % at n = 5, 75 % at n = 3 and 50 % at n = 2, where it is the range. One value has no interval: low and high are
-    NaN. Raises ValueError for no values.
+    fuzziness: (seeds, depths) of D of the last layer, ascending depths. The depth with the lowest median over one half
+    of the seeds (every other one) is the best; (seeds,) rises, D of the deepest over that at the best depth, minus 1,
+    are of the other half, both ways.
     """
-    sample = np.sort(np.asarray(values, dtype=np.float64))
-    if sample.ndim != 1 or len(sample) == 0:
-        raise ValueError(f"values: must be one-dimensional with at least one value, got shape {sample.shape}")
-    mean = float(sample.mean())
-    if len(sample) == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    if not np.isfinite(sample).all():
-        return Interval(mean, -math.inf, math.inf, len(sample))
-    if sample[0] == sample[-1]:
-        return Interval(mean, mean, mean, len(sample))
-    # As scipy.stats.bootstrap, to the last bit; scipy.stats takes over a second to import, at the end of every sweep.
-    drawn = np.random.default_rng(0).integers(0, len(sample), (RESAMPLES, len(sample)))
-    means = np.sort(sample[drawn].mean(axis=-1))
-    low, high = (1 - CONFIDENCE) / 2, 1 - (1 - CONFIDENCE) / 2
-    # Places of the two percentiles among the sorted means, counted from 1; between two means, interpolated.
-    places = [share * RESAMPLES + (1 - share) for share in (low, high)]
-    low, high = ((1 - place % 1) * means[int(place) - 1] + place % 1 * means[int(place)] for place in places)
-    return Interval(mean, float(low), float(high), len(sample))
-
-
-# The public name, equisep.interval.
-interval = interval_over_seeds
+    rises = np.empty(len(fuzziness))
+    for half in (0, 1):
+        chosen, tested = fuzziness[half::2], np.arange(1 - half, len(fuzziness), 2)
+        best = int(np.argmin(np.median(chosen, axis=0)))
+        rises[tested] = fuzziness[tested, -1] / fuzziness[tested, best] - 1
+    return rises

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from equisep.analysis.claims import NOT_RUN
 from equisep.analysis.report import load_deviations
+from equisep.analysis.verdicts import NOT_TESTED
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def load_reference_results(reference: Path) -> dict[str, ReferenceResult]:
     results = {}
     for name, entry in yaml.safe_load((reference / "findings.yaml").read_text()).items():
         record = reference / name / f"{name}.json"
-        verdict = json.loads(record.read_text())["verdict"] if record.exists() else NOT_RUN
+        verdict = json.loads(record.read_text())["verdict"] if record.exists() else NOT_TESTED
         results[name] = ReferenceResult(**entry, verdict=verdict)
     return results
 

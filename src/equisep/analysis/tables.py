@@ -11,22 +11,39 @@ import numpy as np
 import pandas as pd
 
 from equisep.analysis.experiments import PlannedRun, last_epoch
-from equisep.config import PROTOCOL, ConfigError, Training, config_hash, from_plain, measure_id, robustness_id
-from equisep.measures import LayerRecord
+from equisep.config import (
+    PAPER,
+    PROTOCOL,
+    Config,
+    ConfigError,
+    Training,
+    by_convention,
+    config_hash,
+    convention_of,
+    from_plain,
+    identity_of_measure,
+    measure_id,
+    robustness_id,
+)
+from equisep.measures import LayerRecord, fit_law
 from equisep.store import FINISHED, RunRecord, read_records, read_store, tabulate_robustness
 
 # Columns of a run, after those of the varied fields.
 RUN_COLUMNS = (
-    *("run", "seed", "learning_rate", "view", "epoch", "r", "decay_ratio", "half_life", "relative_residual"),
-    *("relative_curvature", "D_first", "D_last", "train_loss", "train_accuracy", "test_accuracy"),
-    *("train_images", "test_images", "width_multiplier", "seconds", "ended"),
-    *("engine", "commit", "torch", "processor", "lock"),
+    *("run", "seed", "learning_rate", "view", "convention", "epoch", "points", "r", "log_ratio_cv", "decay_ratio"),
+    *("half_life", "relative_residual", "relative_curvature", "D_first", "D_last"),
+    *("train_loss", "train_accuracy", "test_accuracy", "train_images", "test_images", "width_multiplier"),
+    *("seconds", "ended", "engine", "commit", "torch", "processor", "lock"),
 )
 # Text even if it consists of digits.
 TEXT_COLUMNS = ("run", "engine", "commit", "torch", "processor", "ended", "lock")
-LAYER_COLUMNS = ("run", "view", "epoch", "layer", "name", "D")
+LAYER_COLUMNS = ("run", "view", "convention", "epoch", "layer", "name", "D")
+# Columns of runs that follow from the layers.
+DERIVED = ("points", "log_ratio_cv")
+# What tells which layers belong to a row of runs.
+LAYERS_OF = ("run", "view", "convention", "epoch")
 PERTURBED_COLUMNS = (
-    *("run", "kind", "strength", "layer", "draws"),
+    *("run", "convention", "kind", "strength", "layer", "draws"),
     *("D_last", "log_D_spread", "change", "r", "r_spread"),
     *("train_accuracy", "test_accuracy", "test_accuracy_spread"),
 )
@@ -36,12 +53,13 @@ PERTURBED_COLUMNS = (
 class Tables:
     """The recorded runs of an experiment.
 
-    runs: a row per finished run, view and epoch: the varied fields, then RUN_COLUMNS; accuracies and loss in evaluation
-    mode, test_accuracy where that epoch was measured on the test set. A diverged run has NaN; a run with a D without
-    logarithm has NaN in the columns of the law. layers: a row per layer of each of those, on the training set:
-    LAYER_COLUMNS. perturbed: a row per run, perturbation, strength and layer, aggregated over draws: PERTURBED_COLUMNS
-    with the geometric mean of D_last, the standard deviations of log D_last, r and test accuracy, the root mean square
-    change of log D_last against the unperturbed network, and means of the rest; empty without a robustness evaluation.
+    runs: a row per finished run, view, convention and epoch: the varied fields, then RUN_COLUMNS; accuracies and loss
+    in evaluation mode, test_accuracy where that epoch was measured on the test set. A diverged run has NaN; a run with
+    a D without logarithm has NaN in the columns of the law. layers: a row per layer of each of those, on the training
+    set: LAYER_COLUMNS. perturbed: a row per run, perturbation, strength and layer, aggregated over draws:
+    PERTURBED_COLUMNS with the geometric mean of D_last, the standard deviations of log D_last, r and test accuracy, the
+    root mean square change of log D_last against the unperturbed network, and means of the rest; empty without a
+    robustness evaluation.
     missing: number of planned runs that are not recorded or not measured. flaws: runs left out because their records
     are incomplete or damaged, and why.
     """
@@ -52,16 +70,29 @@ class Tables:
     flaws: tuple[str, ...] = ()
     perturbed: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PERTURBED_COLUMNS)))
 
-    def fuzziness(self, run: str, view: str, epoch: int) -> list[float]:
-        """Return D of each layer of a run, the input first."""
+    @property
+    def conventions(self) -> tuple[str, ...]:
+        """The conventions of measuring, in the order in which they are asked for."""
+        return tuple(dict.fromkeys(self.runs["convention"]))
+
+    def under(self, convention: str) -> "Tables":
+        """Return the tables under one convention."""
+        runs, layers, perturbed = (
+            table[table["convention"] == convention].reset_index(drop=True)
+            for table in (self.runs, self.layers, self.perturbed)
+        )
+        return replace(self, runs=runs, layers=layers, perturbed=perturbed)
+
+    def fuzziness(self, row: Mapping[Any, Any]) -> list[float]:
+        """Return D of each layer, the input first, for a row of ``runs``."""
         layers = self.layers
-        selected = (layers["run"] == run) & (layers["view"] == view) & (layers["epoch"] == epoch)
+        selected = np.logical_and.reduce([layers[name] == row[name] for name in LAYERS_OF])
         return [float(value) for value in layers[selected].sort_values("layer")["D"]]
 
     def curves(self, rows: pd.DataFrame) -> list[list[float]]:
         """Return D per layer for each of the given rows of ``runs`` that did not diverge."""
         usable = rows[rows["train_loss"].notna()]
-        return [self.fuzziness(*key) for key in zip(usable["run"], usable["view"], usable["epoch"], strict=True)]
+        return [self.fuzziness(row) for row in usable[list(LAYERS_OF)].to_dict("records")]
 
 
 def save_tables(tables: Mapping[str, pd.DataFrame], folder: Path, name: str) -> list[Path]:
@@ -79,7 +110,7 @@ def load_tables(folder: Path, name: str) -> Tables:
     for suffix, columns in (("", RUN_COLUMNS), ("_layers", LAYER_COLUMNS), ("_perturbed", PERTURBED_COLUMNS)):
         path = folder / f"{name}{suffix}.csv"
         if suffix == "_perturbed" and not path.exists():
-            return Tables(tables[""], tables["_layers"], 0)
+            return Tables(_with_derived(tables[""], tables["_layers"]), tables["_layers"], 0)
         try:
             table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
         except FileNotFoundError:
@@ -89,11 +120,27 @@ def load_tables(folder: Path, name: str) -> Tables:
         if suffix == "":
             # Runs did not always record these.
             table = table.assign(**{name: None for name in ("lock", "engine") if name not in table})
-        absent = [column for column in columns if column not in table]
+        # The only one that there was.
+        table = table if "convention" in table else table.assign(convention=PAPER)
+        absent = [column for column in columns if column not in (*table, *DERIVED)]
         if absent:
             raise ConfigError(f"tables={folder}: {path} lacks the column {absent[0]}")
         tables[suffix] = table
-    return Tables(tables[""], tables["_layers"], 0, perturbed=tables["_perturbed"])
+    runs = _with_derived(tables[""], tables["_layers"])
+    return Tables(runs, tables["_layers"], 0, perturbed=tables["_perturbed"])
+
+
+def _with_derived(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of runs with the columns DERIVED, from the layers where it was written without them."""
+    if set(DERIVED) <= set(runs):
+        return runs
+    derived = []
+    for key, group in layers.sort_values("layer").groupby(list(LAYERS_OF), sort=False):
+        values = group["D"].to_numpy()
+        law = fit_law(values) if len(values) > 1 and (np.isfinite(values) & (values > 0)).all() else None
+        derived.append((*key, len(values), law.log_ratio_cv if law else math.nan))
+    table = pd.DataFrame(derived, columns=[*LAYERS_OF, *DERIVED])
+    return runs.merge(table, on=list(LAYERS_OF), how="left")
 
 
 def at_best_learning_rate(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
@@ -138,8 +185,6 @@ def collect_tables(
         if record is None or record.state["state"] not in FINISHED:
             missing += 1
             continue
-        measurement = record.measures.get(measure_id(point.config.measure))
-        by_epoch = {(layer.epoch, layer.split): layer for layer in measurement.records} if measurement else {}
         selected = epochs(point.config.training)
         if record.state["state"] != "diverged":
             # The run keeps the snapshots of the config with which it was started.
@@ -147,41 +192,55 @@ def collect_tables(
             if absent:
                 reason = f"run {record.run} has no snapshot of epoch {absent[0]}"
                 raise ConfigError(f"{reason}: remove it from the store and train it again")
-            splits = ("train", "test") if point.config.measure.test_every_snapshot else ("train",)
-            if any((epoch, split) not in by_epoch for epoch in selected for split in splits):
+            if any(_lacks(record, alone, selected) for alone in by_convention(point.config)):
                 missing += 1
                 continue
-            if point.config.robustness is not None:
-                identity = robustness_id(point.config.robustness, point.config.measure)
-                if identity not in record.robustness:
-                    missing += 1
-                    continue
-                perturbed.append(_perturbed_rows(replace(record, robustness={identity: record.robustness[identity]})))
-        for epoch in selected:
-            train, test = by_epoch.get((epoch, "train")), by_epoch.get((epoch, "test"))
-            runs.append(point.varied | _row(point, record, epoch, train, test))
-            layers += _layer_rows(record.run, point, train) if train else []
+        for alone in by_convention(point.config):
+            convention = convention_of(identity_of_measure(alone.measure))
+            by_epoch = _measured(record, alone)
+            for epoch in selected:
+                train, test = by_epoch.get((epoch, "train")), by_epoch.get((epoch, "test"))
+                named = {"view": alone.measure.view, "convention": convention, "epoch": epoch}
+                runs.append(point.varied | _row(point, record, train, test) | named)
+                layers += _layer_rows({"run": record.run} | named, train) if train else []
+            if alone.robustness is not None and record.state["state"] != "diverged":
+                identity = robustness_id(alone.robustness, alone.measure)
+                evaluation = replace(record, robustness={identity: record.robustness[identity]})
+                perturbed.append(_perturbed_rows(evaluation).assign(convention=convention))
     varied = list(points[0].varied) if points else []
     return Tables(
         pd.DataFrame(runs, columns=[*varied, *RUN_COLUMNS]),
         pd.DataFrame(layers, columns=list(LAYER_COLUMNS)),
         missing,
         tuple(flaws),
-        pd.concat(perturbed, ignore_index=True) if perturbed else pd.DataFrame(columns=list(PERTURBED_COLUMNS)),
+        pd.concat(perturbed, ignore_index=True)[list(PERTURBED_COLUMNS)]
+        if perturbed
+        else pd.DataFrame(columns=list(PERTURBED_COLUMNS)),
     )
 
 
-def _row(
-    point: PlannedRun, record: RunRecord, epoch: int, train: LayerRecord | None, test: LayerRecord | None
-) -> dict[str, Any]:
+def _measured(record: RunRecord, config: Config) -> dict[tuple[int, str], LayerRecord]:
+    """Return the records of a config's measure by epoch and split."""
+    measurement = record.measures.get(measure_id(config.measure))
+    return {(layer.epoch, layer.split): layer for layer in measurement.records} if measurement else {}
+
+
+def _lacks(record: RunRecord, config: Config, epochs: Sequence[int]) -> bool:
+    """Whether a run lacks an evaluation under a config's measure."""
+    splits = ("train", "test") if config.measure.test_every_snapshot else ("train",)
+    measured = _measured(record, config)
+    if any((epoch, split) not in measured for epoch in epochs for split in splits):
+        return True
+    return config.robustness is not None and robustness_id(config.robustness, config.measure) not in record.robustness
+
+
+def _row(point: PlannedRun, record: RunRecord, train: LayerRecord | None, test: LayerRecord | None) -> dict[str, Any]:
     law = train.law() if train else None
     state = record.state
     values: dict[str, Any] = dict.fromkeys(RUN_COLUMNS, math.nan) | {
         "run": record.run,
         "seed": point.config.seed,
         "learning_rate": point.config.optimizer.learning_rate,
-        "view": point.config.measure.view,
-        "epoch": epoch,
         "width_multiplier": getattr(point.config.architecture, "width_multiplier", 1.0),
         "seconds": state["seconds"],
         "ended": state.get("ended"),
@@ -189,10 +248,10 @@ def _row(
     values |= {name: record.config["data"][name] for name in ("train_images", "test_images")}
     values |= {name: state["machine"].get(name) for name in ("engine", "commit", "torch", "processor", "lock")}
     if law:
-        names = ("decay_ratio", "half_life", "relative_residual", "relative_curvature")
+        names = ("log_ratio_cv", "decay_ratio", "half_life", "relative_residual", "relative_curvature")
         values |= {"r": law.pearson_r} | {name: getattr(law, name) for name in names}
     if train:
-        values |= {"D_first": train.fuzziness[0], "D_last": train.fuzziness[-1]}
+        values |= {"points": len(train.layers), "D_first": train.fuzziness[0], "D_last": train.fuzziness[-1]}
         values |= {"train_loss": train.loss, "train_accuracy": train.accuracy}
     return values | ({"test_accuracy": test.accuracy} if test else {})
 
@@ -217,13 +276,12 @@ def _perturbed_rows(record: RunRecord) -> pd.DataFrame:
         test_accuracy_spread=("test_accuracy", "std"),
     )
     rows = rows.assign(D_last=np.exp(rows["D_last"]), change=np.sqrt(rows["change"]))
-    return rows.reset_index()[list(PERTURBED_COLUMNS)]
+    return rows.reset_index()
 
 
-def _layer_rows(run: str, point: PlannedRun, record: LayerRecord) -> list[dict[str, Any]]:
-    start = {"run": run, "view": point.config.measure.view, "epoch": record.epoch}
+def _layer_rows(named: Mapping[str, Any], record: LayerRecord) -> list[dict[str, Any]]:
     return [
-        start | {"layer": layer, "name": name, "D": value}
+        {**named} | {"layer": layer, "name": name, "D": value}
         for layer, (name, value) in enumerate(zip(record.layers, record.fuzziness, strict=True))
     ]
 

@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from equisep.analysis.claims import NOT_RUN
 from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.figures.catalogue import REPRODUCTIONS
 from equisep.analysis.reproduction import load_profile
-from equisep.config import Config, ConfigError, compose_config, config_hash, refuse_unknown_words
+from equisep.analysis.verdicts import NOT_TESTED
+from equisep.config import PAPER, Config, ConfigError, compose_config, config_hash, refuse_unknown_words
 from equisep.data import DataUnavailable
 from equisep.execution import Job, choose_device, prepare
 from equisep.store import DamagedRun
@@ -59,7 +59,7 @@ def reproduce(profile: str, overrides: Sequence[str]) -> int:
         if plan.problem:
             print(f"{plan.name}: {plan.problem}", file=sys.stderr, flush=True)
         if plan.blocked:
-            verdicts[plan.name] = {"verdict": NOT_RUN, "statistics": plan.problem}
+            verdicts[plan.name] = not_tested(plan.problem)
             continue
         for sweep in plan.sweeps if plan.to_train else ():
             print(f"{plan.name}: {' '.join(sweep)}".rstrip(": "), flush=True)
@@ -67,7 +67,8 @@ def reproduce(profile: str, overrides: Sequence[str]) -> int:
                 return 130
         verdicts[plan.name] = draw(plan, Path(config.results))
     print(tabulate(verdicts, Path(config.results)))
-    return int(any(verdict["verdict"] == NOT_RUN for verdict in verdicts.values()))
+    tested = (verdict["verdict"] for record in verdicts.values() for verdict in record["verdicts"].values())
+    return int(NOT_TESTED in tested)
 
 
 def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[str]) -> Plan:
@@ -144,18 +145,24 @@ def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
         result.write(results)
     except (ConfigError, DamagedRun) as error:
         print(f"{plan.name}: {error}", file=sys.stderr, flush=True)
-        return {"verdict": NOT_RUN, "statistics": str(error)}
+        return not_tested(str(error))
     return result.record()
+
+
+def not_tested(reason: str) -> Mapping[str, Any]:
+    """Return the record of an experiment without a verdict."""
+    return {"verdicts": {PAPER: {"verdict": NOT_TESTED, "statistics": reason}}}
 
 
 def tabulate(verdicts: Mapping[str, Mapping[str, Any]], results: Path) -> str:
     """Write results/tables/verdicts.csv and return a human-readable table."""
     rows = [
-        {"experiment": name, "verdict": record["verdict"], "statistics": record["statistics"]}
-        | {"notes": " ".join(record.get("notes", []))}
+        {"experiment": name, "convention": convention, "verdict": verdict["verdict"]}
+        | {"statistics": verdict["statistics"], "notes": " ".join(record.get("notes", []))}
         for name, record in verdicts.items()
+        for convention, verdict in record["verdicts"].items()
     ]
     table = pd.DataFrame(rows)
     (results / "tables").mkdir(parents=True, exist_ok=True)
     table.to_csv(results / "tables/verdicts.csv", index=False)
-    return table[["experiment", "verdict"]].to_string(index=False)
+    return table[["experiment", "convention", "verdict"]].to_string(index=False)

@@ -7,7 +7,6 @@ from equisep.analysis.statistics import Interval, interval_over_seeds
 
 # Rows printed; a sweep of hundreds of settings is for equisep.load_laws.
 MAX_ROWS = 40
-CAUTION = "\nfewer than five seeds: the intervals are too narrow (coverage 75 % at n = 3, 50 % at n = 2)"
 COLUMNS = {"r": "r", "decay_ratio": "ρ", "train_accuracy": "training accuracy", "test_accuracy": "test accuracy"}
 
 
@@ -31,7 +30,9 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Mapping[s
         row: dict[str, object] = {"setting": setting or "(all)", "n": f"{len(members):2}"}
         for name, label in COLUMNS.items():
             values = [float(str(member[name])) for member in members if name in member]
-            row[label] = _describe(interval_over_seeds(values), len(members)) if values else ""
+            row[label] = (
+                _describe(interval_over_seeds(values, correlations=name == "r"), len(members)) if values else ""
+            )
         diverged = sum(member["state"] == "diverged" for member in members)
         unfitted = sum("r" not in member and member["state"] != "diverged" for member in members)
         notes = [f"{count} {what}" for count, what in ((diverged, "diverged"), (unfitted, "without a law")) if count]
@@ -41,8 +42,7 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Mapping[s
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     table = "\n".join(" ".join(map(str.rjust, line, widths)) for line in cells)
     more = f"\nand {len(groups) - MAX_ROWS} more settings: equisep status" if len(groups) > MAX_ROWS else ""
-    caution = "" if all(len(members) >= 5 for members in groups.values()) else CAUTION
-    return f"mean over n seeds [95 % interval], after the last epoch\n{table}{more}{caution}"
+    return f"mean over n seeds [95 % interval, Student's t], after the last epoch\n{table}{more}"
 
 
 def _describe(interval: Interval, members: int) -> str:

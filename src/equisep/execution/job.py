@@ -54,7 +54,7 @@ from equisep.training import Kernels, kernels_of
 
 # Images of a batch from which, and channels up to which, the native engine trains convolutions faster than torch
 # (benchmarks/convolutions.py).
-MIN_IMAGES, MAX_CHANNELS = 64, 128
+MIN_IMAGES, MAX_CHANNELS = 64, 64
 
 
 @dataclass(frozen=True, eq=False)

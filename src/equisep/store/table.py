@@ -159,7 +159,9 @@ def _describe_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
         facts = {"run": record.run, "state": record.state["state"], "flaw": record.flaw}
         facts |= {name: record.state.get(name) for name in ("seconds", "ended")}
         rows.append(facts | {name: machine.get(name) for name in MACHINE})
-        configs.append({key: value for key, value in record.config.items() if key not in ("measure", "robustness")})
+        configs.append(
+            {key: value for key, value in record.config.items() if key not in ("measure", "measures", "robustness")}
+        )
     runs = pd.DataFrame(rows, columns=["run", "state", "flaw", "seconds", "ended", *MACHINE])
     described = pd.json_normalize(configs) if configs else pd.DataFrame()
     if "protocol" not in described:

@@ -1,10 +1,10 @@
 """The definition of each figure, by the name of its experiment: drawing, conditions and statistics."""
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from equisep.analysis.figures import (
     controls,
@@ -16,8 +16,9 @@ from equisep.analysis.figures import (
     robustness,
     test_accuracy,
 )
-from equisep.analysis.figures.panels import depth_figure, law_grid
+from equisep.analysis.figures.panels import draw_depths, grid_size, law_grid, of_height
 from equisep.analysis.reproduction import Reproduction
+from equisep.analysis.statistics import rise_beyond_chosen_depth
 from equisep.analysis.tables import Tables
 
 # Learning rate of the published figures on networks without batch normalisation and on linear networks.
@@ -27,13 +28,14 @@ PUBLISHED_RATE_OF_NEGATIVE_RESULTS = 3e-5
 def rise_beyond_best_depth(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     """Return by seed ``rise``: last-layer D of the deepest network over that of the network of the best depth, minus 1.
 
-    ``best_depth`` is the depth with the lowest median over seeds. NaN if the deepest network diverged.
+    The best depth is that of the other half of the seeds. NaN if one of a seed's networks diverged.
     """
     last = rows.set_index(["seed", "depth"])["D_last"].unstack()
-    if last.median().isna().all():
-        return pd.DataFrame({"seed": last.index, "rise": math.nan, "best_depth": math.nan})
-    best = last.median().idxmin()
-    return pd.DataFrame({"rise": last[last.columns.max()] / last[best] - 1, "best_depth": best}).reset_index()
+    usable = last.dropna()
+    rises = pd.Series(math.nan, index=last.index)
+    if len(usable) > 1:
+        rises[usable.index] = rise_beyond_chosen_depth(usable.to_numpy())
+    return pd.DataFrame({"seed": last.index, "rise": rises.to_numpy()})
 
 
 def compare_views(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
@@ -54,15 +56,22 @@ def per_block(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["view"] == "block"]
 
 
-def draw_best_and_published_rate(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return a figure with a panel for the best learning rate and, if it differs, one for the published rate."""
+def draw_best_and_published_rate(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+    """Draw a panel for the best learning rate and, if it differs, one for the published rate."""
     both = at_best_and_published_rate(tables, rows).drop(columns="choice").drop_duplicates()
-    return law_grid(tables, both, "learning_rate")
+    law_grid(figure, tables, both, "learning_rate")
 
 
-def grid(across: str, down: str | None = None) -> Callable[[Tables, pd.DataFrame], Figure]:
-    """Return a function that draws a panel with its law for each value of one or two columns."""
-    return lambda tables, rows: law_grid(tables, rows, across, down)
+def grid(
+    name: str, across: str, down: str | None = None, conditions: tuple[str, ...] | None = None, **options: Any
+) -> Reproduction:
+    """Return the reproduction with a panel for each value of one or two columns, by default its conditions."""
+
+    def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+        law_grid(figure, tables, rows, across, down)
+
+    columns = tuple(filter(None, (down, across))) if conditions is None else conditions
+    return Reproduction(name, draw, lambda rows: grid_size(rows, across, down), columns, **options)
 
 
 PUBLISHED_ORIGINAL_SIZE = {
@@ -78,34 +87,33 @@ PUBLISHED_ORIGINAL_SIZE = {
 REPRODUCTIONS: dict[str, Reproduction] = {
     reproduction.name: reproduction
     for reproduction in (
-        Reproduction("optimizers", grid("depth", "optimizer"), ("depth", "optimizer")),
+        grid("optimizers", "depth", "optimizer", ("depth", "optimizer")),
         emergence.REPRODUCTION,
         *(
-            Reproduction(f"depth_{dataset}", depth_figure, ("depth",), rise_beyond_best_depth)
+            Reproduction(f"depth_{dataset}", draw_depths, of_height(2.8), ("depth",), rise_beyond_best_depth)
             for dataset in ("mnist", "fashion_mnist", "cifar10")
         ),
-        Reproduction("learning_rate", grid("learning_rate"), ("learning_rate",)),
-        Reproduction("imbalance", grid("depth"), ("depth",)),
-        Reproduction("width", grid("width"), ("width",)),
-        Reproduction("shape", grid("architecture"), ("architecture",)),
-        Reproduction(
-            "original_size", grid("depth", "dataset"), ("dataset", "depth"), published=PUBLISHED_ORIGINAL_SIZE
-        ),
+        grid("learning_rate", "learning_rate"),
+        grid("imbalance", "depth"),
+        grid("width", "width"),
+        grid("shape", "architecture"),
+        grid("original_size", "depth", "dataset", published=PUBLISHED_ORIGINAL_SIZE),
         *(
             Reproduction(
                 name,
                 draw_best_and_published_rate,
+                of_height(2.8),
                 statistics=at_best_and_published_rate,
                 published={(): PUBLISHED_RATE_OF_NEGATIVE_RESULTS},
             )
             for name in ("no_batch_norm", "linear")
         ),
-        Reproduction("vgg13", grid("dataset"), ("dataset",)),
-        Reproduction("alexnet", grid("dataset"), ("dataset",)),
-        Reproduction("resnet_two_layer", grid("view"), statistics=compare_views),
-        Reproduction("resnet_three_layer", grid("view"), statistics=compare_views),
+        grid("vgg13", "dataset"),
+        grid("alexnet", "dataset"),
+        grid("resnet_two_layer", "view", conditions=(), statistics=compare_views),
+        grid("resnet_three_layer", "view", conditions=(), statistics=compare_views),
         resnet_mixed.REPRODUCTION,
-        Reproduction("densenet", grid("view", "dataset"), ("dataset",), per_block),
+        grid("densenet", "view", "dataset", ("dataset",), statistics=per_block),
         frozen.REPRODUCTION,
         robustness.REPRODUCTION,
         out_of_sample.REPRODUCTION,

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from equisep.analysis.claims import Criterion, load_claims
 from equisep.analysis.experiments import first_and_last_epoch
-from equisep.analysis.figures.panels import wide_figure
+from equisep.analysis.figures.panels import of_height
+from equisep.analysis.nulls import broken_stick_correlations, independence_p_value
 from equisep.analysis.reproduction import FITTED, Reproduction
-from equisep.analysis.statistics import broken_stick_correlations, independence_p_value
 from equisep.analysis.tables import Tables
 
 ARCHITECTURES = {"fnn": "", "fnn_no_batch_norm": "no batch norm", "fnn_linear": "linear"}
@@ -78,12 +78,11 @@ def _criterion(statistic: str) -> Criterion:
     return next(criterion for criterion in load_claims()["controls"].criteria if criterion.statistic == statistic)
 
 
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: r and largest residual of the trained network and its controls, a column per depth."""
+def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+    """Draw the figure: r and largest residual of the trained network and its controls, a column per depth."""
     named = name_controls(tables, rows)
     depths = [depth for depth in sorted(set(named["depth"])) if depth > 2] or [3]
     order = [TRAINED, *(name for name in dict.fromkeys(named["control"]) if name != TRAINED)]
-    figure = wide_figure(5.2)
     panels = figure.subplots(2, len(depths), sharey=True, sharex="row", squeeze=False)
     for (upper, lower), depth in zip(panels.T, depths, strict=True):
         selected = named[named["depth"] == depth]
@@ -96,7 +95,6 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
         _strip(lower, selected, "relative_residual", order)
         lower.axvline(_criterion("relative_residual").threshold, color="0.4", linewidth=0.8, linestyle=":")
         lower.set(xlabel="residual / fall of log D")
-    return figure
 
 
 def _strip(axes: Axes, rows: pd.DataFrame, x: str, order: list[str]) -> None:
@@ -111,5 +109,11 @@ def _strip(axes: Axes, rows: pd.DataFrame, x: str, order: list[str]) -> None:
 
 
 REPRODUCTION = Reproduction(
-    "controls", draw, ("architecture", "depth", "dataset"), statistics, first_and_last_epoch, remarks=remark
+    "controls",
+    draw,
+    of_height(5.2),
+    ("architecture", "depth", "dataset"),
+    statistics,
+    first_and_last_epoch,
+    remarks=remark,
 )

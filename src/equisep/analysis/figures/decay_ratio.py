@@ -3,10 +3,10 @@
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from equisep.analysis.claims import name_value
-from equisep.analysis.figures.panels import place_legend, say_not_run, wide_figure
+from equisep.analysis.figures.panels import place_legend, say_not_run
 from equisep.analysis.overview import Overview, best_rates, comparable, exponential_against_rivals
 
 # The settings of the paper's figures, which stay fixed while another one varies.
@@ -16,8 +16,8 @@ DEPTHS = (4, 8, 20)
 RATE_DEPTHS = (4, 8, 9)
 
 
-def draw(table: pd.DataFrame) -> Figure:
-    """Return the figure: six panels, each with the median over seeds and their range."""
+def draw(figure: FigureBase, table: pd.DataFrame) -> None:
+    """Draw the figure: six panels, each with the median over seeds and their range."""
     joint = comparable(table)
     joint = joint[joint["training"] == "joint"]
     last = joint[joint["last"]].astype({"depth": int})
@@ -30,7 +30,6 @@ def draw(table: pd.DataFrame) -> Figure:
     rates = rates.assign(network=[f"{name_value('', optimizer)}, depth {depth}" for optimizer, depth in named])
     epochs = joint[joint["run"].isin(best["run"])]
     epochs = epochs[epochs.groupby("run")["epoch"].transform("nunique") > 2].astype({"depth": int})
-    figure = wide_figure(5.0)
     panels = figure.subplots(2, 3, sharey=True)
     _lines(panels[0, 0], small.query("optimizer == @OPTIMIZER and width == @WIDTH"), "depth", "dataset")
     fixed = "dataset == @DATASET and optimizer == @OPTIMIZER"
@@ -45,7 +44,6 @@ def draw(table: pd.DataFrame) -> Figure:
         # Values rarely exceed 1; the legends are above.
         axes.set(ylabel="decay ratio ρ", ylim=(0, 1.75))
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    return figure
 
 
 def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str | None = None, *, log: bool = False) -> None:
@@ -75,4 +73,4 @@ def _spread(axes: Axes, rows: pd.DataFrame, x: str) -> None:
     place_legend(axes, title="depth")
 
 
-OVERVIEW = Overview("decay_ratio", draw, exponential_against_rivals)
+OVERVIEW = Overview("decay_ratio", draw, 5.0, exponential_against_rivals)

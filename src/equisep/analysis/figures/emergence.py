@@ -2,17 +2,16 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from equisep.analysis.experiments import every_snapshot
-from equisep.analysis.figures.panels import PAIRS, draw_curves, label_law_axes, wide_figure
+from equisep.analysis.figures.panels import PAIRS, draw_curves, label_law_axes, of_height
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 
 
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: a panel per epoch with both depths and the median of r over seeds."""
-    figure = wide_figure(7.2)
+def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+    """Draw the figure: a panel per epoch with both depths and the median of r over seeds."""
     epochs = sorted(set(rows["epoch"]))
     panels = figure.subplots(-(-len(epochs) // 3), 3, sharey=True, sharex=True, squeeze=False)
     panels[0, 0].set_yscale("log")
@@ -28,7 +27,6 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     for number, (depth, (colour, _)) in enumerate(colours.items()):
         panels[0, 0].annotate(f"depth {depth}", (0.04, 0.14 - 0.1 * number), xycoords="axes fraction", color=colour)
     label_law_axes(panels)
-    return figure
 
 
 def compare_first_and_last(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
@@ -38,4 +36,4 @@ def compare_first_and_last(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
-REPRODUCTION = Reproduction("emergence", draw, ("depth",), compare_first_and_last, every_snapshot)
+REPRODUCTION = Reproduction("emergence", draw, of_height(7.2), ("depth",), compare_first_and_last, every_snapshot)

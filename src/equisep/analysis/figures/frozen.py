@@ -1,9 +1,9 @@
 """Two-stage against joint training: D per layer and test accuracy, CIFAR-10 10×10, depth 20."""
 
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
-from equisep.analysis.figures.panels import draw_rows, panel_title, wide_figure
+from equisep.analysis.figures.panels import draw_rows, of_height, panel_title
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 
@@ -16,9 +16,8 @@ def by_mode(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return rows[~frozen], rows[frozen]
 
 
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: the law under each training mode, then the test accuracies of all seeds."""
-    figure = wide_figure(3.0)
+def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+    """Draw the figure: the law under each training mode, then the test accuracies of all seeds."""
     panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": (2, 2, 1)})
     panels[1].sharey(panels[0])
     for number, (mode, selected) in enumerate(zip(MODES, by_mode(rows), strict=True)):
@@ -31,7 +30,6 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
         panels[2].annotate(f"{accuracy.mean():.3f}", position, xytext=(6, 0), textcoords="offset points")
     panels[2].set_xticks(range(len(MODES)), MODES, rotation=20)
     panels[2].set(xlim=(-0.5, 1.9), ylabel="test accuracy")
-    return figure
 
 
 def joint_minus_frozen(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
@@ -45,4 +43,4 @@ def joint_minus_frozen(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-REPRODUCTION = Reproduction("frozen", draw, conditions=("training",), statistics=joint_minus_frozen)
+REPRODUCTION = Reproduction("frozen", draw, of_height(3.0), conditions=("training",), statistics=joint_minus_frozen)

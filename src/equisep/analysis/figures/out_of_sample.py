@@ -4,15 +4,16 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from equisep.analysis.claims import load_claims, name_value
 from equisep.analysis.experiments import every_snapshot
 from equisep.analysis.figures.frozen import by_mode
-from equisep.analysis.figures.panels import PAIRS, draw_curves, say_not_run, wide_figure
+from equisep.analysis.figures.panels import PAIRS, draw_curves, say_not_run
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.statistics import interval_over_seeds
 from equisep.analysis.tables import Tables, at_best_learning_rate
+from equisep.plots import FULL_WIDTH
 
 BEST = "best of each"
 KEYS = ["dataset", "rate", "way"]
@@ -93,11 +94,10 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     return [f"Hollow: {hollow} comparisons not judged (losses not equal or too few seeds)."] if hollow else []
 
 
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure, a row per data set: the law by training mode, test accuracy against loss, gain by rate."""
+def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+    """Draw the figure, a row per data set: the law by training mode, test accuracy against loss, gain by rate."""
     runs = tables.runs
     datasets = list(dict.fromkeys(runs["dataset"]))
-    figure = wide_figure(0.4 + 2.5 * len(datasets))
     panels = figure.subplots(len(datasets), 3, squeeze=False)
     compared = compare(runs)
     for (law, path, gain), dataset in zip(panels, datasets, strict=True):
@@ -114,7 +114,6 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
         _label(path, "joint, during training and final", BLUE, 0.12)
         _label(path, "two-stage, final", ORANGE, 0.03)
         _draw_gains(gain, compared[compared["dataset"] == dataset])
-    return figure
 
 
 def _label(axes: Axes, text: str, colour: str, height: float, va: str = "baseline") -> None:
@@ -163,7 +162,19 @@ def _draw_gains(axes: Axes, compared: pd.DataFrame) -> None:
     axes.legend(fontsize="x-small", frameon=False, loc="best")
 
 
+def size(rows: pd.DataFrame) -> tuple[float, float]:
+    """Return width and height of the figure, inches."""
+    return FULL_WIDTH, 0.4 + 2.5 * rows["dataset"].nunique()
+
+
 CONDITIONS = ("dataset", "training", "learning_rate")
 REPRODUCTION = Reproduction(
-    "out_of_sample", draw, CONDITIONS, statistics, every_snapshot, remarks=remark, extra_tables=summarise
+    "out_of_sample",
+    draw,
+    size,
+    CONDITIONS,
+    statistics,
+    every_snapshot,
+    remarks=remark,
+    extra_tables=summarise,
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 
 from equisep.analysis.claims import name_value
@@ -28,6 +28,11 @@ def wide_figure(height: float, width: float = FULL_WIDTH) -> Figure:
     """Return an empty figure in the project's style, as wide as a two-column page. height, width: inches."""
     use_style()
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def of_height(height: float) -> Callable[[Any], tuple[float, float]]:
+    """Return the size of a figure that is as wide as a page, whatever it shows. height: inches."""
+    return lambda rows: (FULL_WIDTH, height)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -58,16 +63,28 @@ def draw_rows(axes: Axes, tables: Tables, rows: pd.DataFrame, segments: Sequence
         say_not_run(axes, "diverged" if len(rows) else "not run")
 
 
-def law_grid(tables: Tables, rows: pd.DataFrame, across: str, down: str | None = None) -> Figure:
-    """Return a grid of panels, one for each value of the columns ``across`` and ``down``, each with its law.
+def _shape_of_grid(rows: pd.DataFrame, across: str, down: str | None) -> tuple[int, int]:
+    """Return the number of rows and columns of panels."""
+    columns = rows[across].nunique()
+    if down is not None:
+        return rows[down].nunique(), columns
+    wrapped = math.ceil(columns / 4)
+    return wrapped, math.ceil(columns / wrapped)
+
+
+def grid_size(rows: pd.DataFrame, across: str, down: str | None = None) -> tuple[float, float]:
+    """Return width and height of :func:`law_grid`, inches."""
+    lines, width = _shape_of_grid(rows, across, down)
+    return FULL_WIDTH if width > 1 else FULL_WIDTH / 2, 0.6 + 2.2 * lines
+
+
+def law_grid(figure: FigureBase, tables: Tables, rows: pd.DataFrame, across: str, down: str | None = None) -> None:
+    """Draw a grid of panels, one for each value of the columns ``across`` and ``down``, each with its law.
 
     rows: of ``tables.runs``, with one learning rate per panel, which the title gives with the number of seeds.
     """
     columns, lines = list(dict.fromkeys(rows[across])), list(dict.fromkeys(rows[down])) if down else [None]
-    wrapped = math.ceil(len(columns) / 4) if down is None else len(lines)
-    width = math.ceil(len(columns) / wrapped) if down is None else len(columns)
-    figure = wide_figure(0.6 + 2.2 * wrapped, FULL_WIDTH if width > 1 else 3.6)
-    panels = figure.subplots(wrapped, width, sharey=True, squeeze=False)
+    panels = figure.subplots(*_shape_of_grid(rows, across, down), sharey=True, squeeze=False)
     values = [(line, column) for line in lines for column in columns]
     for axes in panels.flat[len(values) :]:
         axes.set_axis_off()
@@ -80,7 +97,6 @@ def law_grid(tables: Tables, rows: pd.DataFrame, across: str, down: str | None =
     label_law_axes(panels)
     for axes, column in zip(panels[-1] if across == "view" else (), columns, strict=False):
         axes.set_xlabel(column)
-    return figure
 
 
 def label_law_axes(panels: Any) -> None:
@@ -101,12 +117,11 @@ def panel_title(name: str, rows: pd.DataFrame) -> str:
     return "\n".join(filter(None, [name, ", ".join(details)]))
 
 
-def depth_figure(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the last layer's D, decay ratio and test accuracy against depth, coloured by the best learning rate."""
+def draw_depths(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+    """Draw the last layer's D, decay ratio and test accuracy against depth, coloured by the best learning rate."""
     # It takes a second to load.
     import seaborn as sns
 
-    figure = wide_figure(2.8)
     panels = figure.subplots(1, 3)
     kinds = {"D_last": "D of the last layer", "decay_ratio": "decay ratio ρ", "test_accuracy": "test accuracy"}
     rates = sorted(set(rows["learning_rate"]))
@@ -129,7 +144,6 @@ def depth_figure(tables: Tables, rows: pd.DataFrame) -> Figure:
             axes.set_title(f"{extreme} at {best}", fontsize="small")
     panels[0].set_yscale("log")
     panels[1].legend(fontsize="x-small", title="best learning rate", title_fontsize="x-small", loc="lower right")
-    return figure
 
 
 def place_legend(axes: Axes, place: str = "upper left", title: str | None = None) -> None:

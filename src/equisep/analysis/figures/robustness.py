@@ -8,11 +8,16 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
-from equisep.analysis.figures.panels import place_legend, say_not_run, wide_figure
+from equisep.analysis.figures.panels import of_height, place_legend, say_not_run
 from equisep.analysis.reproduction import FITTED, Reproduction
-from equisep.analysis.statistics import interval_over_seeds, partial_rank_correlation, rank_correlation
+from equisep.analysis.statistics import (
+    correlation_interval,
+    interval_over_seeds,
+    partial_rank_correlation,
+    rank_correlation,
+)
 from equisep.analysis.tables import Tables
 from equisep.measures import fit_law, normalized_auc
 
@@ -26,6 +31,8 @@ STRENGTHS = {
 # A rank correlation over fewer layers is meaningless.
 MIN_LAYERS = 5
 CONTROLS = ("depth", "train_loss")
+# The claim's correlations with CV of log ρ, and the scores that they are of.
+CORRELATIONS = {"correlation_with_log_ratio_cv": "area_weights", "fuzziness_with_log_ratio_cv": "rise"}
 SCORES = (
     *("run", "depth", "learning_rate", "seed", "train_loss", "train_accuracy", "log_ratio_cv", "separation"),
     *(f"area_{kind}" for kind in STRENGTHS),
@@ -45,7 +52,7 @@ def score_networks(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     scores = []
     by_run = dict(list(tables.perturbed.groupby("run", sort=False)))
     for row in rows.to_dict("records"):
-        fuzziness = tables.fuzziness(row["run"], row["view"], row["epoch"])
+        fuzziness = tables.fuzziness(row)
         results = by_run.get(row["run"])
         if results is None or not fuzziness or min(fuzziness) <= 0:
             continue
@@ -83,14 +90,28 @@ def layer_sensitivities(results: pd.DataFrame, fuzziness: list[float]) -> pd.Dat
 
 
 def correlate(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return by seed the claim's statistics: partial rank correlations over networks, and the median within them."""
-    statistics = []
-    for seed, group in score_networks(tables, rows).groupby("seed"):
-        area, rise = (_partial_correlation(group, score) for score in ("area_weights", "rise"))
-        values = {"correlation_with_log_ratio_cv": area, "fuzziness_with_log_ratio_cv": rise}
-        within = {"layer_sensitivity_with_ratio": group["layer_sensitivity"].median()}
-        statistics.append({"seed": seed} | values | within)
-    return pd.DataFrame(statistics)
+    """Return the claim's statistics in one row, as intervals.
+
+    Partial rank correlations over settings (depth and learning rate), each the mean over its seeds; and the median over
+    the networks of a seed of the correlation within a network, over seeds.
+    """
+    scores = score_networks(tables, rows)
+    if scores.empty:
+        return pd.DataFrame(columns=["seeds", *CORRELATIONS, "layer_sensitivity_with_ratio"])
+    settings = _over_settings(scores)
+    values: dict[str, Any] = {"seeds": scores["seed"].nunique()}
+    for name, score in CORRELATIONS.items():
+        correlation = _partial_correlation(settings, score)
+        values[name] = correlation_interval(correlation, len(settings), len(CONTROLS))
+    within = scores.groupby("seed")["layer_sensitivity"].median()
+    values["layer_sensitivity_with_ratio"] = interval_over_seeds(within, correlations=True)
+    return pd.DataFrame([values])
+
+
+def _over_settings(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean scores of each setting: seeds repeat a setting and are no further cases."""
+    numbers = scores.drop(columns=["run", "seed"])
+    return numbers.groupby(["depth", "learning_rate"]).mean().reset_index()
 
 
 def _partial_correlation(scores: pd.DataFrame, score: str, controls: Sequence[str] = CONTROLS) -> float:
@@ -101,8 +122,8 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     """Return further notes: correlations for other perturbations, and with other controls."""
     scores = score_networks(tables, rows)
     notes = [
-        f"{len(scores)} networks; Spearman's partial correlations, controlling for depth and training loss, per seed; "
-        "the intervals are over seeds of the same networks, not over other networks.",
+        f"{len(scores)} networks in {len(_over_settings(scores))} settings; Spearman's partial correlations over "
+        "settings, controlling for depth and training loss; intervals by Fisher's z.",
         "Bands: the middle 80 % of the networks that fit their data; hollow: networks that do not.",
     ]
     scopes: list[tuple[str, str, tuple[str, ...]]] = [
@@ -112,9 +133,9 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
         scopes.append((f"accuracy under weights, also controlling for {name}", "area_weights", (*CONTROLS, control)))
     parts = []
     for name, score, controls in scopes:
-        values = [_partial_correlation(group, score, controls) for _, group in scores.groupby("seed")]
-        if values and np.isfinite(values).all():
-            interval = interval_over_seeds(values)
+        settings = _over_settings(scores) if len(scores) else scores
+        interval = correlation_interval(_partial_correlation(settings, score, controls), len(settings), len(controls))
+        if math.isfinite(interval.mean):
             parts.append(f"{name} {interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]".replace("-", "−"))
     notes += [f"CV of log ρ against {'; '.join(parts)}."] if parts else []
     within = []
@@ -134,15 +155,14 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     return notes
 
 
-def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
-    """Return the figure: curves against strength for networks that fit their data, and scores against CV of log ρ."""
+def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+    """Draw the figure: curves against strength for networks that fit their data, and scores against CV of log ρ."""
     scores = score_networks(tables, rows)
-    figure = wide_figure(7.8)
     panels = figure.subplots(3, 3)
     if scores.empty:
         for axes in panels.flat:
             say_not_run(axes)
-        return figure
+        return
     facts = scores[["run", "depth", "train_accuracy"]].rename(columns={"train_accuracy": "fit"})
     curves = _with_unperturbed(tables.perturbed).merge(facts[facts["fit"] >= FITTED], on="run")
     accuracy_panels = (panels[0, 1], *panels[1], panels[2, 0])
@@ -157,7 +177,6 @@ def draw(tables: Tables, rows: pd.DataFrame) -> Figure:
     for axes in panels.flat:
         axes.xaxis.label.set_size("small")
         axes.yaxis.label.set_size("small")
-    return figure
 
 
 def _with_unperturbed(perturbed: pd.DataFrame) -> pd.DataFrame:
@@ -201,7 +220,7 @@ def _layers(axes: Axes, tables: Tables, rows: pd.DataFrame) -> None:
     by_run = dict(list(tables.perturbed.groupby("run", sort=False)))
     palette = _palette(rows["depth"])
     for row in rows[rows["train_accuracy"] >= FITTED].to_dict("records"):
-        fuzziness = tables.fuzziness(row["run"], row["view"], row["epoch"])
+        fuzziness = tables.fuzziness(row)
         if row["run"] in by_run and min(fuzziness) > 0:
             layers = layer_sensitivities(by_run[row["run"]], fuzziness)
             axes.plot(layers["ratio"], layers["change"], ".", markersize=3, alpha=0.5, color=palette[row["depth"]])
@@ -209,5 +228,11 @@ def _layers(axes: Axes, tables: Tables, rows: pd.DataFrame) -> None:
 
 
 REPRODUCTION = Reproduction(
-    "robustness", draw, ("depth", "learning_rate"), correlate, remarks=remark, extra_tables=tabulate_scores
+    "robustness",
+    draw,
+    of_height(7.8),
+    ("depth", "learning_rate"),
+    correlate,
+    remarks=remark,
+    extra_tables=tabulate_scores,
 )

@@ -5,19 +5,19 @@ from typing import Any
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import LogLocator
 
 from equisep.analysis.claims import name_value
-from equisep.analysis.figures.panels import say_not_run, wide_figure
+from equisep.analysis.figures.panels import say_not_run
 from equisep.analysis.overview import Overview, best_rates, comparable, correlations_with_test_accuracy
 from equisep.analysis.reproduction import FITTED
 
 AGAINST = {"D_last": "D of the last layer", "r": "r", "log_ratio_cv": "CV of log ρ"}
 
 
-def draw(table: pd.DataFrame) -> Figure:
-    """Return the figure: three scatter plots of the networks that fit their data, and joint against two-stage."""
+def draw(figure: FigureBase, table: pd.DataFrame) -> None:
+    """Draw the figure: three scatter plots of the networks that fit their data, and joint against two-stage."""
     plain = comparable(table)
     plain = plain.assign(dataset=[name_value("", name) for name in plain["dataset"]])
     last = plain[plain["last"]]
@@ -27,8 +27,7 @@ def draw(table: pd.DataFrame) -> Figure:
     order = sorted(set(last["dataset"]))
     looks: dict[str, Any] = {"hue": "dataset", "hue_order": order, "palette": "colorblind"}
     marks: dict[str, Any] = {"style": "dataset", "style_order": order, "s": 12, "linewidth": 0, "alpha": 0.7}
-    figure = wide_figure(5.8)
-    panels = figure.subplots(2, 2).flat
+    panels = list(figure.subplots(2, 2).flat)
     for axes, (column, label) in zip(panels, AGAINST.items(), strict=False):
         if points.empty:
             say_not_run(axes)
@@ -41,14 +40,13 @@ def draw(table: pd.DataFrame) -> Figure:
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    _compare_training(figure.get_axes()[3], best_rates(last), looks)
-    _move_legend(figure)
-    return figure
+    _compare_training(panels[3], best_rates(last), looks)
+    _move_legend(figure, panels[0])
 
 
-def _move_legend(figure: Figure) -> None:
-    """Move the legend of the first panel below all panels."""
-    legend = figure.get_axes()[0].get_legend()
+def _move_legend(figure: FigureBase, axes: Axes) -> None:
+    """Move the legend of a panel below all panels."""
+    legend = axes.get_legend()
     if legend is None:
         return
     names = [text.get_text() for text in legend.get_texts()]
@@ -73,4 +71,4 @@ CAVEAT = (
     "shown is the difference from the median test accuracy of the data set."
 )
 
-OVERVIEW = Overview("test_accuracy", draw, correlations_with_test_accuracy, CAVEAT)
+OVERVIEW = Overview("test_accuracy", draw, 5.8, correlations_with_test_accuracy, CAVEAT)

@@ -1,0 +1,167 @@
+"""The result of an experiment, a verdict under each convention with figure and tables, written to a results folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+
+from equisep.analysis.claims import claims_digest
+from equisep.analysis.figures.panels import save_figure, state_claim
+from equisep.analysis.tables import save_tables
+from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Finding, Verdict
+from equisep.config import ConfigError, conf_folder
+from equisep.store import lock_in_use
+
+# Of the file names of an experiment's tables.
+SUFFIXES = ("", "_layers", "_perturbed", "_comparisons", "_scores")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The output of a script.
+
+    verdicts: on the claim, by convention. tables: by the suffix of their file name. scope: what the verdicts are about:
+    networks, seeds, rates, data. notes: further ones for the reader. call: the arguments that chose the runs.
+    """
+
+    name: str
+    verdicts: Mapping[str, Verdict]
+    figure: Figure | None
+    tables: Mapping[str, pd.DataFrame]
+    scope: str
+    notes: tuple[str, ...]
+    call: tuple[str, ...] = ()
+
+    @property
+    def tested(self) -> bool:
+        """Whether the claim was judged under every convention."""
+        return all(verdict.status not in (NOT_TESTED, NO_CLAIM) for verdict in self.verdicts.values())
+
+    @property
+    def status(self) -> str:
+        """The verdict's words: "reproduced" or, where conventions differ, "paper: reproduced; evaluation: partly"."""
+        statuses = {convention: verdict.status for convention, verdict in self.verdicts.items()}
+        if len(set(statuses.values())) == 1:
+            return next(iter(statuses.values()))
+        return "; ".join(f"{convention}: {status}" for convention, status in statuses.items())
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """A line per convention with its verdict and the statistics that decide it."""
+        return tuple(f"{convention}: {verdict}" for convention, verdict in self.verdicts.items())
+
+    def write(self, results: Path) -> None:
+        """Write figures/, tables/ and verdicts/ in a results folder, together or not at all, and print a summary.
+
+        A result that could not be judged does not replace one that was: it is written to RESULTS/partial.
+        """
+        note = ""
+        if not self.tested and self._judged(results):
+            note = f"{results}/verdicts/{self.name}.json has a verdict and is kept; this result is in {results}/partial"
+            results = results / "partial"
+        try:
+            results.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=results, prefix=f".{self.name}-") as folder:
+                self._write_files(Path(folder))
+                written = self._replace(Path(folder), results)
+        except OSError as error:
+            raise ConfigError(f"results={results}: {error.strerror}; choose a writable folder") from None
+        output = f"written: {', '.join(map(str, written))}"
+        claim = next(iter(self.verdicts.values())).claim.text
+        verdicts = [f"verdict, {statement}" for statement in self.statements]
+        for line in filter(None, [f"claim: {claim}", *verdicts, self.scope, *self.notes, note, output]):
+            print(f"{self.name}: {line}")
+
+    def _judged(self, results: Path) -> bool:
+        try:
+            earlier = json.loads((results / "verdicts" / f"{self.name}.json").read_bytes())
+            return all(verdict["verdict"] not in (NOT_TESTED, NO_CLAIM) for verdict in earlier["verdicts"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    def _replace(self, folder: Path, results: Path) -> list[Path]:
+        """Move the files of a folder to their places, the verdict last, and remove other files of an earlier result."""
+        new = sorted(
+            (path.relative_to(folder) for path in folder.rglob("*.*")), key=lambda path: path.suffix == ".json"
+        )
+        names = (
+            f"figures/{self.name}.png",
+            f"figures/{self.name}.pdf",
+            *(f"tables/{self.name}{s}.csv" for s in SUFFIXES),
+        )
+        for name in names:
+            if Path(name) not in new:
+                (results / name).unlink(missing_ok=True)
+        for path in new:
+            (results / path.parent).mkdir(exist_ok=True)
+            (folder / path).replace(results / path)
+        return [results / path for path in new]
+
+    def _write_files(self, results: Path) -> None:
+        if self.figure is not None:
+            claim = next(iter(self.verdicts.values())).claim.text
+            here = [f"Here, {statement}" for statement in self.statements]
+            state_claim(self.figure, [f"Claim: {claim}", *here, self.scope, *self.notes])
+            save_figure(self.figure, results / "figures", self.name)
+        save_tables(self.tables, results / "tables", self.name)
+        (results / "verdicts").mkdir()
+        path = results / "verdicts" / f"{self.name}.json"
+        path.write_text(json.dumps(self.record(), indent=1, ensure_ascii=False))
+
+    def record(self) -> dict[str, Any]:
+        """Return the verdicts with all findings as plain values, as they are written to verdicts/NAME.json."""
+        claim = next(iter(self.verdicts.values())).claim
+        return {
+            "experiment": self.name,
+            "claim": claim.text,
+            "changed": claim.changed,
+            # Where a result lies is no part of how it was made.
+            "call": [word for word in self.call if not word.startswith("results=")],
+            "claims": claims_digest(),
+            "lock": lock_in_use(),
+            "verdict": self.status,
+            "former": former_verdicts().get(self.name),
+            "scope": self.scope,
+            "notes": self.notes,
+            "verdicts": {
+                convention: {
+                    "verdict": verdict.status,
+                    "counts": verdict.counts if verdict.outcomes else "",
+                    "later_seeds": verdict.later,
+                    "statistics": verdict.missing or "; ".join(map(str, verdict.decisive)),
+                    "findings": [_as_plain(finding) for finding in verdict.findings],
+                }
+                for convention, verdict in self.verdicts.items()
+            },
+        }
+
+
+def _as_plain(finding: Finding) -> dict[str, Any]:
+    numbers = {name: getattr(finding.interval, name) for name in ("mean", "low", "high")}
+    return {
+        "condition": finding.condition,
+        "statistic": finding.criterion.statistic,
+        "threshold": finding.relation,
+        "outcome": finding.outcome,
+        "n": finding.interval.n,
+        # JSON has neither NaN nor infinity.
+        **{name: value if math.isfinite(value) else None for name, value in numbers.items()},
+    }
+
+
+@lru_cache(maxsize=1)
+def former_verdicts() -> dict[str, str]:
+    """Return the verdicts under the rules before those of conf/claims.yaml, by experiment."""
+    text = (conf_folder() / "former_verdicts.yaml").read_text(encoding="utf-8")
+    verdicts: dict[str, str] = yaml.safe_load(text)
+    return verdicts
