@@ -49,8 +49,9 @@ def test_launcher_options_do_not_change_the_runs() -> None:
 
 
 def test_the_papers_grids_have_the_papers_sizes() -> None:
-    sizes = {"optimizers": 45, "emergence": 10, "learning_rate": 35, "imbalance": 75, "no_batch_norm": 25, "linear": 25}
-    sizes |= {"depth_mnist": 135, "depth_fashion_mnist": 150, "depth_cifar10": 165, "frozen": 50, "vgg13": 30}
+    sizes = {"optimizers": 90, "emergence": 20, "learning_rate": 70, "imbalance": 150, "no_batch_norm": 30}
+    sizes |= {"linear": 30, "depth_mnist": 270, "depth_fashion_mnist": 300, "depth_cifar10": 330, "frozen": 50}
+    sizes |= {"vgg13": 30}
     for name, size in sizes.items():
         assert len(points_of(name)) == size, name
 
@@ -83,7 +84,8 @@ def test_tables_have_the_finished_runs_count_missing_ones_and_survive_files(tmp_
     tables = collect_tables(points)
     assert tables.missing == 0
     assert list(tables.runs.columns) == ["width", *RUN_COLUMNS]
-    first, diverged = tables.runs.iloc[0], tables.runs.iloc[1]
+    assert tables.runs["convention"].tolist() == ["paper", "evaluation"] * 2
+    first, diverged = tables.runs.iloc[0], tables.runs.iloc[2]
     assert (first["width"], first["learning_rate"], first["seed"], first["epoch"]) == (20, 1e-3, 1, 2)
     assert (first["train_images"], first["test_images"], first["width_multiplier"]) == (1000, 10_000, 1.0)
     assert 0 < first["test_accuracy"] <= 1
@@ -114,9 +116,13 @@ def test_several_epochs_of_a_run_are_several_rows(tmp_path: Path) -> None:
     points = expand_experiment("emergence", [*SMOKE, f"results={tmp_path}", "seed=1", "architecture.depth=8"])
     execute([point.config for point in points])
     tables = collect_tables(points, every_snapshot)
-    assert tables.runs["epoch"].tolist() == [0, 2]
-    assert len(tables.layers) == 2 * 8
-    assert tables.fuzziness(tables.runs["run"][0], "layer", 0) != tables.fuzziness(tables.runs["run"][0], "layer", 2)
+    assert tables.runs["epoch"].tolist() == [0, 2, 0, 2]
+    assert len(tables.layers) == 4 * 8
+    curves = {tuple(tables.fuzziness(row)) for row in tables.runs.to_dict("records")}
+    assert len(curves) == 4
+    evaluation = tables.under("evaluation")
+    assert evaluation.runs["epoch"].tolist() == [0, 2]
+    assert evaluation.curves(evaluation.runs) == tables.curves(tables.runs)[2:]
 
 
 def test_a_run_without_the_requested_snapshots_is_named_with_a_remedy(tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_a_repeated_run_is_one_row_and_a_damaged_run_of_another_experiment_is_ig
     other = tmp_path / "runs" / ("0" * 16)
     other.mkdir()
     (other / "config.yaml").write_text("a: [")
-    assert len(collect_tables(points).runs) == 1
+    assert collect_tables(points).runs["convention"].tolist() == ["paper", "evaluation"]
 
 
 def test_experiments_that_share_runs_keep_the_same_snapshots() -> None:

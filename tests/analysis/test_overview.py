@@ -82,7 +82,7 @@ def test_runs_that_cannot_be_compared_are_left_out_and_counted() -> None:
         "Left out: 1 of 7 runs: damaged or incomplete records.",
         "Left out: 1 of 7 runs: another protocol version than 1.",
         "Left out: 1 of 7 runs: unfinished or diverged.",
-        "Left out: 1 of 7 runs: not measured as in the paper.",
+        "Left out: 1 of 7 runs: not measured under this convention.",
         "Left out: 1 of 7 runs: not trained as in the paper, or for fewer epochs than others.",
     )
 
@@ -100,29 +100,34 @@ def test_shorter_training_is_left_out() -> None:
 def test_a_source_without_runs_is_not_run(name: str, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     assert overview(name).main([f"results={tmp_path}"]) == 1
-    assert json.loads((tmp_path / f"verdicts/{name}.json").read_text())["verdict"] == "not run"
+    assert json.loads((tmp_path / f"verdicts/{name}.json").read_text())["verdict"] == "not tested"
     unmeasured = tabulate([replace(make_record("a", [2.0, 1.0]), measures={})])
-    assert overview(name).make(unmeasured).verdict.status == "not run"
+    assert overview(name).make(unmeasured).words == "not tested"
 
 
 @pytest.mark.parametrize("name", OVERVIEWS)
 def test_the_logs_give_the_same_tables_and_verdict_as_the_store(name: str, store: Path) -> None:
     from_store, from_logs = (overview(name).make(load_runs(source)) for source in (store, store / "wandb"))
     pd.testing.assert_frame_equal(from_logs.tables[""], from_store.tables[""], check_exact=True)
-    assert (from_logs.verdict, from_logs.notes) == (from_store.verdict, from_store.notes)
+    assert repr(from_logs.verdicts) == repr(from_store.verdicts)
+    assert from_logs.notes == from_store.notes
     assert from_logs.figure is not None
 
 
 def test_statistics_are_computed_by_data_set_and_seed() -> None:
     falls = {"a": [8.0, 4.0, 2.0, 1.0], "b": [8.0, 3.9, 2.2, 1.0], "c": [8.0, 3.0, 2.5, 1.0], "d": [8.0, 8.0, 8.0, 1.1]}
     accuracies = {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.6}
-    records = [make_record(run, falls[run], test_accuracy=accuracies[run]) for run in falls]
+    rates = {"a": "1e-3", "b": "2e-3", "c": "3e-3", "d": "4e-3"}
+    records = [
+        make_record(run, falls[run], test_accuracy=accuracies[run], training=f"optimizer.learning_rate={rates[run]}")
+        for run in falls
+    ]
     table = summarise_runs(tabulate(records)).table
     (correlations,) = correlations_with_test_accuracy(table).to_dict("records")
-    assert correlations["networks"] == 4
+    assert (correlations["settings"], correlations["seeds"]) == (4, 1)
     # In this example accuracy is higher the closer the ratios are to equal.
-    assert correlations["correlation_with_log_ratio_cv"] == pytest.approx(-1)
-    assert correlations["correlation_with_r"] == pytest.approx(-1)
+    assert correlations["correlation_with_log_ratio_cv"].mean == pytest.approx(-1)
+    assert correlations["correlation_with_r"].mean == pytest.approx(-1)
     (rivals,) = exponential_against_rivals(table).to_dict("records")
     assert rivals["exponential_share"] == 1.0
     assert len(comparable(table)) == 4
@@ -136,8 +141,8 @@ def test_seeds_with_few_of_the_networks_are_not_judged() -> None:
             record = make_record(f"{seed}{index}", curve, test_accuracy=0.5 + 0.1 * index)
             records.append(replace(record, config=record.config | {"seed": seed}))
     result = overview("decay_ratio").make(tabulate(records))
-    assert any(note.startswith("Not judged") and "1 of Fashion-MNIST 10×10" in note for note in result.notes)
-    assert {finding.interval.n for finding in result.verdict.findings} == {3}
+    assert any(note.startswith("paper: Not judged") and "1 of Fashion-MNIST 10×10" in note for note in result.notes)
+    assert {finding.interval.n for finding in result.verdicts["paper"].findings} == {3}
 
 
 def test_networks_with_random_labels_are_not_comparable() -> None:
@@ -156,7 +161,7 @@ def test_each_script_writes_figure_table_and_verdict(name: str, store: Path, tmp
     assert overview(name).main([f"source={store}", f"results={tmp_path}"]) == 1
     record = json.loads((tmp_path / f"verdicts/{name}.json").read_text())
     # No network fits its data after two epochs.
-    assert record["verdict"] == "not run"
+    assert record["verdict"] == "not tested"
     assert (tmp_path / f"figures/{name}.png").stat().st_size > 10_000
     assert len(pd.read_csv(tmp_path / f"tables/{name}.csv")) == 4
 

@@ -20,7 +20,7 @@ from equisep.analysis.result import Result
 from equisep.analysis.rival_laws import compare_laws
 from equisep.analysis.statistics import correlation_interval, partial_rank_correlation, rank_correlation
 from equisep.analysis.tables import at_best_learning_rate
-from equisep.analysis.verdicts import Verdict, judge
+from equisep.analysis.verdicts import NOT_TESTED, Verdict, judge
 from equisep.config import PROTOCOL, ConfigError, compose_config, conventions
 from equisep.measures import fit_law
 from equisep.store import load_runs
@@ -250,7 +250,7 @@ class Overview:
         except ConfigError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
-        return 0 if result.tested else 1
+        return int(NOT_TESTED in result.statuses)
 
     def make(self, runs: pd.DataFrame, call: Sequence[str] = ()) -> Result:
         """Return figure, table (last epochs) and verdicts for a table of :func:`equisep.load_runs`.

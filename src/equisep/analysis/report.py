@@ -91,7 +91,8 @@ def _read_section(results: Path, name: str, claim: Claim, command: str) -> Secti
     return Section(
         name=name,
         claim=claim,
-        verdicts=record.get("verdicts") or {PAPER: {"verdict": NOT_TESTED, "statistics": no_verdict, "findings": []}},
+        verdicts=record.get("verdicts")
+        or {PAPER: {"verdict": NOT_TESTED, "counts": "", "statistics": no_verdict, "findings": []}},
         former=record.get("former") or "",
         notes=(*filter(None, [record.get("scope", "")]), *record.get("notes", ())),
         image=f"data:image/png;base64,{image}" if image else "",
@@ -108,7 +109,7 @@ def _read_record(results: Path, name: str) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text())
         keys = {"condition", "statistic", "threshold", "outcome", "mean", "low", "high", "n"}
         for verdict in record["verdicts"].values():
-            named = {"verdict", "statistics"} <= set(verdict)
+            named = {"verdict", "counts", "statistics"} <= set(verdict)
             if not named or not all(keys <= set(row) for row in verdict["findings"]):
                 raise ValueError
         if not all(isinstance(note, str) for note in record["notes"]):

@@ -24,7 +24,7 @@ from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epo
 from equisep.analysis.figures.panels import wide_figure
 from equisep.analysis.result import Result
 from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables
-from equisep.analysis.verdicts import NO_CLAIM, Verdict, judge
+from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Verdict, judge
 from equisep.config import PAPER, ConfigError, EquisepError, Training, compose_config, conf_folder, refuse_unknown_words
 from equisep.plots import FULL_WIDTH
 
@@ -70,7 +70,7 @@ class Reproduction:
         except EquisepError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
-        return 0 if result.tested else 1
+        return int(NOT_TESTED in result.statuses)
 
     def _read(self, arguments: Sequence[str]) -> tuple[Tables, Path]:
         names = ("profile=", "tables=", "source=")

@@ -43,17 +43,16 @@ class Result:
     call: tuple[str, ...] = ()
 
     @property
-    def tested(self) -> bool:
-        """Whether the claim was judged under every convention."""
-        return all(verdict.status not in (NOT_TESTED, NO_CLAIM) for verdict in self.verdicts.values())
+    def statuses(self) -> tuple[str, ...]:
+        """The status of the verdict under each convention."""
+        return tuple(verdict.status for verdict in self.verdicts.values())
 
     @property
-    def status(self) -> str:
+    def words(self) -> str:
         """The verdict's words: "reproduced" or, where conventions differ, "paper: reproduced; evaluation: partly"."""
-        statuses = {convention: verdict.status for convention, verdict in self.verdicts.items()}
-        if len(set(statuses.values())) == 1:
-            return next(iter(statuses.values()))
-        return "; ".join(f"{convention}: {status}" for convention, status in statuses.items())
+        if len(set(self.statuses)) == 1:
+            return self.statuses[0]
+        return "; ".join(f"{convention}: {verdict.status}" for convention, verdict in self.verdicts.items())
 
     @property
     def statements(self) -> tuple[str, ...]:
@@ -66,7 +65,7 @@ class Result:
         A result that could not be judged does not replace one that was: it is written to RESULTS/partial.
         """
         note = ""
-        if not self.tested and self._judged(results):
+        if set(self.statuses) & {NOT_TESTED, NO_CLAIM} and self._judged(results):
             note = f"{results}/verdicts/{self.name}.json has a verdict and is kept; this result is in {results}/partial"
             results = results / "partial"
         try:
@@ -129,7 +128,7 @@ class Result:
             "call": [word for word in self.call if not word.startswith("results=")],
             "claims": claims_digest(),
             "lock": lock_in_use(),
-            "verdict": self.status,
+            "verdict": self.words,
             "former": former_verdicts().get(self.name),
             "scope": self.scope,
             "notes": self.notes,

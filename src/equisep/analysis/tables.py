@@ -140,7 +140,10 @@ def _with_derived(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
         law = fit_law(values) if len(values) > 1 and (np.isfinite(values) & (values > 0)).all() else None
         derived.append((*key, len(values), law.log_ratio_cv if law else math.nan))
     table = pd.DataFrame(derived, columns=[*LAYERS_OF, *DERIVED])
-    return runs.merge(table, on=list(LAYERS_OF), how="left")
+    complete = runs.merge(table, on=list(LAYERS_OF), how="left")
+    # The layers of some epochs only may have been written.
+    points = complete.groupby(["run", "view"])["points"].transform("max")
+    return complete.assign(points=points)
 
 
 def at_best_learning_rate(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:

@@ -58,8 +58,8 @@ class Finding:
 class Verdict:
     """A claim's verdict.
 
-    outcomes: of each condition, by its name. missing: why it could not be judged, or ''. later: the verdict on the seeds
-    alone that were not known when the claims were fixed, or '' without such seeds.
+    outcomes: of each condition, by its name. missing: why it could not be judged, or ''. later: the verdict on those
+    seeds alone that were not known when the claims were fixed, '' where these are all or none.
     """
 
     claim: Claim

@@ -27,7 +27,6 @@ from equisep.measures.separation import (
 
 INPUT = "input"
 BATCH_NORMS = ("batch", "running", "expected")
-BatchNorms = Literal["batch", "running", "expected"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def measure_separation(
     labels: Tensor,
     layers: Sequence[str],
     *,
-    batch_norm: BatchNorms = "batch",
+    batch_norm: Literal["batch", "running", "expected"] = "batch",
     batch_size: int = 100,
     weighting: Weighting = "class_size",
     components: int | None = None,
@@ -195,7 +194,7 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int
 
 
 @contextmanager
-def _mode(network: nn.Module, batch_norm: BatchNorms) -> Iterator[None]:
+def _mode(network: nn.Module, batch_norm: str) -> Iterator[None]:
     """Set a network to a measuring mode; restore modes, buffers and random state on exit."""
     modes = {module: module.training for module in network.modules()}
     tracking = {module: module.track_running_stats for module in modes if isinstance(module, _BatchNorm)}

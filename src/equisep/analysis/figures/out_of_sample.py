@@ -20,7 +20,7 @@ KEYS = ["dataset", "rate", "way"]
 BLUE, ORANGE = PAIRS[0]
 # Final training losses count as equal up to this difference, in nats.
 EQUAL_LOSS = 0.01
-COLUMNS = (*KEYS, "seed", "accuracy_gain", "r_gain", "r_joint", "loss_gap")
+COLUMNS = (*KEYS, "seed", "accuracy_gain", "r_gain", "r_joint", "points_joint", "loss_gap")
 
 
 def compare(rows: pd.DataFrame) -> pd.DataFrame:
@@ -29,8 +29,8 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
     rows: a row per run and snapshot. rate: a learning rate, or the best of each training mode (lowest final training
     loss). way: "matched" takes the joint network at its first snapshot whose training loss, in evaluation mode, is at
     most the final one of the two-stage network, and is left out if there is none; "final" takes both at the last epoch.
-    accuracy_gain: test accuracy, joint minus two-stage; r_gain: r, two-stage minus joint; r_joint: r of the joint
-    network; loss_gap: training loss, joint minus two-stage.
+    accuracy_gain: test accuracy, joint minus two-stage; r_gain: r, two-stage minus joint; r_joint, points_joint: r of
+    the joint network and its number of points; loss_gap: training loss, joint minus two-stage.
     """
     comparisons = []
     for _, selected in rows.groupby("dataset", sort=False):
@@ -50,6 +50,7 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
                         accuracy_gain=both["test_accuracy"] - end["test_accuracy"],
                         r_gain=end["r"] - both["r"],
                         r_joint=both["r"],
+                        points_joint=both["points"],
                         loss_gap=both["train_loss"] - end["train_loss"],
                     )
                 )
