@@ -130,7 +130,7 @@ def test_the_table_of_a_sweep_counts_networks_without_a_value(equisep: Command) 
     sweep = equisep(
         "-m", *SHORT, "architecture.depth=4", "optimizer.learning_rate=1e-3,1e30", "optimizer=sgd", "seed=1,2"
     )
-    _, _, first, second, _ = sweep.out.splitlines()
+    _, _, first, second = sweep.out.splitlines()
     assert re.match(r" *optimizer.learning_rate=0.001 +2 −0\.", first)
     assert re.fullmatch(r" *optimizer.learning_rate=1e\+30 +2 +2 diverged", second)
 

@@ -57,7 +57,7 @@ def test_the_grid_of_an_experiment_is_read_from_its_file() -> None:
     assert sweep_grid("optimizers") == {
         "architecture.depth": "4,8,20",
         "optimizer": "sgd,momentum,adam",
-        "seed": "range(666,671)",
+        "seed": "range(666,676)",
     }
 
 

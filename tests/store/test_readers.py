@@ -40,6 +40,9 @@ KEYS_LOGGED = (
 )
 
 
+SMOKE_OF_ADAM = ["training=smoke", "seed=1,2", "architecture.depth=4", "optimizer=adam", "measures=null"]
+
+
 def rows_read_by_wandb(log: Path) -> list[dict[str, object]]:
     """Return the history rows of a log as ``wandb leet inspect`` lists them, without the start of its Python part.
 
@@ -264,7 +267,15 @@ def test_a_missing_layer_is_a_flaw(results: Path) -> None:
 def test_a_damaged_run_of_the_store_is_excluded_and_listed(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "runs", tmp_path / "runs")
     points = expand_experiment(
-        "optimizers", [f"results={tmp_path}", "training=smoke", "seed=1,2", "architecture.depth=4", "optimizer=adam"]
+        "optimizers",
+        [
+            f"results={tmp_path}",
+            "training=smoke",
+            "seed=1,2",
+            "architecture.depth=4",
+            "optimizer=adam",
+            "measures=null",
+        ],
     )
     assert collect_tables(points).missing == 0
     (run, *_) = {record.run: record for record in read_store(tmp_path) if record.config["seed"] == 1}
@@ -383,7 +394,15 @@ def test_one_invalid_file_makes_one_run_flawed(
     assert message in flaw
     assert (table.loc[table["run"] != run, "flaw"] == "").all()
     points = expand_experiment(
-        "optimizers", [f"results={tmp_path}", "training=smoke", "seed=1,2", "architecture.depth=4", "optimizer=adam"]
+        "optimizers",
+        [
+            f"results={tmp_path}",
+            "training=smoke",
+            "seed=1,2",
+            "architecture.depth=4",
+            "optimizer=adam",
+            "measures=null",
+        ],
     )
     tables = collect_tables(points)
     assert len(tables.runs) == 1

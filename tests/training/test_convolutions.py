@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from equisep.config import Training, compose_config
 from equisep.data import Data, Split
 from equisep.networks import Network, build_network
-from equisep.training import Kernels, Member, convolutions, kernels, kernels_of, native_trainer, why_not_native
+from equisep.training import Kernels, Member, image_operations, kernels, kernels_of, native_trainer, why_not_native
 from equisep.training.convolutions import NativeConvolutionalTraining, NativeConvolutions
 from equisep.training.reference import ReferenceTraining
 from tests.training.test_engines import OPTIMIZERS
@@ -276,7 +276,7 @@ def test_shorter_vectors_give_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path
     command = kernels.compile_command(Kernels.CONVOLUTIONS)
     subprocess.run([*command, option, "-o", str(library)], check=True)
     loaded = ctypes.CDLL(str(library))
-    monkeypatch.setattr(convolutions, "load_kernels", lambda which: loaded)
+    monkeypatch.setattr(image_operations, "load_kernels", lambda which: loaded)
     for name in (FAMILIES[0], FAMILIES[2], FAMILIES[3]):
         images = torch.randn(37, 1, 32, 32, dtype=torch.float64)
         same_as_torch(network_of(str(name)), images)

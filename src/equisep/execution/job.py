@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from equisep.config import (
     Config,
     ConfigError,
     Dataset,
-    Measure,
     architecture_from_plain,
-    by_convention,
     from_plain,
     identity_of_measure,
     identity_of_robustness,
@@ -29,6 +27,7 @@ from equisep.config import (
     to_plain,
 )
 from equisep.data import Data, DataUnavailable, Split, load_data
+from equisep.execution.checks import check_batches, check_epochs, check_network, order_of
 from equisep.execution.device import choose_device
 from equisep.execution.tracking import Mirror
 from equisep.measures import (
@@ -36,7 +35,6 @@ from equisep.measures import (
     Evaluation,
     LayerRecord,
     RobustnessResults,
-    batch_order,
     evaluate,
     measure_separation,
 )
@@ -49,7 +47,7 @@ from equisep.networks import (
     training_values,
 )
 from equisep.robustness import Images, measure_robustness
-from equisep.store import ROBUSTNESS, DamagedRun, Outcome, Run, is_complete, missing_evaluations, outcome_of, run_title
+from equisep.store import ROBUSTNESS, Outcome, Run, is_complete, missing_evaluations, outcome_of, run_title
 from equisep.training import Kernels, kernels_of
 
 # Images of a batch from which, and channels up to which, the native engine trains convolutions faster than torch
@@ -158,7 +156,7 @@ class Job:
         split, measure = self.split(name), self.config.measure
         if measure.order == "stored":
             return split
-        order = _order_of(split.labels, measure)
+        order = order_of(split.labels, measure)
         return Split(split.inputs[order], split.labels[order])
 
     @property
@@ -304,8 +302,8 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
         # A run keeps the snapshots that it was started with.
         training = replace(config.training, snapshots=stored["training"]["snapshots"])
         job = replace(job, config=replace(config, training=training))
-    _check_network(job)
-    _check_batches(job)
+    check_network(job)
+    check_batches(job)
     remedy = f"has no kernels for family={config.architecture.family} on {job.device}"
     possible = config.compute.engine != "native" or job.native_kernels is not None
     require(possible, "compute.engine", "native", f"{remedy}; set auto")
@@ -315,62 +313,8 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
         require(whole, "measure.components", config.measure.components, remedy)
         if config.robustness.fgsm or config.robustness.pgd:
             require_extra("foolbox", "robustness", "robustness.fgsm, robustness.pgd")
-    _check_epochs(job.run, job.config, state)
+    check_epochs(job.run, job.config, state)
     return job
-
-
-def _check_network(job: Job) -> None:
-    """Raise ConfigError for images that are too small, and for a view or layers that the network does not have."""
-    family, phases = job.config.architecture.family, job.config.training.phases
-    remedy = f"architecture.family={family} has no blocks; set measure.view=layer"
-    require(bool(job.points), "measure.view", "block", remedy)
-    layers = max(job.outline.parameter_layers())
-    last = max((phase.last for phase in phases), default=1)
-    remedy = f"must be at most {layers}, the network's number of layers with weights"
-    require(last <= layers, "training.phases: last", last, remedy)
-    trained = {layer for phase in phases for layer in range(phase.first, phase.last + 1)}
-    untrained = [layer for layer in range(1, layers + 1) if trained and layer not in trained]
-    if untrained:
-        raise ConfigError(f"training.phases: layer {untrained[0]} of {layers} is not trained; add it to a phase")
-
-
-def _check_batches(job: Job) -> None:
-    """Raise ConfigError for a last batch of one image where batches are normalised, and for an impossible order."""
-    measures = [alone.measure for alone in by_convention(job.config)]
-    for measure in measures:
-        for split in (job.data.train, job.data.test):
-            _order_of(split.labels, measure)
-    if not any(isinstance(module, nn.BatchNorm1d) for module in job.outline.modules()):
-        return
-    train, test = len(job.data.train.labels), len(job.data.test.labels)
-    batches = [("training", job.config.training.batch_size, train)]
-    normalised = [measure.batch_size for measure in measures if measure.batch_norm == "batch"]
-    batches += [("measure", size, images) for size in normalised for images in (train, test)]
-    for group, size, images in batches:
-        reason = f"the last batch of {images} images would contain one image, too few for batch normalisation"
-        require(images % size != 1, f"{group}.batch_size", size, f"{reason}; choose another size")
-
-
-def _order_of(labels: Tensor, measure: Measure) -> Tensor:
-    """Return the order of images in a measure; raises ConfigError if there is none."""
-    try:
-        order: Any = measure.order
-        return batch_order(labels, order, batch_size=measure.batch_size, seed=measure.order_seed).to(labels.device)
-    except ValueError as error:
-        raise ConfigError(f"measure.{error}") from None
-
-
-def _check_epochs(run: Run, config: Config, state: str) -> None:
-    """Raise ConfigError if a measure requests epochs whose weights the run does not store or will not store."""
-    if state == "diverged":
-        return
-    stored = run.snapshot_epochs() if state == "done" else config.training.kept_epochs()
-    if state == "done" and config.training.epochs not in stored:
-        raise DamagedRun(f"run {run.id} has lost its last snapshot: remove {run.path} to train it again")
-    source = "training.snapshots" if state == "new" else f"run {run.id}"
-    for name, epochs in (("epochs", config.measure.epochs), ("test_epochs", config.measure.test_epochs)):
-        remedy = f"choose from the epochs {sorted(stored)} of {source}"
-        require(set(epochs or ()) <= set(stored), f"measure.{name}", epochs, remedy)
 
 
 def _as_key(part: Any) -> str:

@@ -120,7 +120,7 @@ class Mirror:
         if measure not in self._measures:
             facts = {"prefix": prefix.removesuffix(record.split), "layers": list(record.layers)}
             self._measures[measure] = facts | {"classes": record.classes, "settings": dict(settings)}
-            update = {"measures": dict(self._measures)}
+            update = {"measured": dict(self._measures)}
             self._guard(lambda: self._run.config.update(update, allow_val_change=True))
         values: dict[str, Any] = {"epoch": record.epoch}
         values |= {f"{prefix}/D/{layer:02d}": value for layer, value in enumerate(record.fuzziness)}

@@ -88,7 +88,9 @@ def record_from_wandb(
     run: str, config: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], summary: Mapping[str, Any], flaw: str = ""
 ) -> RunRecord:
     """Return the record of a run from its wandb config, history rows in order and summary."""
-    plain = {key: _with_numbers(value) for key, value in config.items() if key not in ("_wandb", "measures")}
+    # Earlier logs have what is measured under the name that is now that of a field.
+    measured = "measured" if "measured" in config else "measures"
+    plain = {key: _with_numbers(value) for key, value in config.items() if key not in ("_wandb", measured)}
     try:
         state = dict(summary.get("run", {"state": "interrupted"}))
         if state["state"] == "running":
@@ -102,7 +104,7 @@ def record_from_wandb(
         epochs = tuple(Epoch(epoch, *(_number(row[name]) for name in names)) for epoch, row in trained)
         measures = {
             measure: Measurement(facts["settings"], tuple(_records_of(facts, values)))
-            for measure, facts in sorted(config.get("measures", {}).items())
+            for measure, facts in sorted((config.get(measured) or {}).items())
         }
         texts = dict(summary.get("robustness", {}))
         robustness = {identity: robustness_from_json(text) for identity, text in sorted(texts.items())}
