@@ -172,6 +172,11 @@ NAMES = {
     "narrow_wide": "narrow-wide",
     "wide_narrow": "wide-narrow",
     "mixed_widths": "mixed",
+    "fnn": "batch norm",
+    "fnn_layer_norm": "layer norm",
+    "fnn_kaiming": "no norm",
+    "fnn_no_batch_norm": "no batch norm",
+    "fnn_linear": "linear",
     "block": "per block",
     "layer": "per layer",
 }

@@ -115,6 +115,10 @@ class Reproduction:
                 raise ConfigError(f"{name}={listed}: this figure does not vary {name}; choose one value")
         return collect_tables(points, self.epochs, source)
 
+    def parts(self, tables: Tables) -> dict[str, Tables]:
+        """Return the tables under each convention, by its name: what is drawn and judged by itself."""
+        return {convention: tables.under(convention) for convention in tables.conventions}
+
     def shown(self, tables: Tables) -> pd.DataFrame:
         """Return the rows at the best learning rate of each condition."""
         if "learning_rate" in self.conditions or tables.runs.empty:
@@ -124,14 +128,13 @@ class Reproduction:
     def judge(self, tables: Tables) -> dict[str, Verdict]:
         """Return the verdict on the experiment's claim under each convention."""
         claim = load_claims().get(self.name)
-        conventions = tables.conventions or (PAPER,)
+        parts = self.parts(tables) or {PAPER: tables}
         if claim is None:
             none = Claim(self.name, "no claim stated", 0, (), (), "all", True, ())
-            return dict.fromkeys(conventions, Verdict(none, NO_CLAIM, (), {}))
+            return dict.fromkeys(parts, Verdict(none, NO_CLAIM, (), {}))
         missing, full_scale = self.missing_reason(tables), self._is_full_scale(tables)
         verdicts = {}
-        for convention in conventions:
-            selected = tables.under(convention)
+        for convention, selected in parts.items():
             rows = self.shown(selected)
             statistics = self.statistics(selected, rows) if self.statistics and len(rows) else rows
             conditions = [column for column in (*self.conditions, "choice") if column in statistics]
@@ -198,10 +201,10 @@ class Reproduction:
         notes = list(tables.flaws)
         if len(rows):
             notes = [*_describe_rows(rows), *notes, *self.compare_rates(tables)]
-            for convention in tables.conventions:
-                selected = tables.under(convention)
+            parts = self.parts(tables)
+            for convention, selected in parts.items():
                 remarks = self.remarks(selected, self.shown(selected))
-                named = len(tables.conventions) > 1
+                named = len(parts) > 1
                 notes += [f"{convention}: {remark}" if named else remark for remark in remarks]
         figure = self._draw(tables) if rows["train_loss"].notna().any() else None
         contents: dict[str, pd.DataFrame] = {}
@@ -213,13 +216,13 @@ class Reproduction:
 
     def _draw(self, tables: Tables) -> Figure:
         """Return the figure: the experiment's panels under each convention, beside or below each other."""
+        shown = self.parts(tables)
         width, height = self.size(self.shown(tables))
-        count = len(tables.conventions)
+        count = len(shown)
         beside = count * width <= FULL_WIDTH + 0.5
         figure = wide_figure(height if beside else count * height, count * width if beside else width)
         parts = figure.subfigures(*((1, count) if beside else (count, 1)), squeeze=False)
-        for part, convention in zip(parts.flat, tables.conventions, strict=True):
-            selected = tables.under(convention)
+        for part, (convention, selected) in zip(parts.flat, shown.items(), strict=True):
             if count > 1:
                 part.suptitle(CONVENTION_TITLES.get(convention, convention), fontsize="small", fontweight="bold")
             self.draw(part, selected, self.shown(selected))
@@ -227,8 +230,7 @@ class Reproduction:
 
     def _further_tables(self, tables: Tables) -> dict[str, pd.DataFrame]:
         parts: dict[str, list[pd.DataFrame]] = {}
-        for convention in tables.conventions:
-            selected = tables.under(convention)
+        for convention, selected in self.parts(tables).items():
             for suffix, table in self.extra_tables(selected, self.shown(selected)).items():
                 parts.setdefault(suffix, []).append(table.assign(convention=convention))
         return {suffix: pd.concat(tables_, ignore_index=True) for suffix, tables_ in parts.items()}

@@ -6,6 +6,7 @@ Sources: results/reference/NAME/NAME.json (verdicts), results/reference/findings
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,7 +16,10 @@ from equisep.analysis.verdicts import NOT_TESTED
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """The reference result of an experiment: the paper's claim and the finding (prose), networks (number), verdict."""
+    """The reference result of an experiment.
+
+    claim, finding: prose. networks: their number. verdict: of the rules of today or, as it says, the former ones.
+    """
 
     claim: str
     finding: str
@@ -28,19 +32,28 @@ def load_reference_results(reference: Path) -> dict[str, ReferenceResult]:
     results = {}
     for name, entry in yaml.safe_load((reference / "findings.yaml").read_text()).items():
         record = reference / name / f"{name}.json"
-        verdict = json.loads(record.read_text())["verdict"] if record.exists() else NOT_TESTED
+        verdict = _verdict_of(json.loads(record.read_text())) if record.exists() else NOT_TESTED
         results[name] = ReferenceResult(**entry, verdict=verdict)
     return results
+
+
+def _verdict_of(record: dict[str, Any]) -> str:
+    """Return the words of a verdict's record; those of the former rules had one verdict."""
+    return str(record["verdict"]) + ("" if "verdicts" in record else " (former rules)")
 
 
 def verdict_table(reference: Path, link: str) -> str:
     """Return the reference results as a Markdown table. link: path of their folder relative to the page."""
     rows = ["| experiment | the paper's claim | here | networks |", "|---|---|---|---|"]
     rows += [
-        f"| `{name}` | {result.claim} | [{result.verdict}]({link}/{name}): {result.finding} | {result.networks} |"
+        f"| `{name}` | {result.claim} | {_linked(result, name, link)}: {result.finding} | {result.networks} |"
         for name, result in load_reference_results(reference).items()
     ]
     return "\n".join(rows)
+
+
+def _linked(result: ReferenceResult, name: str, link: str) -> str:
+    return result.verdict if result.verdict == NOT_TESTED else f"[{result.verdict}]({link}/{name})"
 
 
 def deviation_table() -> str:

@@ -16,6 +16,7 @@ from equisep.config import (
     PROTOCOL,
     Config,
     ConfigError,
+    Measure,
     Training,
     by_convention,
     config_hash,
@@ -76,9 +77,15 @@ class Tables:
         return tuple(dict.fromkeys(self.runs["convention"]))
 
     def under(self, convention: str) -> "Tables":
-        """Return the tables under one convention."""
+        """Return the tables under one convention.
+
+        Where there are several, runs that were measured under one alone, as they have no batch normalisation, belong to
+        each: all conventions are the same for them.
+        """
+        several = self.runs.groupby("run")["convention"].nunique() > 1
+        alone = set(several.index[~several]) if several.any() else set()
         runs, layers, perturbed = (
-            table[table["convention"] == convention].reset_index(drop=True)
+            table[(table["convention"] == convention) | table["run"].isin(alone)].reset_index(drop=True)
             for table in (self.runs, self.layers, self.perturbed)
         )
         return replace(self, runs=runs, layers=layers, perturbed=perturbed)
@@ -177,7 +184,7 @@ def collect_tables(
     perturbed: list[pd.DataFrame] = []
     flaws: list[str] = []
     missing = 0
-    distinct = {(config_hash(point.config), point.config.measure.view): point for point in points}
+    distinct = {(config_hash(point.config), *map(measure_id, measures_of(point.config))): point for point in points}
     records, other_protocol = _find_records(list(distinct.values()), source)
     if other_protocol:
         flaws.append(f"Left out: {other_protocol} runs of another protocol version than {PROTOCOL}.")
@@ -220,6 +227,11 @@ def collect_tables(
         if perturbed
         else pd.DataFrame(columns=list(PERTURBED_COLUMNS)),
     )
+
+
+def measures_of(config: Config) -> list[Measure]:
+    """Return the measures that a config asks for, one per convention."""
+    return [alone.measure for alone in by_convention(config)]
 
 
 def _measured(record: RunRecord, config: Config) -> dict[tuple[int, str], LayerRecord]:

@@ -8,9 +8,11 @@ from matplotlib.figure import FigureBase
 
 from equisep.analysis.figures import (
     controls,
+    conventions,
     decay_ratio,
     emergence,
     frozen,
+    normalisation,
     out_of_sample,
     resnet_mixed,
     robustness,
@@ -118,6 +120,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         robustness.REPRODUCTION,
         out_of_sample.REPRODUCTION,
         controls.REPRODUCTION,
+        conventions.REPRODUCTION,
+        normalisation.REPRODUCTION,
     )
 }
 OVERVIEWS = {overview.name: overview for overview in (decay_ratio.OVERVIEW, test_accuracy.OVERVIEW)}
