@@ -46,6 +46,8 @@ SMALL = {
     "frozen": ["training=smoke,frozen_smoke", "optimizer.learning_rate=1e-3"],
     "out_of_sample": ["training=smoke,frozen_smoke", "optimizer.learning_rate=1e-3", "dataset=fashion_mnist_10x10"],
     "controls": ["architecture.depth=4"],
+    "conventions": ["architecture.depth=4", "measure.order=stored", "measure.batch_size=100"],
+    "normalisation": ["architecture.depth=4", "architecture=fnn,fnn_layer_norm", "optimizer.learning_rate=1e-3"],
     "robustness": [
         *("architecture.depth=4", "optimizer.learning_rate=1e-3"),
         *("robustness.draws=2", "robustness.test_images=100"),
@@ -115,13 +117,17 @@ def test_every_experiment_runs_and_gives_figure_table_and_verdict(name: str, tmp
     # With part of the conditions or two epochs the claim is not judged.
     assert record["verdict"] == result.words == "not tested"
     conventions = ["paper"] if name == "no_batch_norm" else ["paper", "evaluation"]
-    assert list(record["verdicts"]) == list(tables.conventions) == conventions
+    if name == "conventions":
+        assert list(record["verdicts"]) == ["all conventions"]
+        assert list(tables.conventions) == ["paper", "running, stored, 100", "expected, stored, 100"]
+    else:
+        assert list(record["verdicts"]) == list(tables.conventions) == conventions
     for verdict in record["verdicts"].values():
         assert re.search("conditions are missing|trained for 2 epochs, the experiment has", verdict["statistics"])
     # Its statistics are computed nevertheless, but for a comparison at equal loss, for which one seed is too few.
     if name != "out_of_sample":
         claim = load_claims()[name]
-        selected = tables.under("evaluation" if len(conventions) > 1 else "paper")
+        selected = list(reproduction.parts(tables).values())[-1]
         rows = reproduction.shown(selected)
         statistics = reproduction.statistics(selected, rows) if reproduction.statistics else rows
         judged = judge(claim, statistics, [])

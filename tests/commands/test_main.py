@@ -214,6 +214,23 @@ MISTAKES = {
     "measure.epochs=[7] training=smoke": "measure.epochs=[7]: choose from the epochs [0, 2]",
     "compute.device=gpu": "compute.device=gpu: no such device; choose one of auto, cpu, cuda",
     "compute.engine=fast": "compute.engine=fast: choose one of auto, native, batched",
+    "architecture.norm=layer": (
+        "architecture.norm=layer: replaces batch normalisation; set architecture.batch_norm=false"
+    ),
+    "architecture.norm=group": "architecture.norm=group: set layer or null",
+    "architecture.initialisation=xavier": "architecture.initialisation=xavier: set kaiming or null",
+    "measure.order=sorted": "measure.order=sorted: choose one of stored, shuffled, stratified",
+    "measure.order_seed=-1": "measure.order_seed=-1: must be 0 … 4294967295",
+    "measure.batch_norm=expected measure.components=10": "measure.components=10: not with measure.batch_norm=expected",
+    "measure=stratified measure.batch_size=9 training=smoke": (
+        "measure.order='stratified': class 0 has 100 images for 112 batches; set a larger batch_size"
+    ),
+    "measures=[papr]": "measures=papr: no such convention; did you mean paper?; choices: evaluation, paper, shuffled",
+    "measures=[paper,paper]": "measures=[paper,paper]: must be distinct",
+    "measures=[paper,evaluation] measure.batch_norm=running": (
+        "measure.batch_norm=running: measures=[paper,evaluation] supplies it; set measures=null"
+    ),
+    "measures=paper": "measures=paper: must be a list, such as [paper]",
     "compute.checkpoint_seconds=-1": "compute.checkpoint_seconds=-1.0: must be at least 0",
     "compute.threads=0": "compute.threads=0: must be at least 1",
     "tracking=of": "tracking=of: no such option; did you mean off?",

@@ -467,3 +467,15 @@ def test_the_mean_of_a_population_leaves_diverged_members_out(configure: Configu
     assert [outcome.state for outcome in execute(configs, Recorder())] == ["done", "diverged"]
     assert len(losses) == 3
     assert all(0 < loss < 10 for loss in losses)
+
+
+def test_snapshots_that_are_gone_are_named_if_something_is_to_be_measured_on_them(configure: Configure) -> None:
+    run = run_one(configure("seed=1")).run
+    run.path.joinpath("snapshots/epoch_0000.safetensors").unlink()
+    # What is measured stays usable.
+    assert run_one(configure("seed=1")).trained_epochs == 0
+    problem = r"has lost its snapshots of epochs \[0\], .* set measure.epochs=\[2\], or remove .* to train it again"
+    with pytest.raises(DamagedRun, match=problem):
+        run_one(configure("seed=1", "measures=[paper,evaluation]"))
+    outcome = run_one(configure("seed=1", "measures=[paper,evaluation]", "measure.epochs=[2]"))
+    assert len(outcome.run.load_measures()) == 2

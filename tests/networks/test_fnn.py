@@ -39,3 +39,19 @@ def test_widths_batch_norm_and_activation_follow_the_config() -> None:
     linear = build_network(FeedForward(family="fnn", depth=3, width=4, activation="identity"), (1, 2, 2), 3, seed=0)
     assert [[type(module).__name__ for module in layer] for layer in linear.hidden] == [["Linear", "BatchNorm1d"]] * 2
     assert not network.blocks
+
+
+def test_layer_norm_replaces_batch_norm_and_hes_initialisation_keeps_the_scale() -> None:
+    shape = FeedForward(family="fnn", depth=3, width=4, batch_norm=False, norm="layer")
+    network = build_network(shape, (1, 2, 2), 3, seed=0)
+    assert [[type(module).__name__ for module in layer] for layer in network.hidden] == [
+        ["Linear", "LayerNorm", "ReLU"]
+    ] * 2
+    deep = FeedForward(family="fnn", depth=21, width=1000, batch_norm=False, initialisation="kaiming")
+    network = build_network(deep, (1, 32, 32), 10, seed=0)
+    for block in network.hidden:
+        assert float(block[0].weight.std()) == pytest.approx((2 / block[0].in_features) ** 0.5, rel=0.01)
+        assert not block[0].bias.any()
+    images = torch.randn(50, 1, 32, 32)
+    features = network.hidden(images.flatten(1))
+    assert float(features.square().mean()) == pytest.approx(1.0, rel=0.5)

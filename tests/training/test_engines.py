@@ -97,6 +97,8 @@ def test_every_tensor_agrees_after_ten_steps_in_float64(fashion: Data, depth: in
     [
         ("fnn architecture.batch_norm=false", ModuleProgram),
         ("fnn architecture.activation=identity", ModuleProgram),
+        ("fnn_layer_norm", ModuleProgram),
+        ("fnn_kaiming", ModuleProgram),
         ("fnn_widths architecture.widths=[30,100,30,50]", FeedForwardProgram),
         ("vgg11 architecture.width_multiplier=0.125", ConvolutionalProgram),
         pytest.param("alexnet architecture.width_multiplier=0.125", ConvolutionalProgram, marks=pytest.mark.slow),

@@ -62,6 +62,12 @@ def check_epochs(run: Run, config: Config, state: str) -> None:
     stored = run.snapshot_epochs() if state == "done" else config.training.kept_epochs()
     if state == "done" and config.training.epochs not in stored:
         raise DamagedRun(f"run {run.id} has lost its last snapshot: remove {run.path} to train it again")
+    for alone in by_convention(config) if state == "done" else ():
+        recorded = {record.epoch for record in run.load_measure(alone.measure) if record.split == "train"}
+        wanted = config.training.kept_epochs() if alone.measure.epochs is None else alone.measure.epochs
+        if gone := sorted(set(wanted) & set(config.training.kept_epochs()) - set(stored) - recorded):
+            problem = f"run {run.id} has lost its snapshots of epochs {gone}, which are not measured as requested"
+            raise DamagedRun(f"{problem}: set measure.epochs={sorted(stored)}, or remove {run.path} to train it again")
     source = "training.snapshots" if state == "new" else f"run {run.id}"
     for name, epochs in (("epochs", config.measure.epochs), ("test_epochs", config.measure.test_epochs)):
         remedy = f"choose from the epochs {sorted(stored)} of {source}"

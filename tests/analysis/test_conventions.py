@@ -1,0 +1,84 @@
+"""The experiments conventions and normalisation: statistics from tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from equisep.analysis.experiments import expand_experiment
+from equisep.analysis.figures import conventions, normalisation
+from equisep.analysis.tables import Tables, collect_tables
+from equisep.execution.train import execute
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    """One small network after two epochs, measured under every convention of the experiment."""
+    results = tmp_path_factory.mktemp("results")
+    overrides = ["training=smoke", "tracking=off", "seed=1", f"results={results}", "architecture.depth=4"]
+    points = expand_experiment("conventions", [*overrides, "measure.batch_size=100,1000"])
+    execute([point.config for point in points])
+    return collect_tables(points)
+
+
+def test_floors_are_differences_to_running_statistics(tables: Tables) -> None:
+    assert len(tables.runs) == 18
+    assert tables.runs["run"].nunique() == 1
+    found = conventions.floors(tables, tables.runs)
+    curves = {row["convention"]: tables.fuzziness(row) for row in tables.runs.to_dict("records")}
+    running, batch, expected = (
+        np.array(curves[name][1:]) for name in ("running, stored, 100", "paper", "expected, stored, 100")
+    )
+    assert found["layer"].tolist() == [1, 2, 3]
+    assert found["measured"].tolist() == pytest.approx((batch - running).tolist())
+    assert found["predicted"].tolist() == pytest.approx((expected - running).tolist())
+    (row,) = conventions.statistics(tables, tables.runs).to_dict("records")
+    assert row["floor_ratio"] == pytest.approx((expected - running)[-1] / (batch - running)[-1])
+    assert row["floor_share"] == pytest.approx((batch - running)[-1] / batch[-1])
+
+
+def test_one_batch_of_all_images_has_the_same_d_in_every_order(tables: Tables) -> None:
+    """Then the statistics of the batch and those expected of its classes are the same, too."""
+    whole = tables.runs[(tables.runs["batch_size"] == 1000) & (tables.runs["batch_norm"] != "running")]
+    curves = np.array(tables.curves(whole))
+    assert len(curves) == 6
+    assert curves == pytest.approx(np.broadcast_to(curves[0], curves.shape), rel=1e-4)
+
+
+def test_the_figure_has_all_conventions_in_one(tables: Tables, tmp_path: Path) -> None:
+    result = conventions.REPRODUCTION.make(tables)
+    assert list(result.verdicts) == ["all conventions"]
+    assert result.figure is not None
+    result.write(tmp_path)
+    assert (tmp_path / "figures/conventions.png").stat().st_size > 20_000
+
+
+def test_networks_without_batch_normalisation_are_compared_with_those_with_it() -> None:
+    rows = pd.DataFrame(
+        {
+            "run": list("abcd"),
+            "architecture": ["fnn", "fnn", "fnn_layer_norm", "fnn_kaiming"],
+            "depth": [8, 4, 8, 8],
+            "seed": 1,
+            "epoch": 600,
+            "log_ratio_cv": [0.2, 0.1, 0.5, 0.15],
+            "r": [-0.99, -0.999, -0.95, -0.995],
+            "train_accuracy": [1.0, 1.0, 0.95, 0.5],
+        }
+    )
+    found = normalisation.statistics(Tables(rows, rows, 0), rows).set_index("architecture")
+    assert found["cv_gain"].to_dict() == pytest.approx({"fnn_layer_norm": 0.3, "fnn_kaiming": -0.05})
+    assert found["r_gain"].to_dict() == pytest.approx({"fnn_layer_norm": 0.04, "fnn_kaiming": -0.005})
+    assert found["train_accuracy"].to_dict() == {"fnn_layer_norm": 0.95, "fnn_kaiming": 0.5}
+
+
+def test_runs_measured_once_belong_to_every_convention() -> None:
+    rows = pd.DataFrame({"run": ["a", "a", "b"], "convention": ["paper", "evaluation", "paper"]})
+    tables = Tables(rows, rows, 0, perturbed=rows.head(0))
+    assert tables.under("evaluation").runs["run"].tolist() == ["a", "b"]
+    assert tables.under("paper").runs["run"].tolist() == ["a", "b"]
+    alone = Tables(rows[2:], rows[2:], 0, perturbed=rows.head(0))
+    assert alone.under("evaluation").runs.empty
