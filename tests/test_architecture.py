@@ -54,7 +54,7 @@ def test_levels_and_imports_between_subpackages_are_few() -> None:
     # The command connects all others, and is counted by itself.
     of_commands = sum(count for (importer, _), count in edges.items() if importer == "equisep.commands")
     assert of_commands <= 30
-    assert sum(edges.values()) - of_commands <= 92
+    assert sum(edges.values()) - of_commands <= 95
 
 
 def test_no_file_is_much_longer_than_350_lines() -> None:

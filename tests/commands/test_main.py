@@ -225,6 +225,9 @@ MISTAKES = {
     "measure=stratified measure.batch_size=9 training=smoke": (
         "measure.order='stratified': class 0 has 100 images for 112 batches; set a larger batch_size"
     ),
+    "measure.permutation_seed=0 architecture=fnn_widths architecture.widths=[9,8,7] optimizer.learning_rate=1e-3": (
+        "measure.permutation_seed=0: the hidden layers have different widths and cannot be permuted; set null"
+    ),
     "measures=[papr]": "measures=papr: no such convention; did you mean paper?; choices: evaluation, paper, shuffled",
     "measures=[paper,paper]": "measures=[paper,paper]: must be distinct",
     "measures=[paper,evaluation] measure.batch_norm=running": (

@@ -55,3 +55,19 @@ def test_layer_norm_replaces_batch_norm_and_hes_initialisation_keeps_the_scale()
     images = torch.randn(50, 1, 32, 32)
     features = network.hidden(images.flatten(1))
     assert float(features.square().mean()) == pytest.approx(1.0, rel=0.5)
+
+
+def test_permuted_layers_are_the_same_in_another_order() -> None:
+    network = build_network(FeedForward(family="fnn", depth=8, width=10), (1, 2, 2), 3, seed=0).eval()
+    one, again, other = (network.permuted(seed) for seed in (0, 0, 1))
+    assert one.hidden[0] is network.hidden[0]
+    assert {id(block) for block in one.hidden} == {id(block) for block in network.hidden}
+    assert [id(block) for block in one.hidden] == [id(block) for block in again.hidden]
+    assert len({tuple(id(block) for block in each.hidden) for each in (network, one, other)}) == 3
+    assert one.layers == network.layers
+    images = torch.randn(5, 1, 2, 2)
+    assert not torch.allclose(one(images), network(images))
+    with pytest.raises(ValueError, match="different widths and cannot be permuted"):
+        build_network(
+            FeedForward(family="fnn", depth=None, width=None, widths=[3, 4, 5]), (1, 2, 2), 3, seed=0
+        ).permuted(0)

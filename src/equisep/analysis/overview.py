@@ -18,7 +18,12 @@ from equisep.analysis.figures.panels import wide_figure
 from equisep.analysis.reproduction import CONVENTION_TITLES, FITTED, describe_scope
 from equisep.analysis.result import Result
 from equisep.analysis.rival_laws import compare_laws
-from equisep.analysis.statistics import correlation_interval, partial_rank_correlation, rank_correlation
+from equisep.analysis.statistics import (
+    correlation_interval,
+    partial_rank_correlation,
+    permutation_p_value,
+    rank_correlation,
+)
 from equisep.analysis.tables import at_best_learning_rate
 from equisep.analysis.verdicts import NOT_TESTED, Verdict, judge
 from equisep.config import PROTOCOL, ConfigError, compose_config, conventions
@@ -199,7 +204,8 @@ def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
 
     Over settings (CONDITION and learning rate), each the mean over its seeds, of networks that fit their data: seeds
     repeat a setting and are no further cases. For r and CV of log ρ also the partial correlations, controlling for
-    depth, and for depth and learning rate. Each is an interval by Fisher's z.
+    depth, and for depth and learning rate. Each is an interval by Fisher's z; p_of_…_within_depth is the p-value of the
+    correlation if the values are permuted within each depth.
     """
     rows = comparable(table)
     rows = rows[rows["last"].astype(bool) & (rows["train_accuracy"] >= FITTED)]
@@ -210,6 +216,8 @@ def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
         accuracy, cases = group["test_accuracy"], len(group)
         seeds = rows.loc[rows["dataset"] == dataset, "seed"].nunique()
         values: dict[str, object] = {"dataset": dataset, "seeds": seeds, "settings": cases}
+        for name in ("r", "log_ratio_cv"):
+            values[f"p_of_{name}_within_depth"] = permutation_p_value(group[name], accuracy, group["depth"])
         for name in names[:-1]:
             values[f"correlation_with_{name}"] = correlation_interval(rank_correlation(group[name], accuracy), cases)
         for name in ("r", "log_ratio_cv"):
@@ -291,6 +299,12 @@ class Overview:
         if len(too_few):
             names = ", ".join(name_value("dataset", name) for name in too_few)
             notes.append(f"Shown but not judged, fewer than {claim.seeds} seeds: {names}.")
+        for column in (name for name in map(str, statistics) if name.endswith("_within_depth")):
+            values = ", ".join(
+                f"{name_value('dataset', row['dataset'])} {row[column]:.2g}" for row in statistics.to_dict("records")
+            )
+            what = column.removeprefix("p_of_").removesuffix("_within_depth")
+            notes.append(f"p-value of the correlation with {what}, permuted within depth: {values}.")
         return judge(claim, statistics[~statistics["dataset"].isin(too_few)], ["dataset"]), notes
 
     def _draw(self, tables: Mapping[str, pd.DataFrame]) -> Figure:

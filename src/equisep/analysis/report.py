@@ -94,7 +94,7 @@ def _read_section(results: Path, name: str, claim: Claim, command: str) -> Secti
         verdicts=record.get("verdicts")
         or {PAPER: {"verdict": NOT_TESTED, "counts": "", "statistics": no_verdict, "findings": []}},
         former=record.get("former") or "",
-        notes=(*filter(None, [record.get("scope", "")]), *record.get("notes", ())),
+        notes=(*filter(None, [record.get("scope", "")]), *record.get("notes", ()), *record.get("descriptions", ())),
         image=f"data:image/png;base64,{image}" if image else "",
         runs=tuple((run, _link(results, f"runs/{run}")) for run in dict.fromkeys(table["run"])),
         facts=_describe(table),

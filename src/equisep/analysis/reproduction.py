@@ -20,6 +20,7 @@ import yaml
 from matplotlib.figure import Figure, FigureBase
 
 from equisep.analysis.claims import Claim, load_claims, name_value
+from equisep.analysis.descriptions import describe_conditions, describe_course, summarise
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch
 from equisep.analysis.figures.panels import wide_figure
 from equisep.analysis.result import Result
@@ -48,7 +49,8 @@ class Reproduction:
     statistics: returns the claim's statistics, a row per condition and seed, where a column ``choice`` is a further
     condition; default: the tables' own columns. epochs: the measured epochs to tabulate. published: the learning rate
     of the published figure by condition, where known. remarks: further notes for the reader. extra_tables: further
-    tables, by the suffix of their file name.
+    tables, by the suffix of their file name. described: whether the statistics of analysis/descriptions.py are
+    reported, which are about the law in each condition.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Reproduction:
     published: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
     remarks: Callable[[Tables, pd.DataFrame], Sequence[str]] = lambda tables, rows: ()
     extra_tables: Callable[[Tables, pd.DataFrame], Mapping[str, pd.DataFrame]] = lambda tables, rows: {}
+    described: bool = True
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 if runs are missing, 2 if the arguments are invalid."""
@@ -198,21 +201,31 @@ class Reproduction:
         mistaken for complete ones.
         """
         verdicts, rows = self.judge(tables), self.shown(tables)
-        notes = list(tables.flaws)
+        notes, descriptions = list(tables.flaws), []
         if len(rows):
             notes = [*_describe_rows(rows), *notes, *self.compare_rates(tables)]
             parts = self.parts(tables)
             for convention, selected in parts.items():
-                remarks = self.remarks(selected, self.shown(selected))
-                named = len(parts) > 1
-                notes += [f"{convention}: {remark}" if named else remark for remark in remarks]
+                prefix = f"{convention}: " if len(parts) > 1 else ""
+                shown = self.shown(selected)
+                notes += [prefix + remark for remark in self.remarks(selected, shown)]
+                if self.described:
+                    table = describe_conditions(selected, shown, self.conditions)
+                    descriptions += [prefix + text for text in summarise(table, self.conditions)]
         figure = self._draw(tables) if rows["train_loss"].notna().any() else None
         contents: dict[str, pd.DataFrame] = {}
         if len(rows) and not tables.missing:
             contents = {"": tables.runs, "_layers": tables.layers, **self._further_tables(tables)}
             contents |= {"_perturbed": tables.perturbed} if len(tables.perturbed) else {}
+            if self.described:
+                for suffix, describe in (("_statistics", describe_conditions), ("_course", describe_course)):
+                    contents[suffix] = pd.concat(
+                        describe(selected, self.shown(selected), self.conditions).assign(convention=convention)
+                        for convention, selected in self.parts(tables).items()
+                    )
         scope = describe_scope(tables.runs, load_claims().get(self.name))
-        return Result(self.name, verdicts, figure, contents, scope, tuple(dict.fromkeys(notes)), tuple(call))
+        notes = list(dict.fromkeys(notes))
+        return Result(self.name, verdicts, figure, contents, scope, tuple(notes), tuple(call), tuple(descriptions))
 
     def _draw(self, tables: Tables) -> Figure:
         """Return the figure: the experiment's panels under each convention, beside or below each other."""

@@ -23,7 +23,7 @@ from equisep.config import ConfigError, conf_folder
 from equisep.store import lock_in_use
 
 # Of the file names of an experiment's tables.
-SUFFIXES = ("", "_layers", "_perturbed", "_comparisons", "_scores")
+SUFFIXES = ("", "_layers", "_statistics", "_course", "_perturbed", "_comparisons", "_scores")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Result:
 
     verdicts: on the claim, by convention. tables: by the suffix of their file name. scope: what the verdicts are about:
     networks, seeds, rates, data. notes: further ones for the reader. call: the arguments that chose the runs.
+    descriptions: statistics that are not judged, in words.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Result:
     scope: str
     notes: tuple[str, ...]
     call: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
 
     @property
     def statuses(self) -> tuple[str, ...]:
@@ -78,7 +80,9 @@ class Result:
         output = f"written: {', '.join(map(str, written))}"
         claim = next(iter(self.verdicts.values())).claim.text
         verdicts = [f"verdict, {statement}" for statement in self.statements]
-        for line in filter(None, [f"claim: {claim}", *verdicts, self.scope, *self.notes, note, output]):
+        for line in filter(
+            None, [f"claim: {claim}", *verdicts, self.scope, *self.notes, *self.descriptions, note, output]
+        ):
             print(f"{self.name}: {line}")
 
     def _judged(self, results: Path) -> bool:
@@ -132,6 +136,7 @@ class Result:
             "former": former_verdicts().get(self.name),
             "scope": self.scope,
             "notes": self.notes,
+            "descriptions": self.descriptions,
             "verdicts": {
                 convention: {
                     "verdict": verdict.status,

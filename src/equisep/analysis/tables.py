@@ -32,15 +32,18 @@ from equisep.store import FINISHED, RunRecord, read_records, read_store, tabulat
 # Columns of a run, after those of the varied fields.
 RUN_COLUMNS = (
     *("run", "seed", "learning_rate", "view", "convention", "epoch", "points", "r", "log_ratio_cv", "decay_ratio"),
-    *("half_life", "relative_residual", "relative_curvature", "D_first", "D_last"),
+    *("half_life", "relative_residual", "relative_curvature", "D_first", "D_last", "r_test", "decay_ratio_test"),
     *("train_loss", "train_accuracy", "test_accuracy", "train_images", "test_images", "width_multiplier"),
     *("seconds", "ended", "engine", "commit", "torch", "processor", "lock"),
 )
 # Text even if it consists of digits.
 TEXT_COLUMNS = ("run", "engine", "commit", "torch", "processor", "ended", "lock")
 LAYER_COLUMNS = ("run", "view", "convention", "epoch", "layer", "name", "D")
+# Columns of runs that were not always recorded.
+ADDED = ("lock", "engine", "r_test", "decay_ratio_test")
 # Columns of runs that follow from the layers.
 DERIVED = ("points", "log_ratio_cv")
+COURSE_COLUMNS = ("run", "view", "convention", "epoch", "r", "decay_ratio", "D_last")
 # What tells which layers belong to a row of runs.
 LAYERS_OF = ("run", "view", "convention", "epoch")
 PERTURBED_COLUMNS = (
@@ -60,7 +63,8 @@ class Tables:
     set: LAYER_COLUMNS. perturbed: a row per run, perturbation, strength and layer, aggregated over draws:
     PERTURBED_COLUMNS with the geometric mean of D_last, the standard deviations of log D_last, r and test accuracy, the
     root mean square change of log D_last against the unperturbed network, and means of the rest; empty without a
-    robustness evaluation.
+    robustness evaluation. course: a row per run, view, convention and measured epoch, whether tabulated in ``runs`` or
+    not: COURSE_COLUMNS.
     missing: number of planned runs that are not recorded or not measured. flaws: runs left out because their records
     are incomplete or damaged, and why.
     """
@@ -70,6 +74,7 @@ class Tables:
     missing: int
     flaws: tuple[str, ...] = ()
     perturbed: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PERTURBED_COLUMNS)))
+    course: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COURSE_COLUMNS)))
 
     @property
     def conventions(self) -> tuple[str, ...]:
@@ -84,11 +89,11 @@ class Tables:
         """
         several = self.runs.groupby("run")["convention"].nunique() > 1
         alone = set(several.index[~several]) if several.any() else set()
-        runs, layers, perturbed = (
+        runs, layers, perturbed, course = (
             table[(table["convention"] == convention) | table["run"].isin(alone)].reset_index(drop=True)
-            for table in (self.runs, self.layers, self.perturbed)
+            for table in (self.runs, self.layers, self.perturbed, self.course)
         )
-        return replace(self, runs=runs, layers=layers, perturbed=perturbed)
+        return replace(self, runs=runs, layers=layers, perturbed=perturbed, course=course)
 
     def fuzziness(self, row: Mapping[Any, Any]) -> list[float]:
         """Return D of each layer, the input first, for a row of ``runs``."""
@@ -125,8 +130,11 @@ def load_tables(folder: Path, name: str) -> Tables:
         except ValueError as error:
             raise ConfigError(f"tables={folder}: {path} cannot be read ({str(error).splitlines()[0]})") from None
         if suffix == "":
+            # A varied field without a value, which pandas reads as a missing one.
+            varied = {str(name): "null" for name in table if name not in RUN_COLUMNS}
+            table = table.fillna(varied)
             # Runs did not always record these.
-            table = table.assign(**{name: None for name in ("lock", "engine") if name not in table})
+            table = table.assign(**{name: None for name in ADDED if name not in table})
         # The only one that there was.
         table = table if "convention" in table else table.assign(convention=PAPER)
         absent = [column for column in columns if column not in (*table, *DERIVED)]
@@ -181,6 +189,7 @@ def collect_tables(
     """
     runs: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
+    course: list[dict[str, Any]] = []
     perturbed: list[pd.DataFrame] = []
     flaws: list[str] = []
     missing = 0
@@ -208,11 +217,12 @@ def collect_tables(
         for alone in by_convention(point.config):
             convention = convention_of(identity_of_measure(alone.measure))
             by_epoch = _measured(record, alone)
+            named = {"run": record.run, "view": alone.measure.view, "convention": convention}
+            course += [named | _course_row(layer) for (_, split), layer in sorted(by_epoch.items()) if split == "train"]
             for epoch in selected:
                 train, test = by_epoch.get((epoch, "train")), by_epoch.get((epoch, "test"))
-                named = {"view": alone.measure.view, "convention": convention, "epoch": epoch}
-                runs.append(point.varied | _row(point, record, train, test) | named)
-                layers += _layer_rows({"run": record.run} | named, train) if train else []
+                runs.append(point.varied | _row(point, record, train, test) | named | {"epoch": epoch})
+                layers += _layer_rows(named | {"epoch": epoch}, train) if train else []
             if alone.robustness is not None and record.state["state"] != "diverged":
                 identity = robustness_id(alone.robustness, alone.measure)
                 evaluation = replace(record, robustness={identity: record.robustness[identity]})
@@ -226,7 +236,14 @@ def collect_tables(
         pd.concat(perturbed, ignore_index=True)[list(PERTURBED_COLUMNS)]
         if perturbed
         else pd.DataFrame(columns=list(PERTURBED_COLUMNS)),
+        pd.DataFrame(course, columns=list(COURSE_COLUMNS)),
     )
+
+
+def _course_row(record: LayerRecord) -> dict[str, Any]:
+    law = record.law()
+    values = {"r": law.pearson_r, "decay_ratio": law.decay_ratio} if law else {}
+    return {"epoch": record.epoch, "D_last": record.fuzziness[-1]} | values
 
 
 def measures_of(config: Config) -> list[Measure]:
@@ -268,6 +285,8 @@ def _row(point: PlannedRun, record: RunRecord, train: LayerRecord | None, test: 
     if train:
         values |= {"points": len(train.layers), "D_first": train.fuzziness[0], "D_last": train.fuzziness[-1]}
         values |= {"train_loss": train.loss, "train_accuracy": train.accuracy}
+    if test and (law := test.law()):
+        values |= {"r_test": law.pearson_r, "decay_ratio_test": law.decay_ratio}
     return values | ({"test_accuracy": test.accuracy} if test else {})
 
 

@@ -64,9 +64,11 @@ def identity_of_run(config: Config) -> dict[str, Any]:
 def identity_of_measure(config: Measure) -> dict[str, Any]:
     """Return the part of a measure's config that identifies a measurement, as plain containers."""
     identity = {name: value for name, value in to_plain(config).items() if name not in NOT_MEASURE}
-    # Measures in stored order were taken before there were others.
+    # Measures in stored order, of layers as trained, were taken before there were others.
     if config.order == "stored":
         del identity["order"], identity["order_seed"]
+    if config.permutation_seed is None:
+        del identity["permutation_seed"]
     return identity
 
 

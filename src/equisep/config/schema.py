@@ -181,6 +181,9 @@ class Measure:
     """Seed of a shuffled or stratified order; 0 … 2³²−1."""
     weighting: str = MISSING
     """Weight of a class: class_size (n_k/n, the definition) or equal (1/K)."""
+    permutation_seed: int | None = None
+    """Seed of a random order of the hidden layers after the first, in which the network is measured as a control; null:
+    as trained."""
     epochs: list[int] | None = None
     """Snapshots measured on the training set; null: every snapshot kept. Not part of the identity."""
     test_epochs: list[int] | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
 from equisep.config import Config, ConfigError, Measure, by_convention, require
 from equisep.measures import batch_order
+from equisep.networks import FeedForwardNetwork
 from equisep.store import DamagedRun, Run
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def check_network(job: Job) -> None:
     """Raise ConfigError for images that are too small, and for a view or layers that the network does not have."""
     family, phases = job.config.architecture.family, job.config.training.phases
+    permuted(job.outline, job.config.measure)
     remedy = f"architecture.family={family} has no blocks; set measure.view=layer"
     require(bool(job.points), "measure.view", "block", remedy)
     layers = max(job.outline.parameter_layers())
@@ -53,6 +55,18 @@ def order_of(labels: Tensor, measure: Measure) -> Tensor:
         return batch_order(labels, order, batch_size=measure.batch_size, seed=measure.order_seed).to(labels.device)
     except ValueError as error:
         raise ConfigError(f"measure.{error}") from None
+
+
+def permuted(network: nn.Module, measure: Measure) -> nn.Module:
+    """Return a network with its layers in the order of a measure; raises ConfigError if they have but one."""
+    if measure.permutation_seed is None:
+        return network
+    seed, field = measure.permutation_seed, "measure.permutation_seed"
+    require(isinstance(network, FeedForwardNetwork), field, seed, "permutes feed-forward networks; set null")
+    try:
+        return cast(FeedForwardNetwork, network).permuted(seed)
+    except ValueError as error:
+        raise ConfigError(f"{field}={seed}: {error}; set null") from None
 
 
 def check_epochs(run: Run, config: Config, state: str) -> None:

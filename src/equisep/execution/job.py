@@ -27,7 +27,7 @@ from equisep.config import (
     to_plain,
 )
 from equisep.data import Data, DataUnavailable, Split, load_data
-from equisep.execution.checks import check_batches, check_epochs, check_network, order_of
+from equisep.execution.checks import check_batches, check_epochs, check_network, order_of, permuted
 from equisep.execution.device import choose_device
 from equisep.execution.tracking import Mirror
 from equisep.measures import (
@@ -214,7 +214,7 @@ def _measure_snapshot(
 ) -> LayerRecord:
     split, measure = job.measured_split(name), job.config.measure
     separations = measure_separation(
-        network,
+        permuted(network, measure),
         split.inputs,
         split.labels,
         job.points,

@@ -4,8 +4,11 @@ With 100 inputs, width 100 and 10 classes a network of depth H has 10,300·(H−
 layers: the input and the output of each hidden layer, but not the logits.
 """
 
+import copy
 from collections.abc import Sequence
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from equisep.networks.network import Network
@@ -48,6 +51,20 @@ class FeedForwardNetwork(Network):
         self.classifier = nn.Linear(widths[-1], classes)
         self.layers = tuple(f"hidden.{number}" for number in range(len(widths)))
         self.normalised_and_rectified = batch_norm and relu
+
+    def permuted(self, seed: int) -> "FeedForwardNetwork":
+        """Return the network with its hidden layers after the first in a random order; the layers are shared.
+
+        Raises ValueError if these are not all of one width.
+        """
+        first, *others = self.hidden
+        if len({cast(nn.Sequential, block)[0].weight.shape for block in others}) > 1:
+            raise ValueError("the hidden layers have different widths and cannot be permuted")
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
+        permuted = copy.copy(self)
+        permuted._modules = dict(self._modules)
+        permuted.hidden = nn.Sequential(first, *(others[index] for index in order))
+        return permuted
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (n, classes) logits for inputs (n, …)."""

@@ -120,6 +120,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         robustness.REPRODUCTION,
         out_of_sample.REPRODUCTION,
         controls.REPRODUCTION,
+        grid("random_labels", "depth", "dataset"),
         conventions.REPRODUCTION,
         normalisation.REPRODUCTION,
     )

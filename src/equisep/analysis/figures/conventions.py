@@ -142,5 +142,11 @@ def _draw_floors(axes: Axes, found: pd.DataFrame) -> None:
 
 
 REPRODUCTION = ConventionsFigure(
-    "conventions", draw, of_height(9.0), ("depth", "batch_norm", "order", "batch_size"), statistics, remarks=remark
+    "conventions",
+    draw,
+    of_height(9.0),
+    ("depth", "batch_norm", "order", "batch_size"),
+    statistics,
+    remarks=remark,
+    described=False,
 )
