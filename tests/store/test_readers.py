@@ -266,17 +266,7 @@ def test_a_missing_layer_is_a_flaw(results: Path) -> None:
 
 def test_a_damaged_run_of_the_store_is_excluded_and_listed(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "runs", tmp_path / "runs")
-    points = expand_experiment(
-        "optimizers",
-        [
-            f"results={tmp_path}",
-            "training=smoke",
-            "seed=1,2",
-            "architecture.depth=4",
-            "optimizer=adam",
-            "measures=null",
-        ],
-    )
+    points = expand_experiment("optimizers", [f"results={tmp_path}", *SMOKE_OF_ADAM])
     assert collect_tables(points).missing == 0
     (run, *_) = {record.run: record for record in read_store(tmp_path) if record.config["seed"] == 1}
     (tmp_path / "runs" / run / "measures/e04d71d8.json").write_text("{")
@@ -393,17 +383,7 @@ def test_one_invalid_file_makes_one_run_flawed(
     (flaw,) = set(table.loc[table["run"] == run, "flaw"])
     assert message in flaw
     assert (table.loc[table["run"] != run, "flaw"] == "").all()
-    points = expand_experiment(
-        "optimizers",
-        [
-            f"results={tmp_path}",
-            "training=smoke",
-            "seed=1,2",
-            "architecture.depth=4",
-            "optimizer=adam",
-            "measures=null",
-        ],
-    )
+    points = expand_experiment("optimizers", [f"results={tmp_path}", *SMOKE_OF_ADAM])
     tables = collect_tables(points)
     assert len(tables.runs) == 1
     assert len(tables.flaws) + tables.missing == 1

@@ -160,7 +160,8 @@ def partial_rank_correlation(one: ArrayLike, other: ArrayLike, controls: Sequenc
     residuals = ranks[:2].T - design @ np.linalg.lstsq(design, ranks[:2].T, rcond=None)[0]
     if (np.ptp(residuals, axis=0) < 1e-9 * cases.shape[1]).any():
         return math.nan
-    return float(np.corrcoef(residuals.T)[0, 1])
+    # Residuals that rounding alone relates are not correlated.
+    return round(float(np.corrcoef(residuals.T)[0, 1]), 12)
 
 
 @dataclass(frozen=True)

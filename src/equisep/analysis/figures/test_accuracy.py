@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from equisep.analysis.claims import name_value
 from equisep.analysis.figures.panels import say_not_run
@@ -34,7 +34,8 @@ def draw(figure: FigureBase, table: pd.DataFrame) -> None:
             continue
         legend = "brief" if column == "D_last" else False
         sns.scatterplot(points, x=column, y="difference", legend=legend, ax=axes, **looks, **marks)
-        axes.set(xlabel=label, ylabel="test accuracy − median")
+        axes.set(xlabel=label, ylabel="" if column == "r" else "test accuracy − median")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         if column == "D_last":
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
