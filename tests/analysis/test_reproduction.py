@@ -130,7 +130,8 @@ def test_every_experiment_runs_and_gives_figure_table_and_verdict(name: str, tmp
         selected = list(reproduction.parts(tables).values())[-1]
         rows = reproduction.shown(selected)
         statistics = reproduction.statistics(selected, rows) if reproduction.statistics else rows
-        judged = judge(claim, statistics, [])
+        conditions = [column for column in (*reproduction.conditions, "choice") if column in statistics]
+        judged = judge(claim, statistics, conditions)
         expected = {criterion.statistic for criterion in claim.criteria}
         assert claim.rule == "none" or {finding.criterion.statistic for finding in judged.findings} >= expected
     with Image.open(tmp_path / f"figures/{name}.png") as image:

@@ -92,7 +92,14 @@ def test_permutation_within_groups_keeps_what_differs_between_them() -> None:
     assert rank_correlation(one, other) > 0.8
     assert permutation_p_value(one, other, groups) > 0.05
     assert permutation_p_value(one, other, np.zeros(24)) < 0.001
+    # Within the groups they go together perfectly, against the difference between them.
+    against = np.tile(np.arange(8), 3) - 3 * groups
+    assert rank_correlation(groups + np.tile(np.arange(8), 3), against) < 0
+    assert permutation_p_value(groups + np.tile(np.arange(8), 3), against, groups) < 0.001
     assert math.isnan(permutation_p_value(np.ones(5), np.arange(5), np.zeros(5)))
+    # A pair without a value changes nothing.
+    with_gap = permutation_p_value([*one, math.nan], [*other, 0.0], [*groups, 0])
+    assert with_gap == permutation_p_value(one, other, groups)
 
 
 def test_layer_effects_are_those_of_two_way_analysis_of_variance() -> None:

@@ -47,7 +47,10 @@ HIGH, LOW, SPREAD = [0.2, 0.3, 0.25, 0.3], [0.0, 0.01, 0.02, 0.01], [-0.3, 0.4, 
         # Four seeds are too few to say that less than half of all would meet the criteria.
         ("none", BAD, HIGH, UNDECIDED),
         ("none", BAD * 2, HIGH * 2, REPRODUCED),
-        ("none", [math.nan] * 6, [0.2] * 6, REPRODUCED),
+        ("none", [math.nan] * 6, [0.2] * 6, CONTRADICTED),
+        ("none", [*BAD, *BAD, math.nan], [0.2] * 9, UNDECIDED),
+        # An infinite gain is one.
+        ("none", BAD * 2, [math.inf] * 8, REPRODUCED),
         ("none", GOOD * 2, HIGH * 2, CONTRADICTED),
         ("none", [*GOOD, *BAD], HIGH * 2, UNDECIDED),
     ],
@@ -94,7 +97,7 @@ def test_missing_runs_are_not_tested_and_too_few_seeds_undecided() -> None:
     assert judge(claim(), statistics([], []), ["depth"]).status == NOT_TESTED
     too_few = judge(claim(seeds=5), statistics(GOOD, HIGH), ["depth"])
     assert (too_few.status, dict(too_few.outcomes)) == (UNDECIDED, {"depth 4": UNDECIDED})
-    assert judge(claim(seeds=5), statistics(GOOD * 2, HIGH * 2).assign(seed=1), ["depth"]).status == UNDECIDED
+    assert too_few.counts == "in the only condition; 1 with fewer than 5 seeds"
     one = judge(claim(seeds=1), statistics([-0.98], [0.2]), [])
     assert one.status == UNDECIDED
     assert "r −0.98 (one seed, no interval)" in str(one)
@@ -136,6 +139,13 @@ def test_later_seeds_are_judged_by_themselves_too() -> None:
     verdict = judge(claim(), pd.concat([known, later]), [])
     assert verdict.later == CONTRADICTED
     assert "on later seeds alone contradicted" in str(verdict)
+
+
+def test_values_that_would_count_twice_or_not_at_all_are_noticed() -> None:
+    with pytest.raises(ConfigError, match=r"width: several values for one seed in a condition \(depth\)"):
+        judge(claim(), statistics(GOOD * 2, HIGH * 2).assign(seed=1), ["depth"])
+    unnamed = pd.concat([statistics(GOOD, HIGH), statistics(BAD, HIGH).assign(depth=math.nan)])
+    assert judge(claim(), unnamed, ["depth"]).status == PARTLY
 
 
 def test_statistics_over_settings_come_with_their_interval() -> None:

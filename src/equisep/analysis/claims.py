@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Names of the figures over all runs, which are judged but are no experiments.
 OVERVIEW_NAMES = ("decay_ratio", "test_accuracy")
+# Unless a claim has its own: see the first lines of conf/claims.yaml.
+KNOWN_SEEDS = (*range(1, 17), *range(666, 671))
 # Kinds of criteria: bounds that are numbers, and those that are a point of the statistic's null distribution.
 UPPER, LOWER = ("at_most", "below_null"), ("at_least", "above_null")
 
@@ -30,7 +32,8 @@ class Criterion:
     """A statistic and its bound.
 
     kind: at_most or at_least a threshold; below_null or above_null: at most, or at least, the point of the statistic's
-    null distribution that chance is below with probability ``threshold``, or above (see equisep.analysis.nulls).
+    null distribution that chance passes, on the side of the law, with probability ``threshold`` (see
+    equisep.analysis.nulls).
     """
 
     statistic: str
@@ -68,7 +71,8 @@ class Claim:
 
     seeds: the minimum per condition. premise: criteria that must hold for the claim to apply. rule: whether "all",
     "any" or "none" of the criteria must hold in a condition. full_text: whether the part of the paper that states the
-    claim was at hand. changed: date and reason of each change.
+    claim was at hand. changed: date and reason of each change. known_seeds: whose results were known, in part at least,
+    when the claim was fixed.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Claim:
     rule: str
     full_text: bool
     changed: tuple[str, ...]
+    known_seeds: tuple[int, ...] = KNOWN_SEEDS
 
 
 def load_claims() -> dict[str, Claim]:
@@ -140,7 +145,8 @@ def _read(name: str, entry: Mapping[str, Any]) -> Claim:
             raise ValueError(f"changed: {undated[0][:40]!r}: must begin with a date, YYYY-MM-DD")
         _refuse_undated_change(str(entry["fixed"]), (seeds, rule, premise, criteria), changed)
         full_text = bool(entry.get("full_text", True))
-        return Claim(name, str(entry["claim"]), seeds, premise, criteria, rule, full_text, changed)
+        known = tuple(map(int, entry.get("known_seeds", KNOWN_SEEDS)))
+        return Claim(name, str(entry["claim"]), seeds, premise, criteria, rule, full_text, changed, known)
     except KeyError as error:
         raise ConfigError(f"conf/claims.yaml: {name}: {error} is missing") from None
     except (TypeError, ValueError, AttributeError, StopIteration) as error:

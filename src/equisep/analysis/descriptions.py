@@ -19,6 +19,8 @@ from equisep.analysis.tables import Tables
 from equisep.measures import Law, fit_law
 
 SEVERAL = 2
+# Difference of AICc from which one description is better (Burnham & Anderson, 2002).
+CLEAR = 2
 
 
 def describe_conditions(tables: Tables, rows: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
@@ -94,10 +96,11 @@ def summarise(described: pd.DataFrame, conditions: Sequence[str]) -> list[str]:
         notes.append(f"Without the input, r is {_range(described, 'r_without_input', conditions)}.")
     rivals = described.dropna(subset=["quadratic_advantage"])
     if len(rivals):
-        better = {name: int((rivals[f"{name}_advantage"] > 0).sum()) for name in ("quadratic", "floor")}
+        better = {name: int((rivals[f"{name}_advantage"] > CLEAR).sum()) for name in ("quadratic", "floor")}
         notes.append(
-            f"On the increments of log D, AICc prefers a quadratic to the law in {better['quadratic']} and an "
-            f"exponential with a floor in {better['floor']} of {len(rivals)} conditions (medians; from 8 points on)."
+            f"On the increments of log D, AICc prefers by more than {CLEAR} a quadratic to the law in "
+            f"{better['quadratic']} and an exponential that levels off in {better['floor']} of {len(rivals)} "
+            "conditions (medians over networks; from 8 points on)."
         )
     if described["r_test"].notna().any():
         notes.append(

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure, FigureBase
 
 from equisep.analysis.claims import Claim, load_claims, name_value
 from equisep.analysis.figures.panels import wide_figure
-from equisep.analysis.reproduction import CONVENTION_TITLES, FITTED, describe_scope
+from equisep.analysis.reproduction import CONVENTION_TITLES, FITTED, NOT_AT_HAND
 from equisep.analysis.result import Result
 from equisep.analysis.rival_laws import compare_laws
 from equisep.analysis.statistics import (
@@ -32,6 +33,8 @@ from equisep.store import load_runs
 
 # Of measuring, under which all runs are compared.
 CONVENTIONS = ("paper", "evaluation")
+# Without networks on one of these, the claims are not tested.
+DATASETS = ("fashion_mnist 10×10", "mnist 10×10", "cifar10 10×10")
 # A seed counts as a repetition if it has at least this share of the networks of its data set's largest seed.
 WHOLE_SEED = 0.5
 # Columns that define a condition: equal for runs that differ only in seed and learning rate.
@@ -219,7 +222,8 @@ def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
         for name in ("r", "log_ratio_cv"):
             values[f"p_of_{name}_within_depth"] = permutation_p_value(group[name], accuracy, group["depth"])
         for name in names[:-1]:
-            values[f"correlation_with_{name}"] = correlation_interval(rank_correlation(group[name], accuracy), cases)
+            counted = int((np.isfinite(group[name]) & np.isfinite(accuracy)).sum())
+            values[f"correlation_with_{name}"] = correlation_interval(rank_correlation(group[name], accuracy), counted)
         for name in ("r", "log_ratio_cv"):
             for suffix, controls in (("depth", ["depth"]), ("depth_and_rate", ["depth", "learning_rate"])):
                 partial = partial_rank_correlation(group[name], accuracy, [group[column] for column in controls])
@@ -227,6 +231,17 @@ def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
                 values[f"correlation_with_{name}_at_equal_{suffix}"] = interval
         correlations.append(values)
     return pd.DataFrame(correlations, columns=None if correlations else ["dataset", "seeds", "settings"])
+
+
+def _describe_scope(table: pd.DataFrame, claim: Claim) -> str:
+    """Return what the verdicts are about: networks, seeds, rates and data sets; and whether the claim was read."""
+    parts = []
+    if len(table):
+        rates = [name_value("learning_rate", rate) for rate in table["learning_rate"].agg(["min", "max"])]
+        names = ", ".join(name_value("dataset", str(name)) for name in dict.fromkeys(table["dataset"]))
+        parts += [f"{table['run'].nunique()} networks", f"{table['seed'].nunique()} seeds", " to ".join(rates), names]
+    parts += [] if claim.full_text else [NOT_AT_HAND]
+    return f"Scope: {'; '.join(parts)}." if parts else ""
 
 
 @dataclass(frozen=True)
@@ -277,7 +292,7 @@ class Overview:
             notes += [f"{convention}: {remark}" for remark in (counts, *remarks, *summary.notes)]
         table = pd.concat(tables, ignore_index=True)
         figure = self._draw({name: summary.table for name, summary in measured.items()}) if len(table) else None
-        scope = describe_scope(table.head(0), claim)
+        scope = _describe_scope(table, claim)
         return Result(self.name, verdicts, figure, {"": table}, scope, tuple(filter(None, notes)), tuple(call))
 
     def _judge(self, claim: Claim, table: pd.DataFrame) -> tuple[Verdict, list[str]]:
@@ -305,7 +320,9 @@ class Overview:
             )
             what = column.removeprefix("p_of_").removesuffix("_within_depth")
             notes.append(f"p-value of the correlation with {what}, permuted within depth: {values}.")
-        return judge(claim, statistics[~statistics["dataset"].isin(too_few)], ["dataset"]), notes
+        absent = [name for name in DATASETS if name not in set(last["dataset"])]
+        missing = f"no networks on {', '.join(name_value('dataset', name) for name in absent)}" if absent else ""
+        return judge(claim, statistics[~statistics["dataset"].isin(too_few)], ["dataset"], missing=missing), notes
 
     def _draw(self, tables: Mapping[str, pd.DataFrame]) -> Figure:
         """Return the figure: the panels under each convention, below each other."""

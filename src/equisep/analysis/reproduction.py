@@ -29,6 +29,7 @@ from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Verdict, judge
 from equisep.config import PAPER, ConfigError, EquisepError, Training, compose_config, conf_folder, refuse_unknown_words
 from equisep.plots import FULL_WIDTH
 
+NOT_AT_HAND = "the claim is taken from the abstract and a summary: the paper's full text was not at hand"
 CONVENTION_TITLES = {
     "paper": "as published: batch statistics, batches of 100 in stored order",
     "shuffled": "batch statistics, batches of 100, shuffled",
@@ -260,7 +261,7 @@ def describe_scope(runs: pd.DataFrame, claim: Claim | None) -> str:
             parts.append(f"{_list(runs['width_multiplier'])} of the paper's channels and units")
         parts.append(f"{_list(runs['train_images'])} training and {_list(runs['test_images'])} test images")
     if claim is not None and not claim.full_text:
-        parts.append("the claim is taken from the abstract and a summary: the paper's full text was not at hand")
+        parts.append(NOT_AT_HAND)
     return f"Scope: {'; '.join(parts)}." if parts else ""
 
 

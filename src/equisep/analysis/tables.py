@@ -169,7 +169,7 @@ def at_best_learning_rate(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.D
     """
     last = runs[runs["epoch"] == runs.groupby("run")["epoch"].transform("max")]
     groups = [*conditions, "learning_rate"]
-    by_rate = last.groupby(groups, sort=False)["train_loss"]
+    by_rate = last.groupby(groups, sort=False, dropna=False)["train_loss"]
     ranked = by_rate.agg(diverged=lambda losses: losses.isna().sum(), loss="median").reset_index()
     ranked = ranked.sort_values(["diverged", "loss", "learning_rate"], kind="stable")
     best = ranked.drop_duplicates(list(conditions)) if conditions else ranked.head(1)

@@ -26,8 +26,6 @@ UNDECIDED, NOT_TESTED, NO_CLAIM = "undecided", "not tested", "no claim"
 STATUSES = (REPRODUCED, PARTLY, CONTRADICTED, UNDECIDED, NOT_TESTED)
 # Of a criterion or a condition; a condition is out if the claim's premise fails in it.
 HOLDS, FAILS, OUT = "holds", "fails", "out"
-# Results of these were known when the claims were fixed (see conf/claims.yaml).
-KNOWN_SEEDS = range(666, 671)
 # A criterion fails if its one-sided p-value is at most this: the interval is two-sided.
 FAILURE = (1 - CONFIDENCE) / 2
 
@@ -59,7 +57,8 @@ class Verdict:
     """A claim's verdict.
 
     outcomes: of each condition, by its name. missing: why it could not be judged, or ''. later: the verdict on those
-    seeds alone that were not known when the claims were fixed, '' where these are all or none.
+    seeds alone that were not known when the claims were fixed, '' where these are all or none. too_few: number of
+    conditions with fewer seeds than the claim asks for.
     """
 
     claim: Claim
@@ -68,6 +67,7 @@ class Verdict:
     outcomes: Mapping[str, str]
     missing: str = ""
     later: str = ""
+    too_few: int = 0
 
     @property
     def counts(self) -> str:
@@ -78,7 +78,8 @@ class Verdict:
         ]
         judged = len(self.outcomes) - numbers[OUT]
         text = f"{', '.join(words)} of {judged} conditions" if judged != 1 else "in the only condition"
-        return text + (f"; {numbers[OUT]} without the claim's premise" if numbers[OUT] else "")
+        text += f"; {numbers[OUT]} without the claim's premise" if numbers[OUT] else ""
+        return text + (f"; {self.too_few} with fewer than {self.claim.seeds} seeds" if self.too_few else "")
 
     @property
     def decisive(self) -> tuple[Finding, ...]:
@@ -128,7 +129,10 @@ def judge(
         if criterion.statistic not in statistics:
             hint = nearest(criterion.statistic, statistics.columns)
             raise ConfigError(f"conf/claims.yaml: {claim.name}: {criterion.statistic}: no such statistic{hint}")
-    groups = statistics.groupby(list(conditions), sort=False) if len(conditions) else [((), statistics)]
+    if "seed" in statistics and statistics.duplicated([*conditions, "seed"]).any():
+        raise ConfigError(f"{claim.name}: several values for one seed in a condition ({', '.join(conditions)})")
+    by_condition = statistics.groupby(list(conditions), sort=False, dropna=False) if len(conditions) else None
+    groups = [((), statistics)] if by_condition is None else list(by_condition)
     findings: list[Finding] = []
     seeds: dict[str, int] = {}
     for key, rows in groups:
@@ -145,10 +149,12 @@ def judge(
         for condition, count in seeds.items()
     }
     later = ""
-    if "seed" in statistics and 0 < statistics["seed"].isin(KNOWN_SEEDS).sum() < len(statistics):
-        unknown = statistics[~statistics["seed"].isin(KNOWN_SEEDS)]
+    if "seed" in statistics and 0 < statistics["seed"].isin(claim.known_seeds).sum() < len(statistics):
+        unknown = statistics[~statistics["seed"].isin(claim.known_seeds)]
         later = judge(claim, unknown, conditions, full_scale=full_scale).status
-    return Verdict(claim, _status(list(outcomes.values()), full_scale), tuple(findings), outcomes, later=later)
+    too_few = sum(count < claim.seeds for count in seeds.values())
+    status = _status(list(outcomes.values()), full_scale)
+    return Verdict(claim, status, tuple(findings), outcomes, later=later, too_few=too_few)
 
 
 def _find(condition: str, criterion: Criterion, rows: pd.DataFrame) -> Finding:
@@ -185,14 +191,19 @@ def _judge_interval(condition: str, criterion: Criterion, bound: float, interval
 
 def _find_share(condition: str, criteria: Sequence[Criterion], rows: pd.DataFrame) -> Finding:
     """Return the share of seeds that meet all criteria, which must be below one half for a negative claim."""
-    met = np.ones(len(rows), dtype=bool)
+    met, missing = np.ones(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
     bounds = []
     for criterion in criteria:
-        bound = criterion.bound(rows)
-        met &= np.asarray(criterion.meets(rows[criterion.statistic].to_numpy(dtype=float), bound))
+        bound, values = criterion.bound(rows), rows[criterion.statistic].to_numpy(dtype=float)
+        met &= np.asarray(criterion.meets(values, bound))
+        # An infinite value says that D does not fall, NaN that there is none.
+        missing |= np.isnan(values)
         bounds.append(f"{criterion.statistic} {'≤' if criterion.kind in UPPER else '≥'} {bound:.4g}".replace("-", "−"))
     share = Criterion(f"share of seeds with {', '.join(bounds)}:", "at_most", 0.5)
-    return _judge_interval(condition, share, 0.5, share_interval(int(met.sum()), len(met)))
+    found = _judge_interval(condition, share, 0.5, share_interval(int(met.sum()), len(met)))
+    if 2 * missing.sum() > len(missing):
+        return replace(found, outcome=FAILS, p_value=0.0)
+    return replace(found, outcome=UNDECIDED) if missing.any() and found.outcome == HOLDS else found
 
 
 def _adjust(findings: Sequence[Finding]) -> list[Finding]:
