@@ -285,13 +285,22 @@ def test_the_headline_has_reference_results() -> None:
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_reference_results_are_judged_again_by_the_rules_of_today(name: str) -> None:
-    """Their own verdicts are those of the former rules, which are kept beside the new ones."""
+    """Some still have the verdicts of the former rules, which are kept beside the new ones."""
     folder = ROOT / "results/reference" / name
     result = reproduction_of(name).make(load_tables(folder, name))
     assert result.figure is not None
+    before = json.loads((folder / f"{name}.json").read_text())
+    if "verdicts" in before:
+        again = json.loads(json.dumps(result.record()["verdicts"]))
+        for verdict in (*again.values(), *before["verdicts"].values()):
+            for finding in verdict["findings"]:
+                # The tables have nine digits.
+                for key in ("mean", "low", "high"):
+                    finding[key] = pytest.approx(finding[key], rel=1e-5) if finding[key] is not None else None
+        assert again == before["verdicts"]
+        return
     assert list(result.verdicts) == ["paper"]
     assert set(result.statuses) <= {"reproduced", "partly", "contradicted", "undecided"}
-    before = json.loads((folder / f"{name}.json").read_text())
     record = result.record()
     assert record["former"] == former_verdicts()[name]
     assert record["former"].startswith(before["verdict"])
