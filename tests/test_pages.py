@@ -78,8 +78,8 @@ def _test_figure(words: list[str], store: Path, tmp_path: Path) -> None:
         shutil.copytree(store / "runs", tmp_path / "runs")
         ended = call(*words, *([] if overview else ["training=smoke", "seed=1"]), f"results={tmp_path}")
         assert ended.code == 1, ended.err
-        reason = "no runs to judge" if overview else "trained for 2 epochs"
-        assert f"not run: {reason}" in ended.out
+        reason = "no networks on" if overview else "trained for 2 epochs"
+        assert f"not tested: {reason}" in ended.out
     assert (tmp_path / f"figures/{name}.png").exists()
 
 

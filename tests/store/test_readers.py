@@ -296,6 +296,8 @@ def test_a_killed_runs_log_lacks_at_most_two_seconds(tmp_path: Path, fashion: Da
     process = start(*LONG_TRAINING, f"results={tmp_path}")
     try:
         _wait_for(lambda: any(len(record.epochs) > 20 for record in read_store(tmp_path)))
+        # wandb is imported and opened while the run trains.
+        _wait_for(lambda: any(record.epochs for record in read_logs(tmp_path / "wandb")))
         # Training is paused, so that its log reaches the file within two seconds.
         process.signal(signal.SIGSTOP)
         time.sleep(2.0)
