@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,10 @@ def test_floors_are_differences_to_running_statistics(tables: Tables) -> None:
     assert found["measured"].tolist() == pytest.approx((batch - running).tolist())
     assert found["predicted"].tolist() == pytest.approx((expected - running).tolist())
     (row,) = conventions.statistics(tables, tables.runs).to_dict("records")
-    assert row["floor_ratio"] == pytest.approx((expected - running)[-1] / (batch - running)[-1])
+    measured, predicted = (batch - running)[-1], (expected - running)[-1]
+    # After two epochs the running statistics may be further off than those of batches.
+    ratio = predicted / measured if measured > 0 else math.nan
+    assert row["floor_ratio"] == pytest.approx(ratio, nan_ok=True)
     assert row["floor_share"] == pytest.approx((batch - running)[-1] / batch[-1])
 
 

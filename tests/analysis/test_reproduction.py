@@ -244,7 +244,10 @@ def test_a_script_names_missing_runs_and_how_to_train_them(
         runpy.run_path(str(ROOT / "reproduce/width.py"), run_name="__main__")
     assert ended.value.code == 1
     printed = capsys.readouterr()
-    assert "15 runs are missing; these commands train them:" in printed.err
+    assert (
+        "15 runs are missing or not measured under every convention; these commands train or measure them:"
+        in printed.err
+    )
     assert f"\n  equisep -m experiment=width results={tmp_path} seed=1\n" in printed.err
     assert "verdict, paper: not tested: 15 runs" in printed.out
     assert json.loads((tmp_path / "verdicts/width.json").read_text())["verdict"] == "not tested"

@@ -77,7 +77,7 @@ def test_every_measure_of_a_run_is_shown_and_drawn(
     config = configure("measure.batch_norm=running")
     run_one(config)
     shown = equisep("show", "last", f"results={tmp_path}").out
-    assert shown.count("\nmeasure ") == 2
+    assert shown.count(", measure ") == 2
     assert shown.count("figure: ") == 2
     first = measure_id(configure().measure)
     assert (

@@ -70,7 +70,7 @@ def describe_course(tables: Tables, rows: pd.DataFrame, conditions: Sequence[str
     """
     columns = [*conditions, "view"]
     names = tables.course.merge(rows[["run", *columns]].drop_duplicates(), on=["run", "view"])
-    grouped = names.groupby([*columns, "epoch"], sort=False)
+    grouped = names.groupby([*columns, "epoch"], sort=False, dropna=False)
     return grouped.agg(
         networks=("run", "nunique"),
         r=("r", "median"),

@@ -100,7 +100,9 @@ class Reproduction:
         sweeps = [[*sweep, *overrides] for sweep in selected]
         tables = self.collect(sweeps, options.get("source"))
         if tables.missing:
-            print(f"{self.name}: {tables.missing} runs are missing; these commands train them:", file=sys.stderr)
+            # A run that is trained is not trained again.
+            problem = f"{tables.missing} runs are missing or not measured under every convention"
+            print(f"{self.name}: {problem}; these commands train or measure them:", file=sys.stderr)
             for sweep in sweeps:
                 print(f"  {shlex.join(['equisep', '-m', f'experiment={self.name}', *sweep])}", file=sys.stderr)
         return tables, results
@@ -153,7 +155,7 @@ class Reproduction:
     def missing_reason(self, tables: Tables) -> str:
         """Return why the claim cannot be judged on these tables, given the experiment's file; '' if it can be."""
         if tables.missing:
-            return f"{tables.missing} runs are missing"
+            return f"{tables.missing} runs are missing or not measured under every convention"
         if tables.runs.empty:
             return "no runs"
         planned = {self._condition(point): point.config.training.epochs for point in expand_experiment(self.name)}
@@ -172,7 +174,7 @@ class Reproduction:
         return tuple((point.varied | rate)[column] for column in self.conditions)
 
     def _by_condition(self, rows: pd.DataFrame) -> dict[tuple[Any, ...], pd.DataFrame]:
-        return dict(list(rows.groupby(list(self.conditions)))) if self.conditions else {(): rows}
+        return dict(list(rows.groupby(list(self.conditions), dropna=False))) if self.conditions else {(): rows}
 
     def _describe(self, key: tuple[Any, ...]) -> str:
         return ", ".join(name_value(column, value) for column, value in zip(self.conditions, key, strict=True))

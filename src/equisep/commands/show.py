@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from equisep.config import ConfigError, Measure, measure_id
+from equisep.config import ConfigError, Measure, convention_of, measure_id
 from equisep.measures import LayerRecord
 from equisep.store import Run, find_run, run_title
 
@@ -29,7 +29,9 @@ def show(results: Path, word: str, *, epoch: int | None = None, split: str = "tr
             measured += f"; the run diverged after epoch {epochs}" if state == "diverged" else ""
             raise ConfigError(f"--epoch {chosen}: not measured on the {split} set; choose one of {measured}")
         settings = ", ".join(f"{name}={value}" for name, value in measurement.settings.items() if value is not None)
-        lines += ["", f"measure {identity} ({settings}); {split} set, epoch {chosen}; measured: {sorted(records)}"]
+        name = convention_of(measurement.settings)
+        facts = f"{split} set, epoch {chosen}; measured: {sorted(records)}"
+        lines += ["", f"{name}, measure {identity} ({settings}); {facts}"]
         lines.append(describe(records[chosen]))
         both = [record for record in measurement.records if record.epoch == chosen]
         lines.append(", ".join(map(_accuracy, both)) + " (evaluation mode)")

@@ -198,7 +198,8 @@ class Measure:
         require_one_of("measure.weighting", self.weighting, self.WEIGHTINGS)
         require_one_of("measure.view", self.view, self.VIEWS)
         require_one_of("measure.order", self.order, self.ORDERS)
-        require(0 <= self.order_seed < 2**32, "measure.order_seed", self.order_seed, "must be 0 … 4294967295")
+        for name, seed in (("order_seed", self.order_seed), ("permutation_seed", self.permutation_seed)):
+            require(seed is None or 0 <= seed < 2**32, f"measure.{name}", seed, "must be 0 … 4294967295")
         redundant = self.test_every_snapshot and self.test_epochs is not None
         remedy = "measure.test_every_snapshot includes all; set one of the two"
         require(not redundant, "measure.test_epochs", self.test_epochs, remedy)

@@ -91,6 +91,9 @@ def refuse_unknown_words(words: Sequence[str], others: Sequence[str] = ()) -> No
             continue
         if not equals or not key:
             raise ConfigError(f"{word}: must be KEY=VALUE" + ("" if word in known else nearest(word, known)))
+        if key in groups and value.startswith("["):
+            several = "; to measure under several, set measures=[A,B]" if key == "measure" else ""
+            raise ConfigError(f"{key}={value}: choose one option{several}")
         if key in groups:
             # A list of plain names, as in a sweep; anything else is Hydra's to read.
             for option in value.split(",") if re.fullmatch(r"[\w,]+", value) else ():

@@ -9,14 +9,18 @@ m_k its mean over batches. By the law of total covariance
 
 with π_k the share of class k and q_B|k the share of its images that are in B. If the first term and SS_b are those of
 evaluation mode, D = Tr(SS_w SS_b⁺) exceeds that of evaluation mode by Tr(C SS_b⁺): a floor, which does not fall with
-the scatter that the network leaves within the classes.
+the scatter that the network leaves within the classes. The floor is measured as D under batch statistics less D in
+evaluation mode, of the same snapshot and layer; where running statistics lag behind, as in a network that has hardly
+been trained, this difference is something else and may be negative.
 
-The prediction replaces the statistics of a batch by those expected of its class list alone: at every normalisation
+The prediction is D with the statistics expected of the class list of each batch alone, less D in evaluation mode. At
+every normalisation, for each channel,
 
-    μ_B = Σ_k p_Bk m_k,    σ²_B = Σ_k p_Bk (s²_k + |m_k − μ_B|²)
+    μ_B = Σ_k p_Bk m̃_kB,    σ²_B = Σ_k p_Bk (s̃²_kB + (m̃_kB − μ_B)²)
 
-with p_Bk the share of class k in B, and m_k, s²_k mean and variance of class k over all its images, which have passed
-the earlier normalisations with the statistics expected of B. It assumes that the images of a class in B are
+with p_Bk the share of class k in B, and m̃_kB, s̃²_kB mean and variance of the channel over all images of class k, which
+have passed the earlier normalisations with the statistics expected of B. The variance of μ_B from the choice of images,
+about s̃²/b, is neglected. It assumes that the images of a class in B are
 representative of the class. It therefore has no floor from the random choice of images within a class, which is all
 that is left in stratified batches, and no effect of an image on the statistics that normalise it.
 """

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equisep.measures.separation import as_class_labels
+
 Order = Literal["stored", "shuffled", "stratified"]
 
 
@@ -14,10 +16,17 @@ def batch_order(labels: Tensor, order: Order, *, batch_size: int = 100, seed: in
 
     labels: (n,) integers. order: stored (0, 1, …), shuffled (NumPy's permutation of n) or stratified: each batch has a
     proportional number of the images of each class that are left, rounded by largest remainders; their order within
-    the class is shuffled. Raises ValueError for an unknown order, and for a stratified one if a class has fewer images
-    than there are batches.
+    the class is shuffled. A short last batch has what is left, which may lack a class. Raises ValueError for an unknown
+    order, for labels that are no class labels, and for a stratified order if a class has fewer images than there are
+    batches. To measure in an order, pass the images in it, with the same batch size:
+
+        rows = batch_order(labels, "stratified", batch_size=100)
+        measure_separation(network, inputs[rows], labels[rows], layers, batch_size=100)
     """
-    images = len(labels)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    numbered = as_class_labels(labels, len(labels)).numpy()
+    images = len(numbered)
     if order == "stored":
         return torch.arange(images)
     generator = np.random.RandomState(seed)
@@ -26,11 +35,11 @@ def batch_order(labels: Tensor, order: Order, *, batch_size: int = 100, seed: in
         return torch.from_numpy(shuffled)
     if order != "stratified":
         raise ValueError(f"order={order!r}: choose one of stored, shuffled, stratified")
-    classes = labels.cpu().numpy()[shuffled]
+    classes = numbered[shuffled]
     names, left = np.unique(classes, return_counts=True)
     batches = -(-images // batch_size)
     if left.min() < batches:
-        rare = f"class {names[left.argmin()]} has {left.min()} images for {batches} batches"
+        rare = f"class {np.unique(np.asarray(labels))[left.argmin()]} has {left.min()} images for {batches} batches"
         raise ValueError(f"order='stratified': {rare}; set a larger batch_size")
     by_class = [shuffled[classes == name] for name in names]
     taken = np.zeros(len(names), dtype=np.int64)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from equisep.config import NOT_MEASURE, Measure
+from equisep.config import NOT_MEASURE, Measure, convention_of
 from equisep.measures import Epoch, LayerRecord
 from equisep.store.readers import read_records
 from equisep.store.record import RunRecord
@@ -27,13 +27,16 @@ LAW = (
 )
 MACHINE = ("engine", "commit", "torch", "processor", "lock")
 SETTINGS = tuple(field.name for field in fields(Measure) if field.name not in NOT_MEASURE)
+# Of fields that the settings of a measure leave out at this value.
+DEFAULTS = {"order": "stored", "order_seed": 0, "permutation_seed": None}
 
 
 def load_runs(source: str | Path) -> pd.DataFrame:
     """Return all runs of a source as one table: a row per run, measure, epoch, split and layer.
 
-    Columns: run, state, flaw, protocol; the configuration, one column per field, named as on the command line
-    (``architecture.depth``, ``measure.view`` of the row's measure, …); epoch, split, layer (0 is the input), name;
+    Columns: run, state, flaw, protocol; convention (of the row's measure: paper, evaluation, …); the configuration, one
+    column per field, named as on the command line (``architecture.depth``, ``measure.view``, …); epoch, split, layer (0
+    is the input), name;
     D (separation fuzziness), NC1 (D/K), ratio (ρ_l = D_l/D_{l−1}; NaN for the input), rank (of SS_b); loss and accuracy
     of that split in evaluation mode; training_loss and training_accuracy of the epoch's steps (NaN at epoch 0);
     seconds, ended, engine, commit, torch, processor, lock (NaN where not recorded). Loss in nats, accuracy 0 … 1, time
@@ -50,7 +53,7 @@ def load_laws(source: str | Path) -> pd.DataFrame:
     Columns: run, state, flaw, protocol, measure, epoch, split; D_first, D_last; r, decay_ratio, half_life (layers),
     residual and curvature (both relative to the fall of log D), see :class:`equisep.Law`, NaN if D of a layer is not
     positive; loss (nats), accuracy (0 … 1) of the split in evaluation mode; then the columns of :func:`load_runs` for
-    the configuration, times and machine. Runs without a measure have no row. Raises ConfigError.
+    the convention, the configuration, times and machine. Runs without a measure have no row. Raises ConfigError.
     """
     records = list(read_records(source))
     rows, places, settings = [], [], []
@@ -101,7 +104,9 @@ def _with_configuration(
     """Return a table with the columns of its runs. places: of the record, and settings: of the measure, of each row."""
     runs = _describe_runs(records).iloc[list(places)].reset_index(drop=True)
     # All columns exist even where nothing is measured yet.
-    measures = pd.DataFrame(settings, columns=list(SETTINGS)).add_prefix("measure.")
+    complete = [DEFAULTS | dict(setting) if setting else {} for setting in settings]
+    measures = pd.DataFrame(complete, columns=list(SETTINGS)).add_prefix("measure.")
+    measures.insert(0, "convention", [convention_of(setting) if setting else None for setting in settings])
     return pd.concat([runs[list(RUN)], table, measures, runs.drop(columns=list(RUN))], axis=1)
 
 

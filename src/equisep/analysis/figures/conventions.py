@@ -53,11 +53,15 @@ def floors(tables: Tables, rows: pd.DataFrame, order: str = "stored", size: int 
 def statistics(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the claim's statistics by depth and seed, of the last layer as published.
 
-    floor_ratio: predicted over measured. floor_share: the measured floor over D.
+    floor_ratio: predicted over measured; NaN where there is no floor, since running statistics lag behind in a network
+    that has hardly been trained. floor_share: the measured floor over D.
     """
     found = floors(tables, rows)
     last = found[found["layer"] == found.groupby("depth")["layer"].transform("max")]
-    return last.assign(floor_ratio=last["predicted"] / last["measured"], floor_share=last["measured"] / last["batch"])
+    return last.assign(
+        floor_ratio=last["predicted"] / last["measured"].where(last["measured"] > 0),
+        floor_share=last["measured"] / last["batch"],
+    )
 
 
 def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
@@ -65,7 +69,7 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     notes = []
     shares = statistics(tables, rows).groupby("depth")["floor_share"].median()
     if len(shares):
-        listed = ", ".join(f"{share:.0%} at depth {depth}" for depth, share in shares.items())
+        listed = ", ".join(f"{share:.0%} at depth {depth}".replace("-", "−") for depth, share in shares.items())
         notes.append(f"Share of the floor in D of the last layer as published, median over seeds: {listed}.")
     for order in ("shuffled", "stratified"):
         found = floors(tables, rows, order)
@@ -94,7 +98,8 @@ def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
             axes.set(xscale="log", xlabel="images in a batch")
         last.set_yscale("log")
         _draw_floors(floor, floors(tables, here))
-        floor.set(xlabel="layer", yscale="log")
+        # A network that has hardly been trained has none, which a logarithmic axis cannot show.
+        floor.set(xlabel="layer", yscale="log" if (floors(tables, here)["measured"] > 0).any() else "linear")
         for axes in (layers, floor):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     labels = ("separation fuzziness D", "D of the last layer", "decay ratio ρ", "floor under D")
