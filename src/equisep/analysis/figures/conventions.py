@@ -97,9 +97,10 @@ def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
             _draw_sizes(axes, here, column)
             axes.set(xscale="log", xlabel="images in a batch")
         last.set_yscale("log")
-        _draw_floors(floor, floors(tables, here))
+        found = floors(tables, here)
+        _draw_floors(floor, found)
         # A network that has hardly been trained has none, which a logarithmic axis cannot show.
-        floor.set(xlabel="layer", yscale="log" if (floors(tables, here)["measured"] > 0).any() else "linear")
+        floor.set(xlabel="layer", yscale="log" if (found["measured"] > 0).any() else "linear")
         for axes in (layers, floor):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     labels = ("separation fuzziness D", "D of the last layer", "decay ratio ρ", "floor under D")
@@ -140,9 +141,9 @@ def _draw_sizes(axes: Axes, rows: pd.DataFrame, column: str) -> None:
 
 def _draw_floors(axes: Axes, found: pd.DataFrame) -> None:
     """Draw medians over seeds of the floor in stored batches of 100, with the range."""
-    for column, label, colour, line in (("measured", "measured", BLUE, "o"), ("predicted", "predicted", PINK, "--")):
+    for column, colour, line in (("measured", BLUE, "o"), ("predicted", PINK, "--")):
         spread = found.groupby("layer")[column].agg(["median", "min", "max"])
-        axes.plot(spread.index, spread["median"], line, color=colour, markersize=3, linewidth=1, label=label)
+        axes.plot(spread.index, spread["median"], line, color=colour, markersize=3, linewidth=1, label=column)
         axes.vlines(spread.index, spread["min"], spread["max"], color=colour, linewidth=0.8, alpha=0.5)
 
 
