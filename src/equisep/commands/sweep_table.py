@@ -41,8 +41,10 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Mapping[s
     cells = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     table = "\n".join(" ".join(map(str.rjust, line, widths)) for line in cells)
+    measured = ", ".join(dict.fromkeys(str(outcome["convention"]) for outcome in outcomes if "convention" in outcome))
+    under = f"; r and ρ are measured as {measured}" if measured else ""
     more = f"\nand {len(groups) - MAX_ROWS} more settings: equisep status" if len(groups) > MAX_ROWS else ""
-    return f"mean over n seeds [95 % interval, Student's t], after the last epoch\n{table}{more}"
+    return f"mean over n seeds [95 % interval, Student's t], after the last epoch{under}\n{table}{more}"
 
 
 def _describe(interval: Interval, members: int) -> str:

@@ -17,7 +17,9 @@ from equisep.config import (
     EquisepError,
     Measure,
     by_convention,
+    convention_of,
     field_names,
+    identity_of_measure,
     nearest,
     require_one_of,
     robustness_id,
@@ -52,7 +54,7 @@ class Outcome:
 
     state: done, diverged, or "in task ID" for a run of a SLURM task. final: D after the last epoch on the training
     set, test: the same of the test set, None if not measured. trained_epochs: by the present call, None if a SLURM task
-    trained it.
+    trained it. convention: under which D was measured, the first that the config asks for.
     """
 
     run: Run
@@ -60,16 +62,17 @@ class Outcome:
     final: LayerRecord | None = None
     trained_epochs: int | None = 0
     test: LayerRecord | None = None
+    convention: str = ""
 
     def facts(self) -> dict[str, object]:
-        """Return plain values: run, state, trained_epochs and, if measured, train_accuracy, r and decay_ratio."""
+        """Return plain values: run, state, trained_epochs; if measured, accuracies, r, decay_ratio and convention."""
         facts: dict[str, object] = {"run": self.run.id, "state": self.state, "trained_epochs": self.trained_epochs}
         if self.final is not None:
             facts["train_accuracy"] = self.final.accuracy
             facts |= {"test_accuracy": self.test.accuracy} if self.test else {}
             law = self.final.law()
             if law is not None:
-                facts |= {"r": law.pearson_r, "decay_ratio": law.decay_ratio}
+                facts |= {"r": law.pearson_r, "decay_ratio": law.decay_ratio, "convention": self.convention}
         return facts
 
     def __str__(self) -> str:
@@ -77,7 +80,7 @@ class Outcome:
         facts = self.facts()
         line = f"run {self.run.id}: {self.state}"
         if "r" in facts:
-            line += f", r = {facts['r']:.4f}, ρ = {facts['decay_ratio']:.4f}"
+            line += f", r = {facts['r']:.4f}, ρ = {facts['decay_ratio']:.4f} ({self.convention})"
         elif self.state == "done":
             line += ", law not fitted (D of a layer is 0, or the last epoch is not measured)"
         if self.final is not None:
@@ -127,7 +130,8 @@ def is_complete(run: Run, config: Config) -> bool:
 def outcome_of(run: Run, config: Config, trained_epochs: int | None = 0) -> Outcome:
     """Return the outcome of a run that has ended. Raises DamagedRun."""
     train, test = (final_record(run, config.measure, config.training.epochs, split) for split in ("train", "test"))
-    return Outcome(run, run.state()["state"], train, trained_epochs, test)
+    convention = convention_of(identity_of_measure(config.measure))
+    return Outcome(run, run.state()["state"], train, trained_epochs, test, convention)
 
 
 def outcome_of_task(
@@ -186,7 +190,7 @@ def run_title(config: Mapping[str, Any]) -> str:
 
 
 def status_table(results: Path, filters: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Return a row per run: run, state, epoch, of (epochs), r and decay_ratio of the last epoch, configuration.
+    """Return a row per run: run, state, epoch, of (epochs); convention, r, decay_ratio at the end; configuration.
 
     A damaged run names the damaged file. The state of a run that was submitted to SLURM includes its task and whether
     that is pending, running or ended; a run that a living sweep is going to train is waiting. filters: values by
@@ -231,6 +235,7 @@ def _row(identity: str, state: str, config: Mapping[str, Any], epochs: int) -> d
         "state": state,
         "epoch": epochs,
         "of": config["training"]["epochs"],
+        "convention": "",
         "r": "",
         "decay_ratio": "",
         "dataset": f"{config['dataset']['name']} {config['dataset']['size']}",
@@ -242,10 +247,14 @@ def _row(identity: str, state: str, config: Mapping[str, Any], epochs: int) -> d
 
 
 def _law_of(run: Run, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return r and the decay ratio of a run's first measure, after the last epoch on the training set, if recorded."""
-    record = final_record(run, Measure(**config["measure"]), config["training"]["epochs"])
+    """Return convention, r and decay ratio of a run's first measure, after the last epoch on the training set."""
+    measure = Measure(**config["measure"])
+    record = final_record(run, measure, config["training"]["epochs"])
     law = record.law() if record else None
-    return {"r": f"{law.pearson_r:.4f}", "decay_ratio": f"{law.decay_ratio:.4f}"} if law else {}
+    if law is None:
+        return {}
+    convention = convention_of(identity_of_measure(measure))
+    return {"convention": convention, "r": f"{law.pearson_r:.4f}", "decay_ratio": f"{law.decay_ratio:.4f}"}
 
 
 def _matches(filters: Mapping[str, str], identity: str, state: str, config: Mapping[str, Any]) -> bool:
