@@ -1,107 +1,239 @@
-"""The plotting style, and the plot of a network's law: log D against layer. Needs no torch."""
+"""The plotting style, what each colour means, and the plot of a network's law: log D against layer. Needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike, NDArray
 
 from equisep.measures import Law, fit_law
 
-# Text width of a two-column journal page, inches.
-FULL_WIDTH = 7.0
-# From seaborn's colour-blind safe palette.
-BLUE, ORANGE, GREEN, PINK = "#0173b2", "#de8f05", "#029e73", "#cc78bc"
+MM = 1 / 25.4  # inches
+# Width of a column and of a page of a journal, mm.
+COLUMN_WIDTH, PAGE_WIDTH = 88, 180
+SMALL = 6  # points; nothing is smaller
+STYLE: dict[Any, Any] = {
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+    # Part of matplotlib, so that figures are equal on all machines.
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 3,
+    "axes.labelpad": 2,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "xtick.major.pad": 2,
+    "ytick.major.pad": 2,
+    "legend.fontsize": SMALL,
+    "legend.title_fontsize": SMALL,
+    "legend.frameon": False,
+    "legend.handlelength": 1.2,
+    "legend.handletextpad": 0.4,
+    "legend.borderaxespad": 0.2,
+    "axes.linewidth": 0.5,
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "lines.linewidth": 0.75,
+    "lines.markersize": 3,
+    "lines.markeredgewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 300,
+    # Text stays text.
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    # Equal figures are equal files.
+    "svg.hashsalt": "equisep",
+}
 
 
-def use_style() -> None:
-    """Set the style of all later figures: no window, colour-blind safe, readable in a column."""
-    # Imported here: it takes a second to load, and runs draw their layer plots without it.
-    import seaborn as sns
+@dataclass(frozen=True)
+class Look:
+    """How a kind of points is drawn, everywhere. label: what it is, for a legend."""
 
-    matplotlib.use("Agg")
-    sns.set_theme(
-        context="paper",
-        style="ticks",
-        palette="colorblind",
-        rc={"axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "savefig.bbox": "tight"},
-    )
+    label: str
+    colour: str
+    marker: str
 
 
-def draw_law(axes: Axes, curves: Sequence[Sequence[float]], segments: Sequence[tuple[int, int]] = ()) -> None:
-    """Draw D per layer of runs that differ only in their seed, with the law fitted to their median.
+# Told apart in greyscale and by the colour-blind, and by their markers.
+PAPER = Look("as published", "#0b5fa5", "o")
+EVALUATION = Look("evaluation mode", "#e08214", "s")
+CONVENTIONS = {
+    "paper": PAPER,
+    "evaluation": EVALUATION,
+    "shuffled": Look("shuffled batches", "#56b4e9", "^"),
+    "stratified": Look("stratified batches", "#009e73", "v"),
+}
+# Of networks without batch normalisation, for which all conventions are one.
+ONE_CONVENTION = Look("without batch norm", "#303030", "o")
+PREDICTED = Look("predicted", "#b5488f", "D")
+DATASETS = {
+    "mnist": Look("MNIST", "#332288", "o"),
+    "fashion_mnist": Look("Fashion-MNIST", "#cc6677", "s"),
+    "cifar10": Look("CIFAR-10", "#8f8a1c", "^"),
+}
+CONTROL, LIGHT, GRID = "0.45", "0.7", "0.85"
+MARKERS = "osv^D<>Ph"
 
-    curves: per run D of each layer, the input first; equally many layers. Runs with a dead layer (D = 0) are drawn in
-    grey up to that layer and excluded from the fit. segments: see :func:`draw_points`. The annotation gives the median
-    of r and ρ over runs and, for several runs, their range.
+
+def depth_look(depth: float) -> Look:
+    """Return the look of a depth: the deeper, the darker."""
+    place = np.clip(np.log(depth / 3) / np.log(20 / 3), 0, 1)
+    colour = matplotlib.colors.to_hex(matplotlib.colormaps["Greens"](0.4 + 0.6 * place))
+    return Look(f"depth {depth:g}", colour, {4: "o", 8: "s", 9: "D", 20: "^"}.get(int(depth), "o"))
+
+
+def rate_looks(rates: Sequence[float]) -> dict[float, Look]:
+    """Return the look of each learning rate: the higher, the darker."""
+    colours = matplotlib.colormaps["RdPu"](np.linspace(0.35, 1, len(rates)))
+    hexes = map(matplotlib.colors.to_hex, colours)
+    ordered = zip(sorted(rates), hexes, MARKERS, strict=False)
+    return {rate: Look(f"{rate:g}".replace("e-0", "e-"), colour, marker) for rate, colour, marker in ordered}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw and save figures in the project's style; the settings of matplotlib are as before afterwards."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure. width, height: mm."""
+    return Figure(figsize=(width * MM, height * MM), layout="constrained")
+
+
+def use_log_scale(axes: Axes, axis: str = "y") -> None:
+    """Give an axis a logarithmic scale with a label at each decade, or at 1, 2, 5 where it spans fewer than two."""
+    (axes.set_yscale if axis == "y" else axes.set_xscale)("log")
+    one = axes.yaxis if axis == "y" else axes.xaxis
+    one.set_major_locator(_DecadeLocator())
+    one.set_major_formatter(FuncFormatter(lambda value, place: format_tick(value)))
+    one.set_minor_formatter(NullFormatter())
+
+
+class _DecadeLocator(LogLocator):
+    """Ticks at decades; at 1, 2, 5 of each where fewer than two decades are in view."""
+
+    def __init__(self) -> None:
+        super().__init__(base=10, numticks=6)
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        low, high = sorted((vmin, vmax))
+        decades = np.floor(np.log10(high)) - np.ceil(np.log10(max(low, 1e-300))) if low > 0 else 2
+        self.set_params(subs=(1.0,) if decades >= 1 else (1.0, 2.0, 5.0))
+        return super().tick_values(vmin, vmax)
+
+
+def format_tick(value: float) -> str:
+    """Return the text of a tick: 0.01, 1, 100; beyond that 10 with an exponent."""
+    if 0.99e-3 < value < 0.99e4:
+        return f"{value:g}"
+    exponent = int(np.floor(np.log10(value) + 1e-9))
+    leading = value / 10.0**exponent
+    return (f"{leading:g}·" if abs(leading - 1) > 1e-6 else "") + f"$10^{{{exponent}}}$"
+
+
+def law_panel(figure: Any, place: Any, share: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
+    """Return the axes of log D against layer, and below it those of the residuals, at a place of a grid.
+
+    figure: a figure or subfigure. place: a SubplotSpec. share: another panel with which it has its vertical axes in
+    common.
     """
-    fitted = [curve for curve in curves if all(value > 0 for value in curve)]
-    axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for curve in curves:
-        axes.set_xlim(-0.5, len(curve) - 0.5)
-        if curve not in fitted:
-            values = np.where(np.asarray(curve) > 0, curve, np.nan)
-            axes.plot(values, ".-", color="0.6", markersize=3, linewidth=0.6, zorder=0)
-    if len(fitted) < len(curves):
-        text = f"{len(curves) - len(fitted)} of {len(curves)} runs\nwith dead layers"
-        axes.annotate(text, xy=(0.03, 0.98), xycoords="axes fraction", va="top", fontsize="x-small", color="0.4")
-    if not fitted:
-        return
-    lines = []
-    for (first, last), laws in draw_points(axes, fitted, segments=segments).items():
-        lines += [f"{first} to {last}:"] if segments else []
-        lines.append(median_and_range("r", [law.pearson_r for law in laws], 4))
-        lines.append(median_and_range("ρ", [law.decay_ratio for law in laws], 3))
-    # The corner away from the line.
-    falls = np.median([curve[-1] for curve in fitted]) < np.median([curve[0] for curve in fitted])
-    corner: dict[str, Any] = {"xy": (0.98, 0.98), "va": "top"} if falls else {"xy": (0.98, 0.02), "va": "bottom"}
-    axes.annotate("\n".join(lines), xycoords="axes fraction", ha="right", fontsize="x-small", **corner)
+    cells = place.subgridspec(2, 1, height_ratios=(4, 1.1), hspace=0.04)
+    upper = figure.add_subplot(cells[0], sharey=share[0] if share else None)
+    lower = figure.add_subplot(cells[1], sharex=upper, sharey=share[1] if share else None)
+    if share is None:
+        use_log_scale(upper)
+    upper.tick_params(labelbottom=False)
+    upper.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    lower.margins(y=0.2)
+    lower.axhline(0, color=LIGHT, linewidth=0.5, zorder=0)
+    return upper, lower
 
 
-def draw_points(
-    axes: Axes,
-    curves: Sequence[Sequence[float]],
-    colours: tuple[str, str] = (BLUE, ORANGE),
-    segments: Sequence[tuple[int, int]] = (),
-) -> dict[tuple[int, int], list[Law]]:
-    """Draw D per layer and the fitted law; return the law of each run by (first, last) layer of each segment.
+def line_of_law(logarithms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log D of each layer by the fitted law. logarithms: (layers,) of log D."""
+    law = fit_law(np.exp(logarithms))
+    return np.asarray(law.intercept + law.slope * np.arange(len(logarithms)))
 
-    curves: per run, of at least one, D of each layer, the input first; equally many layers. Points are medians, bars
-    the range over runs; the line is fitted to the medians. colours: of points and line. segments: first and last layer
-    of each segment with a law of its own; empty for one law over all layers.
+
+def draw_law(
+    panel: tuple[Axes, Axes],
+    curves: ArrayLike,
+    look: Look,
+    half_width: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+    ids: Sequence[str] = (),
+    fit: Callable[[NDArray[np.float64]], NDArray[np.float64]] = line_of_law,
+) -> None:
+    """Draw D per layer with the law, and the residuals of log D below.
+
+    panel: of :func:`law_panel`. curves: (networks, layers) of positive D, the input first. The line is the mean of the
+    networks' fits; the marks are means of log D with an interval of half_width((networks, layers)) for each layer; the
+    light dots are networks, ids their names. fit: log D of each layer to the fitted values.
     """
-    points, line_colour = colours
-    values = np.asarray(curves, dtype=float)
-    median = np.median(values, axis=0)
-    layers = np.arange(values.shape[1])
-    laws = {}
-    for first, last in segments or [(0, len(median) - 1)]:
-        segment = slice(first, last + 1)
-        law = fit_law(median[segment])
-        fitted = np.exp(law.intercept + law.slope * np.arange(last + 1 - first))
-        axes.plot(layers[segment], fitted, color=line_colour, linewidth=1.2, zorder=1)
-        laws[first, last] = [fit_law(curve[segment]) for curve in values]
-    axes.vlines(layers, values.min(axis=0), values.max(axis=0), color=points, linewidth=1.5, alpha=0.5, zorder=2)
-    axes.scatter(layers, median, s=12, color=points, zorder=3, linewidths=0)
-    return laws
+    logarithms = np.log(np.asarray(curves, dtype=np.float64))
+    count, layers = len(logarithms), np.arange(logarithms.shape[1])
+    lines = np.array([fit(curve) for curve in logarithms])
+    panel[0].plot(layers, np.exp(lines.mean(axis=0)), color=look.colour, linewidth=0.75, zorder=2)
+    for axes, values, scale in ((panel[0], logarithms, np.exp), (panel[1], logarithms - lines, np.asarray)):
+        mean = values.mean(axis=0)
+        if count > 1:
+            draw_dots(axes, np.tile(layers, count), scale(values.ravel()), look, ids)
+            if half_width is not None:
+                reach = half_width(values)
+                axes.vlines(
+                    layers, scale(mean - reach), scale(mean + reach), color=look.colour, linewidth=0.75, zorder=3
+                )
+        named = [] if count > 1 else ids
+        draw_dots(axes, layers, scale(mean), look, named, s=6, alpha=1, marker=look.marker, zorder=4)
 
 
-def median_and_range(name: str, values: Sequence[float], digits: int) -> str:
-    """Return the text of a median and, for several values, the range."""
-    text = f"{name} = {np.median(values):.{digits}f}"
-    if len(values) > 1:
-        text += f"\n[{min(values):.{digits}f}, {max(values):.{digits}f}]"
-    return text.replace("-", "−")
+def draw_dots(axes: Axes, x: ArrayLike, y: ArrayLike, look: Look, ids: Sequence[str] = (), **options: Any) -> None:
+    """Draw small light dots, equally many per network. ids: the networks' names, which the report shows."""
+    marks: dict[str, Any] = {"s": 2, "color": look.colour, "alpha": 0.35, "linewidths": 0, "zorder": 1} | options
+    points = axes.scatter(x, y, **marks)
+    if len(ids):
+        points.set_gid(f"runs/{len(np.asarray(x)) // len(ids)}/{','.join(ids)}")
+
+
+def describe_law(laws: Sequence[Law]) -> str:
+    """Return r (the mean of atanh r, transformed back) and ρ (the mean) of networks, as the text of a panel."""
+    r = np.tanh(np.mean([np.arctanh(np.clip(law.pearson_r, -1 + 1e-12, 1 - 1e-12)) for law in laws]))
+    ratio = np.mean([law.decay_ratio for law in laws])
+    return f"r {r:.3f}  ρ {ratio:.3f}".replace("-", "−")
 
 
 def layer_plot(fuzziness: Sequence[float], title: str) -> Figure:
-    """Return a small figure of one network: D per layer, the fitted law, r and ρ."""
-    figure = Figure(figsize=(3.4, 2.6), layout="constrained", dpi=150)
-    axes = figure.subplots()
-    draw_law(axes, [fuzziness])
-    axes.set(xlabel="layer", ylabel="separation fuzziness D", title=title)
-    return figure
+    """Return a small figure of one network: D per layer, the fitted law with its residuals, r and ρ."""
+    with style():
+        figure = new_figure(COLUMN_WIDTH, 70)
+        panel = law_panel(figure, figure.add_gridspec(1, 1)[0])
+        axes, strip = panel
+        axes.set(ylabel="separation fuzziness D", title=title)
+        strip.set(xlabel="layer", ylabel="residual")
+        if min(fuzziness) > 0:
+            law = fit_law(fuzziness)
+            draw_law(panel, [fuzziness], PAPER)
+            corner: dict[str, Any] = {"xy": (0.98, 0.97), "va": "top"} if law.slope < 0 else {"xy": (0.98, 0.03)}
+            axes.annotate(describe_law([law]), xycoords="axes fraction", ha="right", **corner)
+        else:
+            axes.plot(np.where(np.asarray(fuzziness) > 0, fuzziness, np.nan), ".-", color=CONTROL)
+            axes.annotate("D of a layer is 0", (0.03, 0.03), xycoords="axes fraction", color=CONTROL)
+        return figure

@@ -67,6 +67,13 @@ def test_permuted_layers_are_the_same_in_another_order() -> None:
     assert one.layers == network.layers
     images = torch.randn(5, 1, 2, 2)
     assert not torch.allclose(one(images), network(images))
+    # Of two layers, one half of all draws are their own order.
+    short = build_network(FeedForward(family="fnn", depth=4, width=10), (1, 2, 2), 3, seed=0)
+    for seed in range(8):
+        assert [id(block) for block in short.permuted(seed).hidden[1:]] == [id(block) for block in short.hidden[:0:-1]]
+    shortest = build_network(FeedForward(family="fnn", depth=3, width=10), (1, 2, 2), 3, seed=0)
+    with pytest.raises(ValueError, match="no other order"):
+        shortest.permuted(0)
     with pytest.raises(ValueError, match="different widths and cannot be permuted"):
         build_network(
             FeedForward(family="fnn", depth=None, width=None, widths=[3, 4, 5]), (1, 2, 2), 3, seed=0

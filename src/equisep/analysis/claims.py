@@ -175,6 +175,8 @@ NAMES = {
     "fashion_mnist": "Fashion-MNIST",
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
+    "fashion_mnist_10x10_random_labels": "random labels",
+    "fashion_mnist_10x10_imbalanced": "imbalanced Fashion-MNIST",
     "narrow_wide": "narrow-wide",
     "wide_narrow": "wide-narrow",
     "mixed_widths": "mixed",

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 
 from equisep.analysis.claims import Claim, load_claims, name_value
-from equisep.analysis.figures.panels import wide_figure
-from equisep.analysis.reproduction import CONVENTION_TITLES, FITTED, NOT_AT_HAND
+from equisep.analysis.reproduction import FITTED, NOT_AT_HAND
 from equisep.analysis.result import Result
 from equisep.analysis.rival_laws import compare_laws
 from equisep.analysis.statistics import (
@@ -29,6 +28,7 @@ from equisep.analysis.tables import at_best_learning_rate
 from equisep.analysis.verdicts import NOT_TESTED, Verdict, judge
 from equisep.config import PROTOCOL, ConfigError, compose_config, conventions
 from equisep.measures import fit_law
+from equisep.plots import style
 from equisep.store import load_runs
 
 # Of measuring, under which all runs are compared.
@@ -248,14 +248,14 @@ def _describe_scope(table: pd.DataFrame, claim: Claim) -> str:
 class Overview:
     """A figure over all runs of a source, with its claim.
 
-    name: of the script and the claim. draw: draws the rows under one convention into a figure. height: of that, inches.
+    name: of the script and the claim. draw: draws the figure of the rows by convention. shows: what its panels show.
     statistics: returns the claim's statistics, a row per data set and seed with the number of networks, or a row per
     data set with that of seeds. caveat: a note for the reader, or ''.
     """
 
     name: str
-    draw: Callable[[FigureBase, pd.DataFrame], None]
-    height: float
+    draw: Callable[[Mapping[str, pd.DataFrame]], Figure]
+    shows: str
     statistics: Callable[[pd.DataFrame], pd.DataFrame]
     caveat: str = ""
 
@@ -291,9 +291,10 @@ class Overview:
             counts = f"{last['run'].nunique()} networks, {last['seed'].nunique()} seeds."
             notes += [f"{convention}: {remark}" for remark in (counts, *remarks, *summary.notes)]
         table = pd.concat(tables, ignore_index=True)
-        figure = self._draw({name: summary.table for name, summary in measured.items()}) if len(table) else None
-        scope = _describe_scope(table, claim)
-        return Result(self.name, verdicts, figure, {"": table}, scope, tuple(filter(None, notes)), tuple(call))
+        with style():
+            figure = self.draw({name: summary.table for name, summary in measured.items()}) if len(table) else None
+        scope, notes = _describe_scope(table, claim), [note for note in notes if note]
+        return Result(self.name, verdicts, figure, {"": table}, scope, tuple(notes), tuple(call), shows=self.shows)
 
     def _judge(self, claim: Claim, table: pd.DataFrame) -> tuple[Verdict, list[str]]:
         """Return the verdict, and notes on seeds and data sets that are not judged."""
@@ -323,12 +324,3 @@ class Overview:
         absent = [name for name in DATASETS if name not in set(last["dataset"])]
         missing = f"no networks on {', '.join(name_value('dataset', name) for name in absent)}" if absent else ""
         return judge(claim, statistics[~statistics["dataset"].isin(too_few)], ["dataset"], missing=missing), notes
-
-    def _draw(self, tables: Mapping[str, pd.DataFrame]) -> Figure:
-        """Return the figure: the panels under each convention, below each other."""
-        figure = wide_figure(len(tables) * self.height)
-        parts = figure.subfigures(len(tables), 1, squeeze=False)
-        for part, (convention, table) in zip(parts.flat, tables.items(), strict=True):
-            part.suptitle(CONVENTION_TITLES[convention], fontsize="small", fontweight="bold")
-            self.draw(part, table)
-        return figure

@@ -17,25 +17,19 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 
 from equisep.analysis.claims import Claim, load_claims, name_value
 from equisep.analysis.descriptions import describe_conditions, describe_course, summarise
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch
-from equisep.analysis.figures.panels import wide_figure
+from equisep.analysis.figures.panels import Part, Parts
 from equisep.analysis.result import Result
 from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables
 from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Verdict, judge
 from equisep.config import PAPER, ConfigError, EquisepError, Training, compose_config, conf_folder, refuse_unknown_words
-from equisep.plots import FULL_WIDTH
+from equisep.plots import style
 
 NOT_AT_HAND = "the claim is taken from the abstract and a summary: the paper's full text was not at hand"
-CONVENTION_TITLES = {
-    "paper": "as published: batch statistics, batches of 100 in stored order",
-    "shuffled": "batch statistics, batches of 100, shuffled",
-    "stratified": "batch statistics, batches of 100, each class in proportion",
-    "evaluation": "evaluation mode: running statistics",
-}
 # Training accuracy from which a network counts as fitting its data.
 FITTED = 0.99
 
@@ -44,9 +38,10 @@ FITTED = 0.99
 class Reproduction:
     """How an experiment becomes a figure and a verdict.
 
-    All functions are called once per convention, with the tables under it and the rows of ``runs`` that are shown.
-    name: of the experiment. draw: draws into a figure. size: its width and height for the rows, inches. conditions:
-    columns that define a condition of the claim; the rows shown are those at the best learning rate of each.
+    name: of the experiment. draw: draws the figure, of all conventions together; shows: what its panels show, for the
+    caption. The other functions are called once per convention, with the tables under it and the rows of ``runs`` that
+    are shown. conditions: columns that define a condition of the claim; the rows shown are those at the best learning
+    rate of each.
     statistics: returns the claim's statistics, a row per condition and seed, where a column ``choice`` is a further
     condition; default: the tables' own columns. epochs: the measured epochs to tabulate. published: the learning rate
     of the published figure by condition, where known. remarks: further notes for the reader. extra_tables: further
@@ -55,8 +50,8 @@ class Reproduction:
     """
 
     name: str
-    draw: Callable[[FigureBase, Tables, pd.DataFrame], None]
-    size: Callable[[pd.DataFrame], tuple[float, float]]
+    draw: Callable[[Parts], Figure]
+    shows: str
     conditions: tuple[str, ...] = ()
     statistics: Callable[[Tables, pd.DataFrame], pd.DataFrame] | None = None
     epochs: Callable[[Training], Sequence[int]] = last_epoch
@@ -228,21 +223,14 @@ class Reproduction:
                     )
         scope = describe_scope(tables.runs, load_claims().get(self.name))
         notes = list(dict.fromkeys(notes))
-        return Result(self.name, verdicts, figure, contents, scope, tuple(notes), tuple(call), tuple(descriptions))
+        return Result(
+            self.name, verdicts, figure, contents, scope, tuple(notes), tuple(call), tuple(descriptions), self.shows
+        )
 
     def _draw(self, tables: Tables) -> Figure:
-        """Return the figure: the experiment's panels under each convention, beside or below each other."""
-        shown = self.parts(tables)
-        width, height = self.size(self.shown(tables))
-        count = len(shown)
-        beside = count * width <= FULL_WIDTH + 0.5
-        figure = wide_figure(height if beside else count * height, count * width if beside else width)
-        parts = figure.subfigures(*((1, count) if beside else (count, 1)), squeeze=False)
-        for part, (convention, selected) in zip(parts.flat, shown.items(), strict=True):
-            if count > 1:
-                part.suptitle(CONVENTION_TITLES.get(convention, convention), fontsize="small", fontweight="bold")
-            self.draw(part, selected, self.shown(selected))
-        return figure
+        parts = self.parts(tables)
+        with style():
+            return self.draw({name: Part(selected, self.shown(selected)) for name, selected in parts.items()})
 
     def _further_tables(self, tables: Tables) -> dict[str, pd.DataFrame]:
         parts: dict[str, list[pd.DataFrame]] = {}

@@ -16,10 +16,11 @@ import yaml
 from matplotlib.figure import Figure
 
 from equisep.analysis.claims import claims_digest
-from equisep.analysis.figures.panels import save_figure, state_claim
+from equisep.analysis.figures.panels import FORMATS, save_figure
 from equisep.analysis.tables import save_tables
 from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Finding, Verdict
 from equisep.config import ConfigError, conf_folder
+from equisep.plots import style
 from equisep.store import lock_in_use
 
 # Of the file names of an experiment's tables.
@@ -32,7 +33,7 @@ class Result:
 
     verdicts: on the claim, by convention. tables: by the suffix of their file name. scope: what the verdicts are about:
     networks, seeds, rates, data. notes: further ones for the reader. call: the arguments that chose the runs.
-    descriptions: statistics that are not judged, in words.
+    descriptions: statistics that are not judged, in words. shows: what the figure's panels show.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Result:
     notes: tuple[str, ...]
     call: tuple[str, ...] = ()
     descriptions: tuple[str, ...] = ()
+    shows: str = ""
 
     @property
     def statuses(self) -> tuple[str, ...]:
@@ -98,8 +100,7 @@ class Result:
             (path.relative_to(folder) for path in folder.rglob("*.*")), key=lambda path: path.suffix == ".json"
         )
         names = (
-            f"figures/{self.name}.png",
-            f"figures/{self.name}.pdf",
+            *(f"figures/{self.name}.{kind}" for kind in (*FORMATS, "md")),
             *(f"tables/{self.name}{s}.csv" for s in SUFFIXES),
         )
         for name in names:
@@ -112,14 +113,21 @@ class Result:
 
     def _write_files(self, results: Path) -> None:
         if self.figure is not None:
-            claim = next(iter(self.verdicts.values())).claim.text
-            here = [f"Here, {statement}" for statement in self.statements]
-            state_claim(self.figure, [f"Claim: {claim}", *here, self.scope, *self.notes])
-            save_figure(self.figure, results / "figures", self.name)
+            caption = self.caption()
+            with style():
+                save_figure(self.figure, results / "figures", self.name, caption)
+            (results / "figures" / f"{self.name}.md").write_text(caption)
         save_tables(self.tables, results / "tables", self.name)
         (results / "verdicts").mkdir()
         path = results / "verdicts" / f"{self.name}.json"
         path.write_text(json.dumps(self.record(), indent=1, ensure_ascii=False))
+
+    def caption(self) -> str:
+        """Return the figure's caption: what it shows, the claim, the verdicts, statistics, notes."""
+        claim = next(iter(self.verdicts.values())).claim.text
+        verdicts = [f"Verdict, {statement}." for statement in self.statements]
+        lines = [self.shows, f"Claim: {claim}", *verdicts, self.scope, *self.notes, *self.descriptions]
+        return "\n\n".join(filter(None, lines)) + "\n"
 
     def record(self) -> dict[str, Any]:
         """Return the verdicts with all findings as plain values, as they are written to verdicts/NAME.json."""
@@ -134,6 +142,7 @@ class Result:
             "lock": lock_in_use(),
             "verdict": self.words,
             "former": former_verdicts().get(self.name),
+            "shows": self.shows,
             "scope": self.scope,
             "notes": self.notes,
             "descriptions": self.descriptions,

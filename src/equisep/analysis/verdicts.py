@@ -77,6 +77,8 @@ class Verdict:
             f"{kind if kind != UNDECIDED else 'is undecided'} in {numbers[kind]}" for kind in numbers if kind != OUT
         ]
         judged = len(self.outcomes) - numbers[OUT]
+        if not judged:
+            return f"the claim's premise fails in all {numbers[OUT]} conditions"
         text = f"{', '.join(words)} of {judged} conditions" if judged != 1 else "in the only condition"
         text += f"; {numbers[OUT]} without the claim's premise" if numbers[OUT] else ""
         return text + (f"; {self.too_few} with fewer than {self.claim.seeds} seeds" if self.too_few else "")
@@ -85,6 +87,8 @@ class Verdict:
     def decisive(self) -> tuple[Finding, ...]:
         """The findings that decide the verdict: those that fail, else those undecided, else the nearest to failing."""
         judged = [finding for finding in self.findings if self.outcomes.get(finding.condition) != OUT]
+        if not judged:
+            return tuple(finding for finding in self.findings if finding.criterion in self.claim.premise)
         for outcome in (FAILS, UNDECIDED):
             found = tuple(finding for finding in judged if finding.outcome == outcome)
             if found and self.status != REPRODUCED:

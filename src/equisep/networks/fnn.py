@@ -53,14 +53,19 @@ class FeedForwardNetwork(Network):
         self.normalised_and_rectified = batch_norm and relu
 
     def permuted(self, seed: int) -> "FeedForwardNetwork":
-        """Return the network with its hidden layers after the first in a random order; the layers are shared.
+        """Return the network with its hidden layers after the first in a random order, never their own; layers are shared.
 
-        Raises ValueError if these are not all of one width.
+        Raises ValueError if these are not all of one width, or fewer than two.
         """
         first, *others = self.hidden
         if len({cast(nn.Sequential, block)[0].weight.shape for block in others}) > 1:
             raise ValueError("the hidden layers have different widths and cannot be permuted")
-        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
+        if len(others) < 2:
+            raise ValueError("there is only one hidden layer after the first, which has no other order")
+        generator, unchanged = torch.Generator().manual_seed(seed), torch.arange(len(others))
+        order = unchanged
+        while torch.equal(order, unchanged):
+            order = torch.randperm(len(others), generator=generator)
         permuted = copy.copy(self)
         permuted._modules = dict(self._modules)
         permuted.hidden = nn.Sequential(first, *(others[index] for index in order))

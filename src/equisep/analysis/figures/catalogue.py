@@ -1,15 +1,15 @@
 """The definition of each figure, by the name of its experiment: drawing, conditions and statistics."""
 
-import math
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from equisep.analysis.figures import (
     controls,
     conventions,
     decay_ratio,
+    depths,
     emergence,
     frozen,
     normalisation,
@@ -18,26 +18,12 @@ from equisep.analysis.figures import (
     robustness,
     test_accuracy,
 )
-from equisep.analysis.figures.panels import draw_depths, grid_size, law_grid, of_height
+from equisep.analysis.figures.panels import LAWS, Part, Parts, law_grid
 from equisep.analysis.reproduction import Reproduction
-from equisep.analysis.statistics import rise_beyond_chosen_depth
 from equisep.analysis.tables import Tables
 
 # Learning rate of the published figures on networks without batch normalisation and on linear networks.
 PUBLISHED_RATE_OF_NEGATIVE_RESULTS = 3e-5
-
-
-def rise_beyond_best_depth(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return by seed ``rise``: last-layer D of the deepest network over that of the network of the best depth, minus 1.
-
-    The best depth is that of the other half of the seeds. NaN if one of a seed's networks diverged.
-    """
-    last = rows.set_index(["seed", "depth"])["D_last"].unstack()
-    usable = last.dropna()
-    rises = pd.Series(math.nan, index=last.index)
-    if len(usable) > 1:
-        rises[usable.index] = rise_beyond_chosen_depth(usable.to_numpy())
-    return pd.DataFrame({"seed": last.index, "rise": rises.to_numpy()})
 
 
 def compare_views(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
@@ -58,22 +44,30 @@ def per_block(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["view"] == "block"]
 
 
-def draw_best_and_published_rate(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+def draw_best_and_published_rate(parts: Parts) -> Figure:
     """Draw a panel for the best learning rate and, if it differs, one for the published rate."""
-    both = at_best_and_published_rate(tables, rows).drop(columns="choice").drop_duplicates()
-    law_grid(figure, tables, both, "learning_rate")
+    both = {
+        name: at_best_and_published_rate(part.tables, part.rows).drop(columns="choice").drop_duplicates()
+        for name, part in parts.items()
+    }
+    return law_grid({name: Part(parts[name].tables, rows) for name, rows in both.items()}, "learning_rate")
 
 
 def grid(
-    name: str, across: str, down: str | None = None, conditions: tuple[str, ...] | None = None, **options: Any
+    name: str,
+    across: str,
+    down: str | None = None,
+    conditions: tuple[str, ...] | None = None,
+    shows: str = "",
+    **options: Any,
 ) -> Reproduction:
     """Return the reproduction with a panel for each value of one or two columns, by default its conditions."""
 
-    def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
-        law_grid(figure, tables, rows, across, down)
+    def draw(parts: Parts) -> Figure:
+        return law_grid(parts, across, down)
 
     columns = tuple(filter(None, (down, across))) if conditions is None else conditions
-    return Reproduction(name, draw, lambda rows: grid_size(rows, across, down), columns, **options)
+    return Reproduction(name, draw, f"{shows} {LAWS}".strip(), columns, **options)
 
 
 PUBLISHED_ORIGINAL_SIZE = {
@@ -91,10 +85,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     for reproduction in (
         grid("optimizers", "depth", "optimizer", ("depth", "optimizer")),
         emergence.REPRODUCTION,
-        *(
-            Reproduction(f"depth_{dataset}", draw_depths, of_height(2.8), ("depth",), rise_beyond_best_depth)
-            for dataset in ("mnist", "fashion_mnist", "cifar10")
-        ),
+        *(depths.reproduction(f"depth_{dataset}") for dataset in ("mnist", "fashion_mnist", "cifar10")),
         grid("learning_rate", "learning_rate"),
         grid("imbalance", "depth"),
         grid("width", "width"),
@@ -104,7 +95,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             Reproduction(
                 name,
                 draw_best_and_published_rate,
-                of_height(2.8),
+                f"At the best and the published learning rate. {LAWS}",
                 statistics=at_best_and_published_rate,
                 published={(): PUBLISHED_RATE_OF_NEGATIVE_RESULTS},
             )

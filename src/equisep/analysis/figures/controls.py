@@ -4,16 +4,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from equisep.analysis.claims import Criterion, load_claims
 from equisep.analysis.experiments import first_and_last_epoch
-from equisep.analysis.figures.panels import of_height
+from equisep.analysis.figures.panels import Parts, drawn_parts, legend_above, title
 from equisep.analysis.nulls import broken_stick_correlations
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
+from equisep.plots import CONTROL, PAGE_WIDTH, SMALL, Look, draw_dots, new_figure, use_log_scale
 
 TRAINED, UNTRAINED, PERMUTED, LINEAR = "trained", "untrained", "layers permuted", "linear"
 # Lower limit of the axis of 1 + r.
@@ -60,7 +60,6 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
         met = [criterion.meets(group[criterion.statistic], criterion.bound(group)) for criterion in criteria]
         holds[trained["points"] == points] = np.all(met, axis=0)
     notes.append(f"All criteria hold in {holds.sum()} of {len(trained)} trained networks.")
-    notes.append("Shaded: p < 0.05 (dark) and p < 0.5 under the broken-stick null. Dotted: threshold of the claim.")
     return notes
 
 
@@ -68,39 +67,63 @@ def _criterion(statistic: str) -> Criterion:
     return next(criterion for criterion in load_claims()["controls"].criteria if criterion.statistic == statistic)
 
 
-def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+def draw(parts: Parts) -> Figure:
     """Draw the figure: r and largest residual of the trained network and its controls, a column per depth."""
-    named = name_controls(tables, rows)
-    depths = [depth for depth in sorted(set(named["depth"])) if depth > 2] or [3]
-    order = [TRAINED, *(name for name in dict.fromkeys(named["control"]) if name != TRAINED)]
+    named = [(look, name_controls(part.tables, part.rows)) for look, part in drawn_parts(parts)]
+    everything = pd.concat([rows for _, rows in named])
+    depths = [depth for depth in sorted(set(everything["depth"])) if depth > 2] or [3]
+    order = [TRAINED, *(name for name in (UNTRAINED, PERMUTED, LINEAR) if name in set(everything["control"]))]
+    figure = new_figure(PAGE_WIDTH, 88)
     panels = figure.subplots(2, len(depths), sharey=True, sharex="row", squeeze=False)
-    for (upper, lower), depth in zip(panels.T, depths, strict=True):
-        selected = named[named["depth"] == depth]
+    for column, ((upper, lower), depth) in enumerate(zip(panels.T, depths, strict=True)):
         null = 1 + broken_stick_correlations(depth)
-        for p_value, shade in ((0.5, "0.93"), (0.05, "0.82")):
+        for p_value, shade in ((0.5, "0.94"), (0.05, "0.86")):
             upper.axvspan(MIN_DISTANCE, np.quantile(null, p_value), color=shade, zorder=0, linewidth=0)
-        _strip(upper, selected.assign(distance=1 + selected["r"]), "distance", order)
-        upper.set(xlim=(MIN_DISTANCE, 3), xlabel="1 + r", title=f"depth {depth}")
-        _strip(lower, selected, "relative_residual", order)
-        lower.axvline(_criterion("relative_residual").threshold, color="0.4", linewidth=0.8, linestyle=":")
+        lower.axvline(_criterion("relative_residual").threshold, color=CONTROL, linewidth=0.75, linestyle=":")
+        for number, (look, rows) in enumerate(named):
+            here = rows[rows["depth"] == depth]
+            shift = 0.3 * (number - (len(named) - 1) / 2)
+            _strip(upper, here.assign(distance=1 + here["r"]), "distance", order, look, shift)
+            _strip(lower, here, "relative_residual", order, look, shift)
+        upper.set(xlim=(MIN_DISTANCE, 3), xlabel="1 + r", yticks=range(len(order)), yticklabels=order)
         lower.set(xlabel="residual / fall of log D")
+        for axes in (upper, lower):
+            use_log_scale(axes, "x")
+        title(upper, column, f"depth {depth:g}")
+        title(lower, len(depths) + column, f"depth {depth:g}")
+    panels[0, 0].set_ylim(len(order) - 0.5, -0.5)
+    legend_above(figure, [look for look, _ in named], {everything["seed"].nunique()})
+    return figure
 
 
-def _strip(axes: Axes, rows: pd.DataFrame, x: str, order: list[str]) -> None:
-    """Draw a point per network beside its kind, and write for how many networks of a kind it is undefined."""
-    finite = np.isfinite(rows[x].astype(float))
-    colours: dict[str, Any] = {"hue": "control", "hue_order": order, "palette": "colorblind", "legend": False}
-    sns.stripplot(rows[finite], x=x, y="control", order=order, size=4, jitter=False, ax=axes, **colours)
-    for control, count in rows[~finite].groupby("control").size().items():
-        position: dict[str, Any] = {"xy": (0.03, order.index(str(control))), "xycoords": ("axes fraction", "data")}
-        axes.annotate(f"{count} undefined", **position, ha="left", va="center", fontsize="x-small")
-    axes.set(xscale="log", ylabel="")
+def _strip(axes: Axes, rows: pd.DataFrame, x: str, order: list[str], look: Look, shift: float) -> None:
+    """Draw a point per network at the height of its kind, and write for how many networks of a kind it is undefined."""
+    for height, control in enumerate(order):
+        group = rows[rows["control"] == control]
+        finite = group[np.isfinite(group[x].astype(float))]
+        drawn = look if control == TRAINED else Look(look.label, CONTROL, look.marker)
+        heights = np.full(len(finite), height + shift)
+        draw_dots(axes, finite[x], heights, drawn, finite["run"].tolist(), s=8, marker=look.marker, alpha=0.7)
+        if len(finite) < len(group):
+            text = f"{len(group) - len(finite)} undefined"
+            place: dict[str, Any] = {
+                "xycoords": ("axes fraction", "data"),
+                "va": "center",
+                "fontsize": SMALL,
+                "color": CONTROL,
+            }
+            axes.annotate(text, (0.03, height + shift), **place)
 
 
+SHOWS = (
+    "A point per network; controls in grey. Upper row: 1 + r, shaded where chance reaches r with p < 0.05 (dark) and "
+    "p < 0.5 under the broken-stick null. Lower row: the largest residual of log D over its fall; dotted: the claim's "
+    "threshold."
+)
 REPRODUCTION = Reproduction(
     "controls",
     draw,
-    of_height(5.2),
+    SHOWS,
     ("architecture", "depth", "permutation_seed"),
     statistics,
     first_and_last_epoch,

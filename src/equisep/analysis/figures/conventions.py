@@ -1,21 +1,28 @@
 """D under every convention of measuring, and the floor that batches put under it, measured and predicted."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from equisep.analysis.figures.panels import of_height
+from equisep.analysis.figures.panels import Parts, legend_above, title
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
-from equisep.plots import BLUE, GREEN, ORANGE, PINK
+from equisep.plots import (
+    CONVENTIONS,
+    EVALUATION,
+    PAGE_WIDTH,
+    PAPER,
+    PREDICTED,
+    Look,
+    draw_dots,
+    new_figure,
+    use_log_scale,
+)
 
-ORDERS = {"stored": BLUE, "shuffled": ORANGE, "stratified": GREEN}
+ORDERS = {"stored": PAPER, "shuffled": CONVENTIONS["shuffled"], "stratified": CONVENTIONS["stratified"]}
 PUBLISHED_SIZE = 100
-RUNNING = "running statistics"
 
 
 class ConventionsFigure(Reproduction):
@@ -85,72 +92,94 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+def draw(parts: Parts) -> Figure:
     """Draw D per layer, D of the last layer and ρ against batch size, and the floors; a column per depth."""
+    (part,) = parts.values()
+    tables, rows = part.tables, part.rows
     depths = sorted(set(rows["depth"]))
+    figure = new_figure(PAGE_WIDTH, 170)
     panels = figure.subplots(4, len(depths), squeeze=False, sharey="row")
-    for (layers, last, ratio, floor), depth in zip(panels.T, depths, strict=True):
+    for column, (below, depth) in enumerate(zip(panels.T, depths, strict=True)):
+        layers, last, ratio, floor = below
         here = rows[rows["depth"] == depth]
         _draw_layers(layers, tables, here)
-        layers.set(title=f"depth {depth}", xlabel="layer", yscale="log")
-        for axes, column in ((last, "D_last"), (ratio, "decay_ratio")):
-            _draw_sizes(axes, here, column)
-            axes.set(xscale="log", xlabel="images in a batch")
-        last.set_yscale("log")
+        for axes, statistic in ((last, "D_last"), (ratio, "decay_ratio")):
+            _draw_sizes(axes, here, statistic)
+            use_log_scale(axes, "x")
+            axes.set_xlabel("images in a batch")
         found = floors(tables, here)
         _draw_floors(floor, found)
-        # A network that has hardly been trained has none, which a logarithmic axis cannot show.
-        floor.set(xlabel="layer", yscale="log" if (found["measured"] > 0).any() else "linear")
         for axes in (layers, floor):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlabel("layer")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        for axes in (layers, last):
+            use_log_scale(axes)
+        # A network that has hardly been trained has no floor, which a logarithmic axis cannot show.
+        if (found["measured"] > 0).any():
+            use_log_scale(floor)
+        for row, axes in enumerate(below):
+            title(axes, row * len(depths) + column, f"depth {depth:g}")
     labels = ("separation fuzziness D", "D of the last layer", "decay ratio ρ", "floor under D")
     for axes, label in zip(panels[:, 0], labels, strict=True):
         axes.set_ylabel(label)
-        axes.legend(fontsize="x-small", frameon=False)
+    figure.align_ylabels(panels[:, 0])
+    stored = Look("as published (stored order)", PAPER.colour, PAPER.marker)
+    looks = [stored, CONVENTIONS["shuffled"], CONVENTIONS["stratified"], EVALUATION, PREDICTED]
+    legend_above(figure, looks, {rows["seed"].nunique()})
+    return figure
 
 
 def _draw_layers(axes: Axes, tables: Tables, rows: pd.DataFrame) -> None:
-    style: dict[str, Any] = {"markersize": 3, "linewidth": 0.8}
-    for order, colour in ORDERS.items():
-        _median_curve(
-            axes, tables, select(rows, "batch", order, PUBLISHED_SIZE), f"batches, {order}", colour, "o-", style
-        )
-    running = select(rows, "running", size=PUBLISHED_SIZE)
-    _median_curve(axes, tables, running, RUNNING, "0.3", "s-", style)
-    expected = select(rows, "expected", size=PUBLISHED_SIZE)
-    _median_curve(axes, tables, expected, "predicted for stored", PINK, "--", style)
+    for order, look in ORDERS.items():
+        _mean_curve(axes, tables, select(rows, "batch", order, PUBLISHED_SIZE), look, "-")
+    _mean_curve(axes, tables, select(rows, "running", size=PUBLISHED_SIZE), EVALUATION, "-")
+    _mean_curve(axes, tables, select(rows, "expected", size=PUBLISHED_SIZE), PREDICTED, "--")
 
 
-def _median_curve(
-    axes: Axes, tables: Tables, rows: pd.DataFrame, label: str, colour: str, line: str, style: dict[str, Any]
-) -> None:
+def _mean_curve(axes: Axes, tables: Tables, rows: pd.DataFrame, look: Look, line: str) -> None:
     curves = tables.curves(rows)
     if curves:
-        axes.plot(np.median(curves, axis=0), line, color=colour, label=label, **style)
+        means = np.exp(np.log(curves).mean(axis=0))
+        axes.plot(means, line, color=look.colour, marker=look.marker, markersize=2.5, markeredgewidth=0)
 
 
 def _draw_sizes(axes: Axes, rows: pd.DataFrame, column: str) -> None:
-    """Draw medians over seeds against batch size, by order, with the range; running statistics as a line."""
-    for order, colour in ORDERS.items():
-        spread = select(rows, "batch", order).groupby("batch_size")[column].agg(["median", "min", "max"])
-        axes.plot(spread.index, spread["median"], "o-", color=colour, markersize=3, linewidth=0.8, label=order)
-        axes.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.2, linewidth=0)
-    running = select(rows, "running", size=PUBLISHED_SIZE)[column].median()
-    axes.axhline(running, color="0.3", linewidth=0.8, linestyle=":", label=RUNNING)
+    """Draw means over seeds against batch size, by order, with the networks; running statistics as a line."""
+    for order, look in ORDERS.items():
+        chosen = select(rows, "batch", order)
+        means = _means(chosen, "batch_size", column)
+        axes.plot(means.index, means, color=look.colour, marker=look.marker, markeredgewidth=0)
+        draw_dots(axes, chosen["batch_size"], chosen[column], look, chosen["run"].tolist())
+    running = _means(select(rows, "running", size=PUBLISHED_SIZE), "batch_size", column)
+    for value in running:
+        axes.axhline(value, color=EVALUATION.colour, linewidth=0.75)
+
+
+def _means(rows: pd.DataFrame, by: str, column: str) -> pd.Series:
+    """Return means over seeds, of D geometric ones."""
+    if column == "decay_ratio":
+        return rows.groupby(by)[column].mean()
+    means: pd.Series = np.exp(np.log(rows[column]).groupby(rows[by]).mean())
+    return means
 
 
 def _draw_floors(axes: Axes, found: pd.DataFrame) -> None:
-    """Draw medians over seeds of the floor in stored batches of 100, with the range."""
-    for column, colour, line in (("measured", BLUE, "o"), ("predicted", PINK, "--")):
-        spread = found.groupby("layer")[column].agg(["median", "min", "max"])
-        axes.plot(spread.index, spread["median"], line, color=colour, markersize=3, linewidth=1, label=column)
-        axes.vlines(spread.index, spread["min"], spread["max"], color=colour, linewidth=0.8, alpha=0.5)
+    """Draw means over seeds of the floor in stored batches of 100, with the networks."""
+    for column, look, line in (("measured", PAPER, "-"), ("predicted", PREDICTED, "--")):
+        means = found.groupby("layer")[column].mean()
+        axes.plot(means.index, means, line, color=look.colour, marker=look.marker, markersize=2.5, markeredgewidth=0)
+        draw_dots(axes, found["layer"], found[column], look)
 
 
+SHOWS = (
+    "First row: D per layer in batches of 100. Second and third row: D of the last layer and ρ against the size of "
+    "the batches; the line is evaluation mode. Last row: the floor, D as published less D in evaluation mode, and its "
+    "prediction from the classes of the batches. Means over seeds (of D geometric), dots: networks."
+)
 REPRODUCTION = ConventionsFigure(
     "conventions",
     draw,
-    of_height(9.0),
+    SHOWS,
     ("depth", "batch_norm", "order", "batch_size"),
     statistics,
     remarks=remark,

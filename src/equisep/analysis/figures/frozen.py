@@ -1,11 +1,24 @@
 """Two-stage against joint training: D per layer and test accuracy, CIFAR-10 10×10, depth 20."""
 
 import pandas as pd
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
-from equisep.analysis.figures.panels import draw_rows, of_height, panel_title
+from equisep.analysis.claims import name_value
+from equisep.analysis.figures.panels import (
+    LAWS,
+    Part,
+    Parts,
+    all_rows,
+    draw_against,
+    draw_curves,
+    drawn_parts,
+    law_panels,
+    legend_above,
+    title,
+)
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
+from equisep.plots import CONTROL, PAGE_WIDTH, Look, new_figure
 
 MODES = ("joint", "two-stage")
 
@@ -16,20 +29,25 @@ def by_mode(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return rows[~frozen], rows[frozen]
 
 
-def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+def draw(parts: Parts) -> Figure:
     """Draw the figure: the law under each training mode, then the test accuracies of all seeds."""
-    panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": (2, 2, 1)})
-    panels[1].sharey(panels[0])
-    for number, (mode, selected) in enumerate(zip(MODES, by_mode(rows), strict=True)):
-        draw_rows(panels[number], tables, selected)
-        panels[number].set_title(panel_title(f"{mode} training", selected), fontsize="small")
-        panels[number].set(xlabel="layer", ylabel="separation fuzziness D")
-        accuracy = selected["test_accuracy"]
-        panels[2].plot([number] * len(accuracy), accuracy, "o", markersize=3, alpha=0.6)
-        position = (number, accuracy.mean())
-        panels[2].annotate(f"{accuracy.mean():.3f}", position, xytext=(6, 0), textcoords="offset points")
-    panels[2].set_xticks(range(len(MODES)), MODES, rotation=20)
-    panels[2].set(xlim=(-0.5, 1.9), ylabel="test accuracy")
+    figure = new_figure(PAGE_WIDTH, 60)
+    grid = figure.add_gridspec(1, 2, width_ratios=(2.6, 1))
+    panels = law_panels(figure, (1, 2), grid[0].subgridspec(1, 2))
+    for number, (panel, mode) in enumerate(zip(panels, MODES, strict=True)):
+        selected = {name: Part(part.tables, by_mode(part.rows)[number]) for name, part in parts.items()}
+        draw_curves(panel, drawn_parts(selected))
+        rates = [name_value("learning_rate", rate) for rate in dict.fromkeys(all_rows(selected)["learning_rate"])]
+        title(panel[0], number, ", ".join([f"{mode} training", *rates]))
+    axes = figure.add_subplot(grid[1])
+    rows = next(iter(parts.values())).rows
+    numbered = rows.assign(mode=rows["training"].str.startswith("frozen").astype(int))
+    draw_against(axes, numbered, "mode", "test_accuracy", Look("", CONTROL, "o"), line="")
+    axes.set_xticks(range(len(MODES)), MODES)
+    axes.set(xlim=(-0.5, 1.5), ylabel="test accuracy")
+    title(axes, 2, "test accuracy")
+    legend_above(figure, [look for look, _ in drawn_parts(parts)], {rows["seed"].nunique()})
+    return figure
 
 
 def joint_minus_frozen(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
@@ -43,4 +61,4 @@ def joint_minus_frozen(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-REPRODUCTION = Reproduction("frozen", draw, of_height(3.0), conditions=("training",), statistics=joint_minus_frozen)
+REPRODUCTION = Reproduction("frozen", draw, LAWS, conditions=("training",), statistics=joint_minus_frozen)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from equisep.analysis.figures.panels import grid_size, law_grid
+from equisep.analysis.figures.panels import LAWS, law_grid
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 
@@ -25,14 +25,10 @@ def statistics(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _size(rows: pd.DataFrame) -> tuple[float, float]:
-    return grid_size(rows, "depth", "architecture")
-
-
 REPRODUCTION = Reproduction(
     "normalisation",
-    lambda figure, tables, rows: law_grid(figure, tables, rows, "depth", "architecture"),
-    _size,
+    lambda parts: law_grid(parts, "depth", "architecture"),
+    f"At the best learning rate of each network. {LAWS}",
     ("architecture", "depth"),
     statistics,
 )

@@ -4,20 +4,32 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
 from equisep.analysis.claims import load_claims, name_value
 from equisep.analysis.experiments import every_snapshot
 from equisep.analysis.figures.frozen import by_mode
-from equisep.analysis.figures.panels import PAIRS, draw_curves, say_not_run
+from equisep.analysis.figures.panels import (
+    LAWS,
+    Part,
+    Parts,
+    all_rows,
+    draw_curves,
+    drawn_parts,
+    legend_above,
+    mark,
+    say_not_run,
+    title,
+)
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.statistics import interval_over_seeds
 from equisep.analysis.tables import Tables, at_best_learning_rate
-from equisep.plots import FULL_WIDTH
+from equisep.plots import CONTROL, LIGHT, PAGE_WIDTH, Look, draw_dots, law_panel, new_figure, use_log_scale
 
 BEST = "best of each"
 KEYS = ["dataset", "rate", "way"]
-BLUE, ORANGE = PAIRS[0]
+WAYS = {"matched": Look("at matched loss", CONTROL, "o"), "final": Look("at the end", CONTROL, "s")}
+JOINT, TWO_STAGE = Look("joint training", "#4d4d4d", "o"), Look("two-stage training", "#b2182b", "s")
 # Final training losses count as equal up to this difference, in nats.
 EQUAL_LOSS = 0.01
 COLUMNS = (*KEYS, "seed", "accuracy_gain", "r_gain", "r_joint", "points_joint", "loss_gap")
@@ -89,58 +101,66 @@ def summarise(tables: Tables, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"_comparisons": pd.DataFrame(comparisons)}
 
 
-def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
-    """Return a note on the number of comparisons that are shown but not judged."""
-    hollow = sum(not _is_judged(group) for _, group in compare(tables.runs).groupby(KEYS))
-    return [f"Hollow: {hollow} comparisons not judged (losses not equal or too few seeds)."] if hollow else []
-
-
-def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+def draw(parts: Parts) -> Figure:
     """Draw the figure, a row per data set: the law by training mode, test accuracy against loss, gain by rate."""
-    runs = tables.runs
+    first = next(iter(parts.values()))
+    runs = first.tables.runs
     datasets = list(dict.fromkeys(runs["dataset"]))
-    panels = figure.subplots(len(datasets), 3, squeeze=False)
+    figure = new_figure(PAGE_WIDTH, 10 + 56 * len(datasets))
+    grid = figure.add_gridspec(len(datasets), 4)
     compared = compare(runs)
-    for (law, path, gain), dataset in zip(panels, datasets, strict=True):
+    share = None
+    for row, dataset in enumerate(datasets):
+        name = name_value("dataset", str(dataset))
+        for column in (0, 1):
+            panel = law_panel(figure, grid[row, column], share)
+            share = share or panel
+            chosen = {key: _best(part, dataset, column) for key, part in parts.items()}
+            draw_curves(panel, drawn_parts(chosen))
+            rates = [_format_rate(rate) for rate in dict.fromkeys(all_rows(chosen)["learning_rate"])]
+            title(panel[0], 4 * row + column, ", ".join([("joint", "two-stage")[column], *rates]))
+            panel[1].set_xlabel("layer")
+            if column == 0:
+                panel[0].set_ylabel(f"{name}\nseparation fuzziness D")
+                panel[1].set_ylabel("residual")
+        path, gain = figure.add_subplot(grid[row, 2]), figure.add_subplot(grid[row, 3])
         joint, frozen = by_mode(runs[runs["dataset"] == dataset])
-        _draw_law(law, tables, joint, "joint", BLUE, 0.95)
-        _draw_law(law, tables, frozen, "two-stage", ORANGE, 0.86)
-        law.set(yscale="log", xlabel="layer", ylabel="separation fuzziness D")
-        law.set_title(name_value("dataset", str(dataset)))
-        _draw_path(path, joint, BLUE)
-        _draw_ends(path, joint, BLUE)
-        _draw_ends(path, frozen, ORANGE)
-        path.set(xscale="log", xlabel="training loss", ylabel="test accuracy")
+        _draw_path(path, joint, JOINT)
+        _draw_ends(path, joint, JOINT)
+        _draw_ends(path, frozen, TWO_STAGE)
+        use_log_scale(path, "x")
+        path.set(xlabel="training loss", ylabel="test accuracy")
         path.invert_xaxis()
-        _label(path, "joint, during training and final", BLUE, 0.12)
-        _label(path, "two-stage, final", ORANGE, 0.03)
+        title(path, 4 * row + 2, name)
         _draw_gains(gain, compared[compared["dataset"] == dataset])
+        title(gain, 4 * row + 3, name)
+        if row == 0:
+            gain.legend(handles=[mark(look) for look in WAYS.values()], loc="best")
+            path.legend(handles=[mark(JOINT), mark(TWO_STAGE)], loc="lower right")
+    legend_above(figure, [look for look, _ in drawn_parts(parts)], {runs["seed"].nunique()})
+    return figure
 
 
-def _label(axes: Axes, text: str, colour: str, height: float, va: str = "baseline") -> None:
-    style: dict[str, Any] = {"color": colour, "fontsize": "x-small", "ha": "right", "va": va}
-    axes.annotate(text, (0.97, height), xycoords="axes fraction", **style)
+def _best(part: Part, dataset: object, mode: int) -> Part:
+    """Return the last epochs of one training mode at its best rate. mode: 0 joint, 1 two-stage."""
+    rows = part.tables.runs[part.tables.runs["dataset"] == dataset]
+    chosen = by_mode(rows)[mode]
+    best = at_best_learning_rate(chosen, ()) if len(chosen) else chosen
+    return Part(part.tables, best[best["epoch"] == best["epoch"].max()])
 
 
-def _draw_law(axes: Axes, tables: Tables, rows: pd.DataFrame, name: str, colour: str, height: float) -> None:
-    """Draw the law of one training mode at its best rate, labelled at a height of the panel."""
-    if len(rows):
-        best = at_best_learning_rate(rows, ())
-        draw_curves(axes, tables.curves(best[best["epoch"] == best["epoch"].max()]), (colour, colour))
-        _label(axes, f"{name}, {_format_rate(best['learning_rate'].iloc[0])}", colour, height, "top")
-
-
-def _draw_path(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
+def _draw_path(axes: Axes, rows: pd.DataFrame, look: Look) -> None:
     """Draw test accuracy against training loss during training, medians over seeds, a line per rate."""
     for _, at_rate in rows.groupby("learning_rate"):
         medians = at_rate.groupby("epoch")[["train_loss", "test_accuracy"]].median()
-        axes.plot(medians["train_loss"], medians["test_accuracy"], "-", color=colour, linewidth=0.7, alpha=0.7)
+        axes.plot(medians["train_loss"], medians["test_accuracy"], "-", color=look.colour, alpha=0.6)
 
 
-def _draw_ends(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
+def _draw_ends(axes: Axes, rows: pd.DataFrame, look: Look) -> None:
     """Draw test accuracy against training loss at the last epoch, a point per network."""
     ends = rows[rows["epoch"] == rows.groupby("run")["epoch"].transform("max")]
-    axes.plot(ends["train_loss"], ends["test_accuracy"], "o", color=colour, markersize=2.5, alpha=0.7)
+    dots: dict[str, Any] = {"s": 5, "marker": look.marker, "alpha": 0.7, "zorder": 3}
+    draw_dots(axes, ends["train_loss"], ends["test_accuracy"], look, ends["run"].tolist(), **dots)
 
 
 def _draw_gains(axes: Axes, compared: pd.DataFrame) -> None:
@@ -149,33 +169,31 @@ def _draw_gains(axes: Axes, compared: pd.DataFrame) -> None:
         say_not_run(axes)
         return
     rates = list(dict.fromkeys(compared["rate"]))
-    for way, label, shift, marker in (("matched", "at matched loss", -0.12, "o"), ("final", "final", 0.12, "s")):
-        axes.plot([], [], marker, color=BLUE, markersize=4, label=label)
+    for (way, look), shift in zip(WAYS.items(), (-0.12, 0.12), strict=True):
         for rate, group in compared[compared["way"] == way].groupby("rate"):
             position, gain = rates.index(rate) + shift, interval_over_seeds(group["accuracy_gain"])
-            face = BLUE if _is_judged(group) else "none"
-            axes.vlines(position, gain.low, gain.high, color=BLUE, linewidth=1)
-            axes.plot(position, gain.mean, marker, color=BLUE, markerfacecolor=face, markersize=4)
-    axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+            face = look.colour if _is_judged(group) else "white"
+            axes.vlines(position, gain.low, gain.high, color=look.colour, linewidth=0.75)
+            axes.plot(position, gain.mean, look.marker, color=look.colour, markerfacecolor=face)
+    axes.axhline(0, color=LIGHT, linewidth=0.5, zorder=0)
     names = [rate.removeprefix("rate ") for rate in rates]
-    axes.set_xticks(range(len(rates)), names, rotation=45, ha="right", fontsize="x-small")
+    axes.set_xticks(range(len(rates)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set(xlabel="learning rate", ylabel="gain in test accuracy")
-    axes.legend(fontsize="x-small", frameon=False, loc="best")
 
 
-def size(rows: pd.DataFrame) -> tuple[float, float]:
-    """Return width and height of the figure, inches."""
-    return FULL_WIDTH, 0.4 + 2.5 * rows["dataset"].nunique()
-
-
+SHOWS = (
+    f"{LAWS} Third column: test accuracy against training loss, the line during joint training, a point per network at "
+    "the end. Last column: test accuracy of joint less that of two-stage training, at the joint network's first "
+    "snapshot of at most the same training loss and at the end; means with 95 % intervals over seeds; hollow: not "
+    "judged, since losses differ or seeds are too few."
+)
 CONDITIONS = ("dataset", "training", "learning_rate")
 REPRODUCTION = Reproduction(
     "out_of_sample",
     draw,
-    size,
+    SHOWS,
     CONDITIONS,
     statistics,
     every_snapshot,
-    remarks=remark,
     extra_tables=summarise,
 )

@@ -1,167 +1,271 @@
-"""Shared drawing code: grids of panels with their laws, titles, legends."""
+"""Shared drawing code: grids of laws under all conventions, values against a setting, titles, legends, files."""
 
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Callable, Sequence
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from equisep.analysis.claims import name_value
+from equisep.analysis.statistics import half_width, interval_over_seeds
 from equisep.analysis.tables import Tables
-from equisep.plots import BLUE, FULL_WIDTH, GREEN, ORANGE, PINK, draw_law, draw_points, use_style
+from equisep.measures import fit_law
+from equisep.plots import (
+    CONTROL,
+    CONVENTIONS,
+    LIGHT,
+    ONE_CONVENTION,
+    PAGE_WIDTH,
+    SMALL,
+    Look,
+    describe_law,
+    draw_dots,
+    draw_law,
+    law_panel,
+    line_of_law,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-# Colours of points and line, for two kinds of networks in the same panel.
-PAIRS = ((BLUE, ORANGE), (GREEN, PINK))
-
-
-def wide_figure(height: float, width: float = FULL_WIDTH) -> Figure:
-    """Return an empty figure in the project's style, as wide as a two-column page. height, width: inches."""
-    use_style()
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def of_height(height: float) -> Callable[[Any], tuple[float, float]]:
-    """Return the size of a figure that is as wide as a page, whatever it shows. height: inches."""
-    return lambda rows: (FULL_WIDTH, height)
+FORMATS = ("png", "pdf", "svg")
+# How a law is drawn, for captions.
+LAWS = (
+    "Log D against layer, 0 the input. Marks and bars: means over networks with 95 % intervals by Student's t over "
+    "seeds; dots: networks; lines: means of the networks' laws; strips: residuals of log D from the law of each "
+    "network; r (mean of atanh r) and ρ: means over networks."
+)
+# Of panels, mm.
+MAX_ACROSS, PANEL_HEIGHT, MARGIN = 4, 46, 9
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write FOLDER/NAME.png and NAME.pdf and return their paths."""
+@dataclass(frozen=True)
+class Part:
+    """What is drawn under one convention. rows: those of ``tables.runs`` that are shown."""
+
+    tables: Tables
+    rows: pd.DataFrame
+
+    def select(self, **values: Any) -> Part:
+        """Return the part with the rows that have these values in these columns."""
+        chosen = np.logical_and.reduce([self.rows[name] == value for name, value in values.items()])
+        return Part(self.tables, self.rows[chosen])
+
+
+Parts = Mapping[str, Part]
+
+
+def look_of(convention: str) -> Look:
+    """Return the look of a convention; those without a name of their own are grey."""
+    return CONVENTIONS.get(convention, Look(convention, CONTROL, "o"))
+
+
+def drawn_parts(parts: Parts) -> list[tuple[Look, Part]]:
+    """Return what to draw with its look; networks without batch normalisation, equal in all parts, are drawn once."""
+    counts = all_rows(parts).groupby("run")["convention"].nunique()
+    once = set(counts.index[counts == 1]) if len(parts) > 1 else set()
+    drawn = [
+        (look_of(name), Part(part.tables, part.rows[~part.rows["run"].isin(once) & (part.rows["convention"] == name)]))
+        for name, part in parts.items()
+    ]
+    first = next(iter(parts.values()))
+    drawn.append((ONE_CONVENTION, Part(first.tables, first.rows[first.rows["run"].isin(once)])))
+    return [(look, part) for look, part in drawn if len(part.rows)]
+
+
+def all_rows(parts: Parts) -> pd.DataFrame:
+    """Return the rows of all parts below each other."""
+    import pandas as pd
+
+    return pd.concat([part.rows for part in parts.values()], ignore_index=True)
+
+
+def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> list[Path]:
+    """Write FOLDER/NAME.png, .pdf and .svg with the caption in their metadata; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    for path in paths:
-        figure.savefig(path, dpi=200)
+    paths = [folder / f"{name}.{kind}" for kind in FORMATS]
+    # Without dates, equal figures are equal files.
+    for path, metadata in zip(
+        paths,
+        (
+            {"Description": caption, "Software": None},
+            {"Subject": caption, "CreationDate": None, "Creator": None, "Producer": None},
+            {"Description": caption, "Date": None, "Creator": None},
+        ),
+        strict=True,
+    ):
+        figure.savefig(path, metadata=metadata)
     return paths
 
 
-def draw_curves(axes: Axes, curves: Sequence[Sequence[float]], colours: tuple[str, str] = PAIRS[0]) -> list[float]:
-    """Draw D per layer of runs that differ only in their seed, with the law; return r of each.
+def draw_curves(
+    panel: tuple[Axes, Axes],
+    parts: Iterable[tuple[Look, Part]],
+    fit: Callable[[NDArray[np.float64]], NDArray[np.float64]] = line_of_law,
+    describe: Callable[[Sequence[Sequence[float]]], str] | None = None,
+) -> None:
+    """Draw the laws of networks that differ only in their seed in a panel, one for each part, with r and ρ.
 
-    Curves with a non-positive D are left out. colours: of points and line.
+    Networks with a layer of which D is 0 are grey, without a law. describe: the text of a part's curves, by default r
+    and ρ.
     """
-    usable = [curve for curve in curves if min(curve) > 0]
-    laws = next(iter(draw_points(axes, usable, colours).values())) if usable else []
-    return [law.pearson_r for law in laws]
+    texts: list[tuple[str, str]] = []
+    falls = True
+    for look, part in parts:
+        curves = part.tables.curves(part.rows)
+        usable = [number for number, curve in enumerate(curves) if all(0 < value < math.inf for value in curve)]
+        for number, curve in enumerate(curves):
+            panel[0].set_xlim(-0.5, len(curve) - 0.5)
+            if number not in usable:
+                panel[0].plot(np.where(np.asarray(curve) > 0, curve, np.nan), color=LIGHT, linewidth=0.5, zorder=0)
+        if len(usable) < len(curves):
+            texts.append((f"{len(curves) - len(usable)} of {len(curves)}: D = 0 in a layer", CONTROL))
+        if not usable:
+            texts += [] if curves else [("diverged", look.colour)]
+            continue
+        runs = part.rows.loc[part.rows["train_loss"].notna(), "run"].tolist()
+        chosen = [curves[number] for number in usable]
+        draw_law(panel, chosen, look, half_width, [runs[number] for number in usable], fit)
+        falls = chosen[0][-1] < chosen[0][0]
+        text = describe(chosen) if describe else describe_law([fit_law(curve) for curve in chosen])
+        texts.append((text, look.colour))
+    # In the corner away from the line.
+    write_lines(panel[0], texts or [("not run", CONTROL)], "right" if falls else "left")
 
 
-def draw_rows(axes: Axes, tables: Tables, rows: pd.DataFrame, segments: Sequence[tuple[int, int]] = ()) -> None:
-    """Draw the law of rows of ``tables.runs``, or a remark if none has a curve."""
-    curves = tables.curves(rows)
-    if curves:
-        draw_law(axes, curves, segments)
-    else:
-        say_not_run(axes, "diverged" if len(rows) else "not run")
+def write_lines(axes: Axes, lines: Sequence[tuple[str, str]], side: str = "right") -> None:
+    """Write lines of text, each in its colour, into an upper corner of a panel. side: left or right."""
+    for number, (text, colour) in enumerate(lines):
+        axes.annotate(
+            text,
+            (1 if side == "right" else 0, 1),
+            xycoords="axes fraction",
+            xytext=(-1 if side == "right" else 3, -number * (SMALL + 2.5) - 1),
+            textcoords="offset points",
+            ha=side,
+            va="top",
+            color=colour,
+            fontsize=SMALL,
+        )
 
 
-def _shape_of_grid(rows: pd.DataFrame, across: str, down: str | None) -> tuple[int, int]:
-    """Return the number of rows and columns of panels."""
-    columns = rows[across].nunique()
-    if down is not None:
-        return rows[down].nunique(), columns
-    wrapped = math.ceil(columns / 4)
-    return wrapped, math.ceil(columns / wrapped)
+def law_grid(parts: Parts, across: str, down: str | None = None) -> Figure:
+    """Return a figure with a panel for each value of the columns ``across`` and ``down``, all conventions in each.
 
-
-def grid_size(rows: pd.DataFrame, across: str, down: str | None = None) -> tuple[float, float]:
-    """Return width and height of :func:`law_grid`, inches."""
-    lines, width = _shape_of_grid(rows, across, down)
-    return FULL_WIDTH if width > 1 else FULL_WIDTH / 2, 0.6 + 2.2 * lines
-
-
-def law_grid(figure: FigureBase, tables: Tables, rows: pd.DataFrame, across: str, down: str | None = None) -> None:
-    """Draw a grid of panels, one for each value of the columns ``across`` and ``down``, each with its law.
-
-    rows: of ``tables.runs``, with one learning rate per panel, which the title gives with the number of seeds.
+    Each panel has one learning rate, which its title gives.
     """
+    rows = all_rows(parts)
     columns, lines = list(dict.fromkeys(rows[across])), list(dict.fromkeys(rows[down])) if down else [None]
-    panels = figure.subplots(*_shape_of_grid(rows, across, down), sharey=True, squeeze=False)
     values = [(line, column) for line in lines for column in columns]
-    for axes in panels.flat[len(values) :]:
-        axes.set_axis_off()
-    for axes, (line, column) in zip(panels.flat, values, strict=False):
-        selected = rows[(rows[across] == column) & ((rows[down] == line) if down else True)]
-        draw_rows(axes, tables, selected)
-        # Every title contains the learning rate anyway.
-        named = [(key, value) for key, value in ((down, line), (across, column)) if key not in (None, "learning_rate")]
-        axes.set_title(panel_title(", ".join(name_value(*pair) for pair in named), selected), fontsize="small")
-    label_law_axes(panels)
-    for axes, column in zip(panels[-1] if across == "view" else (), columns, strict=False):
-        axes.set_xlabel(column)
+    if down is None:
+        wrapped = math.ceil(len(columns) / MAX_ACROSS)
+        shape = wrapped, math.ceil(len(columns) / wrapped)
+    else:
+        shape = len(lines), len(columns)
+    figure = new_figure(min(PAGE_WIDTH, 62 * shape[1] + 6), MARGIN + PANEL_HEIGHT * shape[0])
+    panels = law_panels(figure, shape)
+    seeds = set()
+    for number, (panel, (line, column)) in enumerate(zip(panels, values, strict=False)):
+        chosen = {name: value for name, value in ((down, line), (across, column)) if name}
+        selected = {name: part.select(**chosen) for name, part in parts.items()}
+        draw_curves(panel, drawn_parts(selected))
+        # The title has the learning rate anyway.
+        names = [name_value(name, value) for name, value in chosen.items() if name != "learning_rate"]
+        here = all_rows(selected)
+        seeds.add(here["seed"].nunique())
+        rates = [name_value("learning_rate", rate) for rate in dict.fromkeys(here["learning_rate"])]
+        title(panel[0], number if len(values) > 1 else None, ", ".join(names + rates))
+        if across == "view":
+            panel[1].set_xlabel(column)
+    for panel in panels[len(values) :]:
+        for axes in panel:
+            axes.set_visible(False)
+    legend_above(figure, [look for look, _ in drawn_parts(parts)], seeds)
+    return figure
 
 
-def label_law_axes(panels: Any) -> None:
-    """Label the axes of the first column and the last row of a grid of panels."""
-    for axes in panels[:, 0]:
-        axes.set_ylabel("separation fuzziness D")
-    # The last row, and above places that are left empty.
-    for axes, below in zip(panels.flat, [*panels[1:].flat, *[None] * panels.shape[1]], strict=True):
-        if below is None or not below.axison:
-            axes.set_xlabel("layer")
+def law_panels(figure: Figure, shape: tuple[int, int], grid: Any = None) -> list[tuple[Axes, Axes]]:
+    """Return panels for laws in rows and columns with common vertical axes, row by row, with their labels."""
+    places = grid or figure.add_gridspec(*shape)
+    panels: list[tuple[Axes, Axes]] = []
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            panels.append(law_panel(figure, places[row, column], panels[0] if panels else None))
+            upper, lower = panels[-1]
+            if column:
+                upper.tick_params(labelleft=False)
+                lower.tick_params(labelleft=False)
+            else:
+                upper.set_ylabel("separation fuzziness D")
+                lower.set_ylabel("residual")
+            lower.set_xlabel("layer" if row == shape[0] - 1 else "")
+    figure.align_ylabels([axes for panel in panels[:: shape[1]] for axes in panel])
+    return panels
 
 
-def panel_title(name: str, rows: pd.DataFrame) -> str:
-    """Return the title of a panel: its name, the learning rates of its runs and the number of seeds."""
-    details = [name_value("learning_rate", rate) for rate in dict.fromkeys(rows["learning_rate"])]
-    if rows["seed"].nunique() > 1:
-        details.append(f"n = {rows['seed'].nunique()}")
-    return "\n".join(filter(None, [name, ", ".join(details)]))
+def title(axes: Axes, number: int | None, text: str) -> None:
+    """Give a panel its letter, by its number in the figure, and a title."""
+    letter = f"$\\mathbf{{{string.ascii_lowercase[number]}}}$  " if number is not None else ""
+    axes.set_title(letter + text)
 
 
-def draw_depths(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
-    """Draw the last layer's D, decay ratio and test accuracy against depth, coloured by the best learning rate."""
-    # It takes a second to load.
-    import seaborn as sns
-
-    panels = figure.subplots(1, 3)
-    kinds = {"D_last": "D of the last layer", "decay_ratio": "decay ratio ρ", "test_accuracy": "test accuracy"}
-    rates = sorted(set(rows["learning_rate"]))
-    colours = dict(zip(rates, sns.color_palette("colorblind", len(rates)), strict=True))
-    for axes, (column, label) in zip(panels, kinds.items(), strict=True):
-        by_depth = rows.groupby("depth")
-        spread, best_rate = by_depth[column].agg(["median", "min", "max"]), by_depth["learning_rate"].first()
-        axes.vlines(spread.index, spread["min"], spread["max"], color="0.7", linewidth=1.5)
-        axes.plot(spread.index, spread["median"], color="0.7", linewidth=0.8)
-        for rate, colour in colours.items():
-            here = spread[best_rate == rate]
-            name = name_value("learning_rate", rate).removeprefix("rate ")
-            axes.plot(here.index, here["median"], "o", color=colour, markersize=4, label=name)
-        axes.set(xlabel="depth", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if column != "decay_ratio" and spread["median"].notna().any():
-            medians = spread["median"]
-            extreme, best = ("highest", medians.idxmax()) if column == "test_accuracy" else ("lowest", medians.idxmin())
-            axes.axvline(best, color="0.8", linewidth=1, zorder=0)
-            axes.set_title(f"{extreme} at {best}", fontsize="small")
-    panels[0].set_yscale("log")
-    panels[1].legend(fontsize="x-small", title="best learning rate", title_fontsize="x-small", loc="lower right")
+def legend_above(figure: Figure, looks: Iterable[Look], seeds: Iterable[int] = (), **options: Any) -> None:
+    """Write above all panels what each colour and marker is, and the number of seeds where it is the same in all."""
+    handles = [mark(look) for look in looks]
+    counts = set(seeds)
+    if len(counts) == 1 and (count := counts.pop()) > 1:
+        handles.append(Line2D([], [], linestyle="", label=f"n = {count} seeds"))
+    elif counts:
+        handles.append(Line2D([], [], linestyle="", label=f"n = {min(counts)} to {max(counts)} seeds"))
+    place: dict[str, Any] = {"loc": "outside upper left", "ncols": len(handles) or 1, "columnspacing": 1.4} | options
+    figure.legend(handles=handles, fontsize=7, **place)
 
 
-def place_legend(axes: Axes, place: str = "upper left", title: str | None = None) -> None:
-    """Move seaborn's legend to a free corner of the panel, in small print."""
-    import seaborn as sns
+def mark(look: Look, **options: Any) -> Line2D:
+    """Return the mark of a look, for a legend."""
+    style: dict[str, Any] = {"linestyle": "", "marker": look.marker, "color": look.colour, "label": look.label}
+    return Line2D([], [], **(style | options))
 
-    if axes.get_legend() is not None:
-        size: dict[str, Any] = {"fontsize": "x-small", "title_fontsize": "x-small", "ncol": 3 if title else 1}
-        sns.move_legend(axes, place, title=title, frameon=False, handletextpad=0.4, columnspacing=1.0, **size)
+
+def draw_against(
+    axes: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    look: Look,
+    *,
+    line: str = "-",
+    transform: Callable[[Any], Any] = np.asarray,
+) -> None:
+    """Draw the mean over seeds of a column against another, with dots for networks and 95 % t intervals.
+
+    line: style of the line through the means, '' for none. transform: of the values that are drawn.
+    """
+    usable = rows[rows[y].notna()]
+    if usable.empty:
+        return
+    draw_dots(axes, usable[x], transform(usable[y]), look, usable["run"].tolist())
+    grouped = usable.groupby(x)[y]
+    found = [interval_over_seeds(group, correlations=y == "r") for _, group in grouped]
+    places = np.array(list(grouped.groups), dtype=float)
+    means, low, high = (transform(np.array([getattr(one, name) for one in found])) for name in ("mean", "low", "high"))
+    if line:
+        axes.plot(places, means, line, color=look.colour, alpha=0.6, zorder=2)
+    # Without limits for a single seed.
+    axes.vlines(places, low, high, color=look.colour, linewidth=0.75, zorder=3)
+    axes.plot(places, means, look.marker, color=look.colour, markeredgewidth=0, zorder=4)
 
 
 def say_not_run(axes: Axes, text: str = "not run") -> None:
     """Write in an empty panel why it is empty."""
-    axes.annotate(text, xy=(0.5, 0.5), xycoords="axes fraction", ha="center")
-
-
-def state_claim(figure: Figure, lines: Sequence[str]) -> None:
-    """Write a claim, its verdict and notes above a figure's panels, wrapped to its width."""
-    columns = round(figure.get_figwidth() * 18)
-    wrapped = [part for line in lines for part in textwrap.wrap(line, columns)]
-    figure.suptitle("\n".join(wrapped), x=0.01, ha="left", fontsize="small")
+    axes.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", color=CONTROL)

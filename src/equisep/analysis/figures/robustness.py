@@ -6,11 +6,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure
 
-from equisep.analysis.figures.panels import of_height, place_legend, say_not_run
+from equisep.analysis.figures.panels import (
+    Part,
+    Parts,
+    drawn_parts,
+    legend_above,
+    mark,
+    say_not_run,
+    title,
+)
 from equisep.analysis.reproduction import FITTED, Reproduction
 from equisep.analysis.statistics import (
     correlation_interval,
@@ -20,13 +27,15 @@ from equisep.analysis.statistics import (
 )
 from equisep.analysis.tables import Tables
 from equisep.measures import fit_law, normalized_auc
+from equisep.plots import PAGE_WIDTH, depth_look, draw_dots, new_figure, use_log_scale
 
+# Of the perturbations: what is perturbed, and the unit of their strength.
 STRENGTHS = {
-    "weights": "noise on all weights,\nrelative to each layer's norm",
-    "input_noise": "noise on the images,\nstandard deviation",
-    "corruptions": "corruption of the images,\nseverity",
-    "fgsm": "adversarial images (FGSM),\nradius",
-    "pgd": "adversarial images (PGD),\nradius",
+    "weights": ("noisy weights", "noise, relative to each layer's norm"),
+    "input_noise": ("noisy images", "standard deviation"),
+    "corruptions": ("corrupted images", "severity"),
+    "fgsm": ("adversarial images, FGSM", "radius"),
+    "pgd": ("adversarial images, PGD", "radius"),
 }
 # A rank correlation over fewer layers is meaningless.
 MIN_LAYERS = 5
@@ -124,7 +133,6 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     notes = [
         f"{len(scores)} networks in {len(_over_settings(scores))} settings; Spearman's partial correlations over "
         "settings, controlling for depth and training loss; intervals by Fisher's z.",
-        "Bands: the middle 80 % of the networks that fit their data; hollow: networks that do not.",
     ]
     scopes: list[tuple[str, str, tuple[str, ...]]] = [
         (f"accuracy under {kind.replace('_', ' ')}", f"area_{kind}", CONTROLS) for kind in STRENGTHS
@@ -155,28 +163,46 @@ def remark(tables: Tables, rows: pd.DataFrame) -> list[str]:
     return notes
 
 
-def draw(figure: FigureBase, tables: Tables, rows: pd.DataFrame) -> None:
+def draw(parts: Parts) -> Figure:
     """Draw the figure: curves against strength for networks that fit their data, and scores against CV of log ρ."""
-    scores = score_networks(tables, rows)
-    panels = figure.subplots(3, 3)
-    if scores.empty:
+    count = len(parts)
+    figure = new_figure(PAGE_WIDTH, 100 + 46 * count)
+    panels = figure.subplots(2 + count, 3)
+    scored = [(look, part, score_networks(part.tables, part.rows)) for look, part in drawn_parts(parts)]
+    if not scored or scored[0][2].empty:
         for axes in panels.flat:
             say_not_run(axes)
-        return
+        return figure
+    _, first, scores = scored[0]
+    depths = [depth_look(depth) for depth in sorted(set(scores["depth"]))]
+    for axes, (kind, (name, unit)) in zip(panels.flat, STRENGTHS.items(), strict=False):
+        _curve(axes, _fitted_curves(first.tables, scores, kind), "test_accuracy")
+        axes.set(ylabel="test accuracy", ylim=(0, None), xlabel=unit)
+        title(axes, list(panels.flat).index(axes), name)
+    last = panels[1, 2]
+    for number, (_, part, found) in enumerate(scored):
+        _curve(last, _fitted_curves(part.tables, found, "weights"), "D_last", line=("-", "--")[number % 2])
+    use_log_scale(last)
+    last.set(ylabel="D of the last layer", xlabel=STRENGTHS["weights"][1])
+    title(last, len(STRENGTHS), STRENGTHS["weights"][0])
+    styles = ("-", "--")
+    names = [mark(look, linestyle=styles[n % 2], marker="", color="black") for n, (look, _, _) in enumerate(scored)]
+    last.legend(handles=names if count > 1 else [], loc="lower right")
+    for row, (look, part, found) in enumerate(scored, start=2):
+        _scatter(panels[row, 0], found, "area_weights", "accuracy area, noisy weights")
+        _scatter(panels[row, 1], found, "rise", "rise of log D, noisy weights")
+        _layers(panels[row, 2], part)
+        for column, axes in enumerate(panels[row]):
+            title(axes, 3 * row + column, look.label)
+    legend_above(figure, depths)
+    return figure
+
+
+def _fitted_curves(tables: Tables, scores: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return the results of one perturbation for networks that fit their data, with their depth."""
     facts = scores[["run", "depth", "train_accuracy"]].rename(columns={"train_accuracy": "fit"})
     curves = _with_unperturbed(tables.perturbed).merge(facts[facts["fit"] >= FITTED], on="run")
-    accuracy_panels = (panels[0, 1], *panels[1], panels[2, 0])
-    _curve(panels[0, 0], curves[curves["kind"] == "weights"], "weights", "D_last", legend=True)
-    panels[0, 0].set(yscale="log", ylabel="D of the last layer")
-    for axes, kind in zip(accuracy_panels, STRENGTHS, strict=True):
-        _curve(axes, curves[curves["kind"] == kind], kind, "test_accuracy")
-        axes.set(ylabel="test accuracy", ylim=(0, None))
-    _scatter(panels[0, 2], scores, "area_weights", "accuracy area, noisy weights")
-    _scatter(panels[2, 1], scores, "rise", "rise of log D, noisy weights")
-    _layers(panels[2, 2], tables, rows)
-    for axes in panels.flat:
-        axes.xaxis.label.set_size("small")
-        axes.yaxis.label.set_size("small")
+    return curves[curves["kind"] == kind]
 
 
 def _with_unperturbed(perturbed: pd.DataFrame) -> pd.DataFrame:
@@ -186,21 +212,16 @@ def _with_unperturbed(perturbed: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([whole, *(clean.assign(kind=kind) for kind in dict.fromkeys(whole["kind"]))])
 
 
-def _curve(axes: Axes, rows: pd.DataFrame, kind: str, y: str, *, legend: bool = False) -> None:
+def _curve(axes: Axes, rows: pd.DataFrame, y: str, line: str = "-") -> None:
     """Draw medians over networks against strength, by depth, with a band for the middle 80 % of the networks."""
     if rows.empty:
         say_not_run(axes)
-    else:
-        looks: dict[str, Any] = {"hue": "depth", "style": "depth", "palette": "colorblind", "markersize": 4}
-        line: dict[str, Any] = {"markers": True, "dashes": False, "legend": "full" if legend else False}
-        sns.lineplot(rows, x="strength", y=y, estimator="median", errorbar=("pi", 80), ax=axes, **looks, **line)
-        if legend:
-            place_legend(axes, "lower right", title="depth")
-    axes.set_xlabel(STRENGTHS[kind])
-
-
-def _palette(depths: pd.Series) -> dict[Any, Any]:
-    return dict(zip(sorted(set(depths)), sns.color_palette("colorblind"), strict=False))
+        return
+    for depth, group in rows.groupby("depth"):
+        look = depth_look(float(str(depth)))
+        spread = group.groupby("strength")[y].quantile(np.array([0.1, 0.5, 0.9])).unstack()
+        axes.plot(spread.index, spread[0.5], line, color=look.colour, marker=look.marker)
+        axes.fill_between(spread.index, spread[0.1], spread[0.9], color=look.colour, alpha=0.15, linewidth=0)
 
 
 def _scatter(axes: Axes, scores: pd.DataFrame, y: str, label: str) -> None:
@@ -209,28 +230,35 @@ def _scatter(axes: Axes, scores: pd.DataFrame, y: str, label: str) -> None:
     if scores[y].isna().all():
         say_not_run(axes)
         return
-    palette = _palette(scores["depth"])
     for (depth, fits), group in scores.groupby(["depth", scores["train_accuracy"] >= FITTED]):
-        looks: dict[str, Any] = {"facecolors": palette[depth] if fits else "none", "edgecolors": palette[depth]}
-        axes.scatter(group["log_ratio_cv"], group[y], s=14, linewidths=0.8, alpha=0.8, **looks)
+        look = depth_look(float(str(depth)))
+        faces = {} if fits else {"facecolors": "none", "edgecolors": look.colour, "color": None, "linewidths": 0.5}
+        style = {"s": 8, "marker": look.marker, "alpha": 0.8} | faces
+        draw_dots(axes, group["log_ratio_cv"], group[y], look, group["run"].tolist(), **style)
 
 
-def _layers(axes: Axes, tables: Tables, rows: pd.DataFrame) -> None:
+def _layers(axes: Axes, part: Part) -> None:
     """Draw the change of log D under noise on one layer against its ratio, for each hidden layer of fitted networks."""
-    by_run = dict(list(tables.perturbed.groupby("run", sort=False)))
-    palette = _palette(rows["depth"])
-    for row in rows[rows["train_accuracy"] >= FITTED].to_dict("records"):
-        fuzziness = tables.fuzziness(row)
+    by_run = dict(list(part.tables.perturbed.groupby("run", sort=False)))
+    for row in part.rows[part.rows["train_accuracy"] >= FITTED].to_dict("records"):
+        fuzziness = part.tables.fuzziness(row)
         if row["run"] in by_run and min(fuzziness) > 0:
             layers = layer_sensitivities(by_run[row["run"]], fuzziness)
-            axes.plot(layers["ratio"], layers["change"], ".", markersize=3, alpha=0.5, color=palette[row["depth"]])
-    axes.set(yscale="log", xlabel="ratio ρ of a layer", ylabel="change of log D, noisy layer")
+            draw_dots(axes, layers["ratio"], layers["change"], depth_look(row["depth"]), [row["run"]], s=3)
+    use_log_scale(axes)
+    axes.set(xlabel="ratio ρ of a layer", ylabel="change of log D, noisy layer")
 
 
+SHOWS = (
+    "First six panels: medians over the networks that fit their data and the middle 80 % of them, against the "
+    "strength of a perturbation. Others, under each convention: a network's robustness to noise on all weights "
+    "against the CV of log ρ (hollow: networks that do not fit their data), and the change of log D under noise on "
+    "one layer against its ratio."
+)
 REPRODUCTION = Reproduction(
     "robustness",
     draw,
-    of_height(7.8),
+    SHOWS,
     ("depth", "learning_rate"),
     correlate,
     remarks=remark,
