@@ -230,19 +230,18 @@ def measure_growth(cores: int) -> pd.DataFrame:
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Draw the times of the engines against depth, a point per repeat."""
     import seaborn as sns
-    from matplotlib.figure import Figure
 
-    from equisep.plots import use_style
+    from equisep.plots import COLUMN_WIDTH, new_figure, style, use_log_scale
 
-    use_style()
-    figure = Figure(figsize=(3.4, 2.8), layout="constrained")
-    axes = figure.subplots()
-    labelled = table.assign(engine=[f"{row.engine}, {row.members}" for row in table.itertuples()])
-    sns.stripplot(labelled, x="depth", y="ms_per_step", hue="engine", ax=axes, size=3.5, dodge=True, jitter=False)
-    axes.set_yscale("log")
-    axes.set(xlabel="depth", ylabel="ms per network and step")
-    sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, title=None, frameon=False)
-    figure.savefig(path, dpi=200)
+    with style():
+        figure = new_figure(COLUMN_WIDTH, 72)
+        axes = figure.subplots()
+        labelled = table.assign(engine=[f"{row.engine}, {row.members}" for row in table.itertuples()])
+        sns.stripplot(labelled, x="depth", y="ms_per_step", hue="engine", ax=axes, size=3, dodge=True, jitter=False)
+        use_log_scale(axes)
+        axes.set(xlabel="depth", ylabel="ms per network and step")
+        sns.move_legend(axes, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, title=None, frameon=False)
+        figure.savefig(path)
 
 
 def main() -> None:

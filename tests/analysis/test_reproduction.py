@@ -17,7 +17,8 @@ from PIL import Image
 
 from equisep.analysis.claims import load_claims
 from equisep.analysis.experiments import expand_experiment
-from equisep.analysis.figures.catalogue import REPRODUCTIONS, at_best_and_published_rate, rise_beyond_best_depth
+from equisep.analysis.figures.catalogue import REPRODUCTIONS, at_best_and_published_rate
+from equisep.analysis.figures.depths import rise_beyond_best_depth
 from equisep.analysis.figures.out_of_sample import compare
 from equisep.analysis.reproduction import Reproduction, load_profile
 from equisep.analysis.result import former_verdicts
@@ -127,9 +128,8 @@ def test_every_experiment_runs_and_gives_figure_table_and_verdict(name: str, tmp
     # Its statistics are computed nevertheless, but for a comparison at equal loss, for which one seed is too few.
     if name != "out_of_sample":
         claim = load_claims()[name]
-        selected = list(reproduction.parts(tables).values())[-1]
-        rows = reproduction.shown(selected)
-        statistics = reproduction.statistics(selected, rows) if reproduction.statistics else rows
+        part = list(reproduction.parts(tables).values())[-1]
+        statistics = reproduction.statistics(part.tables, part.rows) if reproduction.statistics else part.rows
         conditions = [column for column in (*reproduction.conditions, "choice") if column in statistics]
         judged = judge(claim, statistics, conditions)
         expected = {criterion.statistic for criterion in claim.criteria}
@@ -137,6 +137,7 @@ def test_every_experiment_runs_and_gives_figure_table_and_verdict(name: str, tmp
     with Image.open(tmp_path / f"figures/{name}.png") as image:
         assert min(image.size) > 300
     assert (tmp_path / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / f"figures/{name}.md").read_text() == result.caption()
     assert len(pd.read_csv(tmp_path / f"tables/{name}.csv")) == len(tables.runs)
     if name in CIFAR:
         assert "1,000 test images" in record["scope"]
@@ -166,7 +167,7 @@ def test_a_partial_result_is_written_beside_a_verdict_and_never_over_it(
     assert main(["figure", "width", tables, f"results={tmp_path}"]) == 0
     whole = contents(tmp_path)
     assert set(whole) == {
-        *(f"figures/width.{kind}" for kind in ("png", "pdf")),
+        *(f"figures/width.{kind}" for kind in ("png", "pdf", "svg", "md")),
         *(f"tables/width{suffix}.csv" for suffix in ("", "_layers", "_statistics", "_course")),
         "verdicts/width.json",
     }

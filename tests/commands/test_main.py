@@ -85,7 +85,8 @@ def test_a_single_run_draws_the_law_and_prints_its_path(equisep: Command, tmp_pa
     assert run.code == 0, run.err
     outcome, figure = run.out.splitlines()
     assert re.search(
-        r"done, r = -0\.\d{4}, ρ = 0\.\d{4} \(paper\), training accuracy .* test accuracy .* in evaluation mode", outcome
+        r"done, r = -0\.\d{4}, ρ = 0\.\d{4} \(paper\), training accuracy .* test accuracy .* in evaluation mode",
+        outcome,
     )
     assert (tmp_path / figure.removeprefix("figure: ")).stat().st_size > 10_000
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
@@ -113,7 +114,9 @@ def test_a_sweep_in_any_folder_ends_with_a_table_of_its_settings(equisep: Comman
     assert len(list(all_runs(tmp_path / "results"))) == 4
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
     title, header, *rows = sweep.out.splitlines()
-    assert title == "mean over n seeds [95 % interval, Student's t], after the last epoch; r and ρ are measured as paper"
+    assert (
+        title == "mean over n seeds [95 % interval, Student's t], after the last epoch; r and ρ are measured as paper"
+    )
     assert header.split() == ["setting", "n", "r", "ρ", "training", "accuracy", "test", "accuracy"]
     number = r"−?\d\.\d{4} \[−?\d\.\d{4}, −?\d\.\d{4}\]"
     for row, setting in zip(rows, ("optimizer=sgd", "optimizer=adam"), strict=True):

@@ -116,9 +116,10 @@ class Reproduction:
                 raise ConfigError(f"{name}={listed}: this figure does not vary {name}; choose one value")
         return collect_tables(points, self.epochs, source)
 
-    def parts(self, tables: Tables) -> dict[str, Tables]:
-        """Return the tables under each convention, by its name: what is drawn and judged by itself."""
-        return {convention: tables.under(convention) for convention in tables.conventions}
+    def parts(self, tables: Tables) -> dict[str, Part]:
+        """Return what is drawn and judged under each convention, by its name."""
+        under = {convention: tables.under(convention) for convention in tables.conventions}
+        return {convention: Part(selected, self.shown(selected)) for convention, selected in under.items()}
 
     def shown(self, tables: Tables) -> pd.DataFrame:
         """Return the rows at the best learning rate of each condition."""
@@ -129,31 +130,26 @@ class Reproduction:
     def judge(self, tables: Tables) -> dict[str, Verdict]:
         """Return the verdict on the experiment's claim under each convention."""
         claim = load_claims().get(self.name)
-        parts = self.parts(tables) or {PAPER: tables}
+        parts = self.parts(tables) or {PAPER: Part(tables, tables.runs)}
         if claim is None:
             none = Claim(self.name, "no claim stated", 0, (), (), "all", True, ())
             return dict.fromkeys(parts, Verdict(none, NO_CLAIM, (), {}))
-        missing, full_scale = self.missing_reason(tables), self._is_full_scale(tables)
+        planned = expand_experiment(self.name)
+        missing, full_scale = self._missing_reason(tables, planned), _is_full_scale(tables, planned)
         verdicts = {}
-        for convention, selected in parts.items():
-            rows = self.shown(selected)
-            statistics = self.statistics(selected, rows) if self.statistics and len(rows) else rows
+        for convention, part in parts.items():
+            statistics = self.statistics(part.tables, part.rows) if self.statistics and len(part.rows) else part.rows
             conditions = [column for column in (*self.conditions, "choice") if column in statistics]
             verdicts[convention] = judge(claim, statistics, conditions, missing=missing, full_scale=full_scale)
         return verdicts
 
-    def _is_full_scale(self, tables: Tables) -> bool:
-        """Whether the networks have the size and the learning rates of the experiment's file."""
-        planned = {point.config.optimizer.learning_rate for point in expand_experiment(self.name)}
-        return bool((tables.runs["width_multiplier"] >= 1).all()) and planned <= set(tables.runs["learning_rate"])
-
-    def missing_reason(self, tables: Tables) -> str:
-        """Return why the claim cannot be judged on these tables, given the experiment's file; '' if it can be."""
+    def _missing_reason(self, tables: Tables, points: Sequence[PlannedRun]) -> str:
+        """Return why the claim cannot be judged on these tables, given the experiment's runs; '' if it can be."""
         if tables.missing:
             return f"{tables.missing} runs are missing or not measured under every convention"
         if tables.runs.empty:
             return "no runs"
-        planned = {self._condition(point): point.config.training.epochs for point in expand_experiment(self.name)}
+        planned = {self._condition(point): point.config.training.epochs for point in points}
         trained = {key: int(rows["epoch"].max()) for key, rows in self._by_condition(tables.runs).items()}
         absent = [key for key in planned if key not in trained]
         if absent:
@@ -198,46 +194,45 @@ class Reproduction:
         There is no figure if no network has a value, and no tables if runs are missing, since partial tables could be
         mistaken for complete ones.
         """
-        verdicts, rows = self.judge(tables), self.shown(tables)
+        verdicts, rows, parts = self.judge(tables), self.shown(tables), self.parts(tables)
+        described = {}
         notes, descriptions = list(tables.flaws), []
         if len(rows):
             notes = [*_describe_rows(rows), *notes, *self.compare_rates(tables)]
-            parts = self.parts(tables)
-            for convention, selected in parts.items():
+            for convention, part in parts.items():
                 prefix = f"{convention}: " if len(parts) > 1 else ""
-                shown = self.shown(selected)
-                notes += [prefix + remark for remark in self.remarks(selected, shown)]
+                notes += [prefix + remark for remark in self.remarks(part.tables, part.rows)]
                 if self.described:
-                    table = describe_conditions(selected, shown, self.conditions)
-                    descriptions += [prefix + text for text in summarise(table, self.conditions)]
-        figure = self._draw(tables) if rows["train_loss"].notna().any() else None
+                    described[convention] = describe_conditions(part.tables, part.rows, self.conditions)
+                    descriptions += [prefix + text for text in summarise(described[convention], self.conditions)]
+        figure = None
+        if rows["train_loss"].notna().any():
+            with style():
+                figure = self.draw(parts)
         contents: dict[str, pd.DataFrame] = {}
         if len(rows) and not tables.missing:
-            contents = {"": tables.runs, "_layers": tables.layers, **self._further_tables(tables)}
+            contents = {"": tables.runs, "_layers": tables.layers}
             contents |= {"_perturbed": tables.perturbed} if len(tables.perturbed) else {}
-            if self.described:
-                for suffix, describe in (("_statistics", describe_conditions), ("_course", describe_course)):
-                    contents[suffix] = pd.concat(
-                        describe(selected, self.shown(selected), self.conditions).assign(convention=convention)
-                        for convention, selected in self.parts(tables).items()
-                    )
+            further = {name: dict(self.extra_tables(part.tables, part.rows)) for name, part in parts.items()}
+            for convention, table in described.items():
+                course = describe_course(parts[convention].tables, parts[convention].rows, self.conditions)
+                further[convention] |= {"_statistics": table, "_course": course}
+            for suffix in dict.fromkeys(suffix for found in further.values() for suffix in found):
+                contents[suffix] = pd.concat(
+                    (found[suffix].assign(convention=name) for name, found in further.items() if suffix in found),
+                    ignore_index=True,
+                )
         scope = describe_scope(tables.runs, load_claims().get(self.name))
         notes = list(dict.fromkeys(notes))
         return Result(
             self.name, verdicts, figure, contents, scope, tuple(notes), tuple(call), tuple(descriptions), self.shows
         )
 
-    def _draw(self, tables: Tables) -> Figure:
-        parts = self.parts(tables)
-        with style():
-            return self.draw({name: Part(selected, self.shown(selected)) for name, selected in parts.items()})
 
-    def _further_tables(self, tables: Tables) -> dict[str, pd.DataFrame]:
-        parts: dict[str, list[pd.DataFrame]] = {}
-        for convention, selected in self.parts(tables).items():
-            for suffix, table in self.extra_tables(selected, self.shown(selected)).items():
-                parts.setdefault(suffix, []).append(table.assign(convention=convention))
-        return {suffix: pd.concat(tables_, ignore_index=True) for suffix, tables_ in parts.items()}
+def _is_full_scale(tables: Tables, points: Sequence[PlannedRun]) -> bool:
+    """Whether the networks have the size and the learning rates of the experiment's runs."""
+    planned = {point.config.optimizer.learning_rate for point in points}
+    return bool((tables.runs["width_multiplier"] >= 1).all()) and planned <= set(tables.runs["learning_rate"])
 
 
 def describe_scope(runs: pd.DataFrame, claim: Claim | None) -> str:

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,12 @@ class Tables:
 
     def fuzziness(self, row: Mapping[Any, Any]) -> list[float]:
         """Return D of each layer, the input first, for a row of ``runs``."""
-        layers = self.layers
-        selected = np.logical_and.reduce([layers[name] == row[name] for name in LAYERS_OF])
-        return [float(value) for value in layers[selected].sort_values("layer")["D"]]
+        return self._fuzziness.get(tuple(row[name] for name in LAYERS_OF), [])
+
+    @cached_property
+    def _fuzziness(self) -> dict[tuple[Any, ...], list[float]]:
+        grouped = self.layers.sort_values("layer").groupby(list(LAYERS_OF), sort=False)["D"]
+        return {key: values.tolist() for key, values in grouped}
 
     def curves(self, rows: pd.DataFrame) -> list[list[float]]:
         """Return D per layer for each of the given rows of ``runs`` that did not diverge."""

@@ -146,7 +146,7 @@ class _Composer:
     def _without_seed(self, overrides: tuple[str, ...]) -> Config | ConfigError | None:
         """Return the result shared by all seeds with these overrides; None where a field may refer to the seed."""
         composed = self._composed([*overrides, "seed=0"])
-        if _refers_to_fields(OmegaConf.to_container(composed, resolve=False)):
+        if _refers_to_seed(OmegaConf.to_container(composed, resolve=False)):
             return None
         return _validated(composed)
 
@@ -173,13 +173,13 @@ def _validated(composed: DictConfig) -> Config | ConfigError:
         return error
 
 
-def _refers_to_fields(values: Any) -> bool:
-    """Return whether plain values contain an interpolation of a field, ``${seed}``; ``${oc.env:…}`` is none."""
+def _refers_to_seed(values: Any) -> bool:
+    """Return whether plain values contain an interpolation that names a seed, such as ``${seed}``."""
     if isinstance(values, dict):
-        return any(map(_refers_to_fields, values.values()))
+        return any(map(_refers_to_seed, values.values()))
     if isinstance(values, list):
-        return any(map(_refers_to_fields, values))
-    return isinstance(values, str) and re.search(r"\$\{(?!oc\.env:)", values) is not None
+        return any(map(_refers_to_seed, values))
+    return isinstance(values, str) and re.search(r"\$\{[^}]*seed", values) is not None
 
 
 def _set_field(composed: DictConfig, override: Override) -> None:

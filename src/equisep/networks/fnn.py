@@ -53,9 +53,9 @@ class FeedForwardNetwork(Network):
         self.normalised_and_rectified = batch_norm and relu
 
     def permuted(self, seed: int) -> "FeedForwardNetwork":
-        """Return the network with its hidden layers after the first in a random order, never their own; layers are shared.
+        """Return the network with its hidden layers after the first in a random order that is not their own.
 
-        Raises ValueError if these are not all of one width, or fewer than two.
+        The layers are shared. Raises ValueError if these are not all of one width, or fewer than two.
         """
         first, *others = self.hidden
         if len({cast(nn.Sequential, block)[0].weight.shape for block in others}) > 1:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from equisep.analysis.figures.panels import Parts, legend_above, title
+from equisep.analysis.figures.panels import Part, Parts, legend_above, title
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 from equisep.plots import (
@@ -28,9 +28,9 @@ PUBLISHED_SIZE = 100
 class ConventionsFigure(Reproduction):
     """The figure of all conventions together, which is drawn and judged once."""
 
-    def parts(self, tables: Tables) -> dict[str, Tables]:
+    def parts(self, tables: Tables) -> dict[str, Part]:
         """Return all tables as one part."""
-        return {"all conventions": tables} if len(tables.runs) else {}
+        return {"all conventions": Part(tables, self.shown(tables))} if len(tables.runs) else {}
 
 
 def select(rows: pd.DataFrame, batch_norm: str, order: str = "stored", size: int | None = None) -> pd.DataFrame:

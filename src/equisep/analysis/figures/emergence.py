@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,7 +23,10 @@ from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 from equisep.plots import LIGHT, PAGE_WIDTH, new_figure, use_log_scale
 
-SHOWS = f"{LAWS} Lowest row: 1 + r and ρ against the epoch (means over seeds with 95 % intervals); grey: the learning rate drops."
+SHOWS = (
+    f"{LAWS} Lowest row: 1 + r and ρ against the epoch (means over seeds with 95 % intervals); grey lines: drops of "
+    "the learning rate."
+)
 STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
@@ -47,12 +49,12 @@ def draw(parts: Parts) -> Figure:
         title(panel[0], number, f"{name_value('depth', depth)}, epoch {epoch}")
     lower = outer[1].subgridspec(1, 2)
     training = expand_experiment("emergence")[0].config.training
-    columns = (("r", "1 + r", lambda r: 1 + r), ("decay_ratio", "decay ratio ρ", np.asarray))
-    for number, (column, label, transform) in enumerate(columns):
+    columns = (("r", "1 + r", 1.0), ("decay_ratio", "decay ratio ρ", 0.0))
+    for number, (column, label, offset) in enumerate(columns):
         axes = figure.add_subplot(lower[number])
         for look, part in drawn_parts(parts):
             for depth, line in zip(depths, STYLES, strict=False):
-                draw_against(axes, part.select(depth=depth).rows, "epoch", column, look, line=line, transform=transform)
+                draw_against(axes, part.select(depth=depth).rows, "epoch", column, look, line=line, offset=offset)
         if column == "r":
             use_log_scale(axes)
         axes.set_xscale("symlog", linthresh=10, linscale=0.5)

@@ -3,12 +3,10 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from equisep.analysis.claims import name_value
 from equisep.analysis.figures.panels import (
     LAWS,
     Part,
     Parts,
-    all_rows,
     draw_against,
     draw_curves,
     drawn_parts,
@@ -37,8 +35,7 @@ def draw(parts: Parts) -> Figure:
     for number, (panel, mode) in enumerate(zip(panels, MODES, strict=True)):
         selected = {name: Part(part.tables, by_mode(part.rows)[number]) for name, part in parts.items()}
         draw_curves(panel, drawn_parts(selected))
-        rates = [name_value("learning_rate", rate) for rate in dict.fromkeys(all_rows(selected)["learning_rate"])]
-        title(panel[0], number, ", ".join([f"{mode} training", *rates]))
+        title(panel[0], number, f"{mode} training")
     axes = figure.add_subplot(grid[1])
     rows = next(iter(parts.values())).rows
     numbered = rows.assign(mode=rows["training"].str.startswith("frozen").astype(int))

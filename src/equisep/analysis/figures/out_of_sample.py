@@ -13,7 +13,6 @@ from equisep.analysis.figures.panels import (
     LAWS,
     Part,
     Parts,
-    all_rows,
     draw_curves,
     drawn_parts,
     legend_above,
@@ -117,8 +116,7 @@ def draw(parts: Parts) -> Figure:
             share = share or panel
             chosen = {key: _best(part, dataset, column) for key, part in parts.items()}
             draw_curves(panel, drawn_parts(chosen))
-            rates = [_format_rate(rate) for rate in dict.fromkeys(all_rows(chosen)["learning_rate"])]
-            title(panel[0], 4 * row + column, ", ".join([("joint", "two-stage")[column], *rates]))
+            title(panel[0], 4 * row + column, f"{('joint', 'two-stage')[column]} training")
             panel[1].set_xlabel("layer")
             if column == 0:
                 panel[0].set_ylabel(f"{name}\nseparation fuzziness D")

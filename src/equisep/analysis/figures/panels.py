@@ -105,6 +105,8 @@ def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> list[P
         strict=True,
     ):
         figure.savefig(path, metadata=metadata)
+        # Laid out once.
+        figure.set_layout_engine("none")
     return paths
 
 
@@ -114,14 +116,16 @@ def draw_curves(
     fit: Callable[[NDArray[np.float64]], NDArray[np.float64]] = line_of_law,
     describe: Callable[[Sequence[Sequence[float]]], str] | None = None,
 ) -> None:
-    """Draw the laws of networks that differ only in their seed in a panel, one for each part, with r and ρ.
+    """Draw the laws of networks that differ only in their seed in a panel, one for each part, with r, ρ and their rate.
 
     Networks with a layer of which D is 0 are grey, without a law. describe: the text of a part's curves, by default r
     and ρ.
     """
+    rates: dict[float, None] = {}
     texts: list[tuple[str, str]] = []
     falls = True
     for look, part in parts:
+        rates |= dict.fromkeys(part.rows["learning_rate"])
         curves = part.tables.curves(part.rows)
         usable = [number for number, curve in enumerate(curves) if all(0 < value < math.inf for value in curve)]
         for number, curve in enumerate(curves):
@@ -136,11 +140,15 @@ def draw_curves(
         runs = part.rows.loc[part.rows["train_loss"].notna(), "run"].tolist()
         chosen = [curves[number] for number in usable]
         draw_law(panel, chosen, look, half_width, [runs[number] for number in usable], fit)
-        falls = chosen[0][-1] < chosen[0][0]
+        falls = fit_law(np.exp(np.log(chosen).mean(axis=0))).slope < 0
         text = describe(chosen) if describe else describe_law([fit_law(curve) for curve in chosen])
         texts.append((text, look.colour))
     # In the corner away from the line.
     write_lines(panel[0], texts or [("not run", CONTROL)], "right" if falls else "left")
+    text = ", ".join(name_value("learning_rate", rate) for rate in rates)
+    place, side = ((0, "left"), (1, "right"))[not falls]
+    options: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "ha": side}
+    panel[0].annotate(text, (place, 0), xytext=(3 if falls else -1, 2), color=CONTROL, fontsize=SMALL, **options)
 
 
 def write_lines(axes: Axes, lines: Sequence[tuple[str, str]], side: str = "right") -> None:
@@ -162,7 +170,7 @@ def write_lines(axes: Axes, lines: Sequence[tuple[str, str]], side: str = "right
 def law_grid(parts: Parts, across: str, down: str | None = None) -> Figure:
     """Return a figure with a panel for each value of the columns ``across`` and ``down``, all conventions in each.
 
-    Each panel has one learning rate, which its title gives.
+    Each panel has one learning rate.
     """
     rows = all_rows(parts)
     columns, lines = list(dict.fromkeys(rows[across])), list(dict.fromkeys(rows[down])) if down else [None]
@@ -179,12 +187,9 @@ def law_grid(parts: Parts, across: str, down: str | None = None) -> Figure:
         chosen = {name: value for name, value in ((down, line), (across, column)) if name}
         selected = {name: part.select(**chosen) for name, part in parts.items()}
         draw_curves(panel, drawn_parts(selected))
-        # The title has the learning rate anyway.
-        names = [name_value(name, value) for name, value in chosen.items() if name != "learning_rate"]
-        here = all_rows(selected)
-        seeds.add(here["seed"].nunique())
-        rates = [name_value("learning_rate", rate) for rate in dict.fromkeys(here["learning_rate"])]
-        title(panel[0], number if len(values) > 1 else None, ", ".join(names + rates))
+        names = [name_value(name, value) for name, value in chosen.items()]
+        seeds.add(all_rows(selected)["seed"].nunique())
+        title(panel[0], number if len(values) > 1 else None, ", ".join(names))
         if across == "view":
             panel[1].set_xlabel(column)
     for panel in panels[len(values) :]:
@@ -245,20 +250,20 @@ def draw_against(
     look: Look,
     *,
     line: str = "-",
-    transform: Callable[[Any], Any] = np.asarray,
+    offset: float = 0.0,
 ) -> None:
     """Draw the mean over seeds of a column against another, with dots for networks and 95 % t intervals.
 
-    line: style of the line through the means, '' for none. transform: of the values that are drawn.
+    line: style of the line through the means, '' for none. offset: added to what is drawn.
     """
     usable = rows[rows[y].notna()]
     if usable.empty:
         return
-    draw_dots(axes, usable[x], transform(usable[y]), look, usable["run"].tolist())
+    draw_dots(axes, usable[x], usable[y] + offset, look, usable["run"].tolist())
     grouped = usable.groupby(x)[y]
     found = [interval_over_seeds(group, correlations=y == "r") for _, group in grouped]
     places = np.array(list(grouped.groups), dtype=float)
-    means, low, high = (transform(np.array([getattr(one, name) for one in found])) for name in ("mean", "low", "high"))
+    means, low, high = (np.array([getattr(one, name) for one in found]) + offset for name in ("mean", "low", "high"))
     if line:
         axes.plot(places, means, line, color=look.colour, alpha=0.6, zorder=2)
     # Without limits for a single seed.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -219,9 +220,9 @@ def _curve(axes: Axes, rows: pd.DataFrame, y: str, line: str = "-") -> None:
         return
     for depth, group in rows.groupby("depth"):
         look = depth_look(float(str(depth)))
-        spread = group.groupby("strength")[y].quantile(np.array([0.1, 0.5, 0.9])).unstack()
-        axes.plot(spread.index, spread[0.5], line, color=look.colour, marker=look.marker)
-        axes.fill_between(spread.index, spread[0.1], spread[0.9], color=look.colour, alpha=0.15, linewidth=0)
+        marks: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markeredgewidth": 0, "linestyle": line}
+        band = {"alpha": 0.15, "linewidth": 0}
+        sns.lineplot(group, x="strength", y=y, estimator="median", errorbar=("pi", 80), err_kws=band, ax=axes, **marks)
 
 
 def _scatter(axes: Axes, scores: pd.DataFrame, y: str, label: str) -> None:
