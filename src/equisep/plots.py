@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -191,26 +192,37 @@ def draw_law(
     logarithms = np.log(np.asarray(curves, dtype=np.float64))
     count, layers = len(logarithms), np.arange(logarithms.shape[1])
     lines = np.array([fit(curve) for curve in logarithms])
-    panel[0].plot(layers, np.exp(lines.mean(axis=0)), color=look.colour, linewidth=0.75, zorder=2)
+    (line,) = panel[0].plot(layers, np.exp(lines.mean(axis=0)), color=look.colour, linewidth=0.75, zorder=2)
+    tag(line, look)
     for axes, values, scale in ((panel[0], logarithms, np.exp), (panel[1], logarithms - lines, np.asarray)):
         mean = values.mean(axis=0)
         if count > 1:
             draw_dots(axes, np.tile(layers, count), scale(values.ravel()), look, ids)
             if half_width is not None:
                 reach = half_width(values)
-                axes.vlines(
-                    layers, scale(mean - reach), scale(mean + reach), color=look.colour, linewidth=0.75, zorder=3
-                )
+                low, high = scale(mean - reach), scale(mean + reach)
+                tag(axes.vlines(layers, low, high, color=look.colour, linewidth=0.75, zorder=3), look)
         named = [] if count > 1 else ids
         draw_dots(axes, layers, scale(mean), look, named, s=6, alpha=1, marker=look.marker, zorder=4)
 
 
 def draw_dots(axes: Axes, x: ArrayLike, y: ArrayLike, look: Look, ids: Sequence[str] = (), **options: Any) -> None:
     """Draw small light dots, equally many per network. ids: the networks' names, which the report shows."""
+    across, up = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    # What is not drawn is not counted.
+    drawn = np.isfinite(across) & np.isfinite(up)
+    each = len(drawn) // len(ids) if len(ids) else 1
     marks: dict[str, Any] = {"s": 2, "color": look.colour, "alpha": 0.35, "linewidths": 0, "zorder": 1} | options
-    points = axes.scatter(x, y, **marks)
-    if len(ids):
-        points.set_gid(f"runs/{len(np.asarray(x)) // len(ids)}/{','.join(ids)}")
+    points = axes.scatter(across[drawn], up[drawn], **marks)
+    if drawn.all():
+        tag(points, look, ids, each)
+    else:
+        tag(points, look, np.repeat(ids, each)[drawn[: each * len(ids)]].tolist())
+
+
+def tag(artist: Artist, look: Look, ids: Sequence[str] = (), each: int = 1) -> None:
+    """Store in a picture what an artist shows: its look's label and the names of networks, each with so many points."""
+    artist.set_gid(f"{look.label.replace(' ', '_')};{each};{','.join(ids)}")
 
 
 def describe_law(laws: Sequence[Law]) -> str:

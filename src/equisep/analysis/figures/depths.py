@@ -51,14 +51,14 @@ def draw(parts: Parts) -> Figure:
     figure = new_figure(PAGE_WIDTH, 10 + 52 * down)
     panels = list(figure.subplots(down, across, squeeze=False).flat)
     *fuzziness, ratio, accuracy = panels[: len(drawn) + 2]
+    for axes in fuzziness[1:]:
+        axes.sharey(fuzziness[0])
     for axes, (look, part) in zip(fuzziness, drawn, strict=True):
         _draw_rates(axes, part, "D_last", looks, logarithmic=True)
         use_log_scale(axes)
         axes.set_ylabel("D of the last layer")
         draw_against(ratio, part.rows, "depth", "decay_ratio", look)
         title(axes, panels.index(axes), look.label)
-    for axes in fuzziness[1:]:
-        axes.sharey(fuzziness[0])
     ratio.set_ylabel("decay ratio ρ")
     ratio.legend(handles=[mark(look) for look, _ in drawn], loc="lower right")
     title(ratio, len(drawn), "at the best rate of each depth")

@@ -33,6 +33,7 @@ from equisep.plots import (
     law_panel,
     line_of_law,
     new_figure,
+    tag,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ LAWS = (
     "seeds; dots: networks; lines: means of the networks' laws; strips: residuals of log D from the law of each "
     "network; r (mean of atanh r) and ρ: means over networks."
 )
+NEUTRAL = Look("", CONTROL, "o")
 # Of panels, mm.
 MAX_ACROSS, PANEL_HEIGHT, MARGIN = 4, 46, 9
 
@@ -122,7 +124,7 @@ def draw_curves(
     and ρ.
     """
     rates: dict[float, None] = {}
-    texts: list[tuple[str, str]] = []
+    texts: list[tuple[str, Look]] = []
     falls = True
     for look, part in parts:
         rates |= dict.fromkeys(part.rows["learning_rate"])
@@ -133,28 +135,28 @@ def draw_curves(
             if number not in usable:
                 panel[0].plot(np.where(np.asarray(curve) > 0, curve, np.nan), color=LIGHT, linewidth=0.5, zorder=0)
         if len(usable) < len(curves):
-            texts.append((f"{len(curves) - len(usable)} of {len(curves)}: D = 0 in a layer", CONTROL))
+            texts.append((f"{len(curves) - len(usable)} of {len(curves)}: D = 0 in a layer", NEUTRAL))
         if not usable:
-            texts += [] if curves else [("diverged", look.colour)]
+            texts += [] if curves else [("diverged", look)]
             continue
         runs = part.rows.loc[part.rows["train_loss"].notna(), "run"].tolist()
         chosen = [curves[number] for number in usable]
         draw_law(panel, chosen, look, half_width, [runs[number] for number in usable], fit)
         falls = fit_law(np.exp(np.log(chosen).mean(axis=0))).slope < 0
         text = describe(chosen) if describe else describe_law([fit_law(curve) for curve in chosen])
-        texts.append((text, look.colour))
+        texts.append((text, look))
     # In the corner away from the line.
-    write_lines(panel[0], texts or [("not run", CONTROL)], "right" if falls else "left")
+    write_lines(panel[0], texts or [("not run", NEUTRAL)], "right" if falls else "left")
     text = ", ".join(name_value("learning_rate", rate) for rate in rates)
     place, side = ((0, "left"), (1, "right"))[not falls]
     options: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "ha": side}
     panel[0].annotate(text, (place, 0), xytext=(3 if falls else -1, 2), color=CONTROL, fontsize=SMALL, **options)
 
 
-def write_lines(axes: Axes, lines: Sequence[tuple[str, str]], side: str = "right") -> None:
+def write_lines(axes: Axes, lines: Sequence[tuple[str, Look]], side: str = "right") -> None:
     """Write lines of text, each in its colour, into an upper corner of a panel. side: left or right."""
-    for number, (text, colour) in enumerate(lines):
-        axes.annotate(
+    for number, (text, look) in enumerate(lines):
+        note = axes.annotate(
             text,
             (1 if side == "right" else 0, 1),
             xycoords="axes fraction",
@@ -162,9 +164,10 @@ def write_lines(axes: Axes, lines: Sequence[tuple[str, str]], side: str = "right
             textcoords="offset points",
             ha=side,
             va="top",
-            color=colour,
+            color=look.colour,
             fontsize=SMALL,
         )
+        tag(note, look)
 
 
 def law_grid(parts: Parts, across: str, down: str | None = None) -> Figure:
@@ -265,10 +268,10 @@ def draw_against(
     places = np.array(list(grouped.groups), dtype=float)
     means, low, high = (np.array([getattr(one, name) for one in found]) + offset for name in ("mean", "low", "high"))
     if line:
-        axes.plot(places, means, line, color=look.colour, alpha=0.6, zorder=2)
+        tag(axes.plot(places, means, line, color=look.colour, alpha=0.6, zorder=2)[0], look)
     # Without limits for a single seed.
-    axes.vlines(places, low, high, color=look.colour, linewidth=0.75, zorder=3)
-    axes.plot(places, means, look.marker, color=look.colour, markeredgewidth=0, zorder=4)
+    tag(axes.vlines(places, low, high, color=look.colour, linewidth=0.75, zorder=3), look)
+    tag(axes.plot(places, means, look.marker, color=look.colour, markeredgewidth=0, zorder=4)[0], look)
 
 
 def say_not_run(axes: Axes, text: str = "not run") -> None:
