@@ -1,11 +1,11 @@
-"""One page with all results, results/report.html: every figure with its claim, verdict, intervals and runs.
+"""One page with all results, results/report.html: the answer first, then every figure with its claim and runs.
 
 Made from the output of the scripts in reproduce/ (figures/, tables/, verdicts/ in a results folder) and
 conf/deviations.yaml; nothing is trained, drawn or judged here.
 """
 
-import base64
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,16 @@ from typing import Any
 import jinja2
 import pandas as pd
 import yaml
+from markupsafe import Markup
 
-from equisep.analysis.claims import Claim, load_claims
+from equisep.analysis.claims import OVERVIEW_NAMES, Claim, load_claims
+from equisep.analysis.experiments import expand_experiment
+from equisep.analysis.pictures import inline_svg, png_uri, thumbnail_uri
 from equisep.analysis.tables import TEXT_COLUMNS
-from equisep.analysis.verdicts import NOT_TESTED, STATUSES
-from equisep.config import PAPER, ConfigError, conf_folder, not_writable
+from equisep.analysis.verdicts import CONTRADICTED, NO_CLAIM, NOT_TESTED, PARTLY, REPRODUCED, STATUSES, UNDECIDED
+from equisep.config import PAPER, ConfigError, conf_folder, has_batch_norm, not_writable
 from equisep.files import write_atomically
+from equisep.plots import CONVENTIONS
 from equisep.store import machine_facts
 
 HARDWARE = {
@@ -30,6 +34,9 @@ HARDWARE = {
     "commit": "commit of the runs",
     "lock": "lock",
 }
+GLYPHS = {REPRODUCED: "●", PARTLY: "◐", CONTRADICTED: "○", UNDECIDED: "?", NOT_TESTED: "–", NO_CLAIM: "–"}
+# Those that the report can switch between.
+SWITCHED = ("paper", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -37,22 +44,41 @@ class Section:
     """A claim and its results.
 
     name: of the script. verdicts: by convention, each with its status, counts, statistics and findings, a row per
-    condition and statistic. former: the verdict by earlier rules, or ''. notes: for the reader. image: the figure as a
-    data URI, or ''. runs: ids with the folder of each relative to the page, or '' if it does not exist. facts:
-    hardware, versions, commit, networks, seeds. table: path of the table relative to the page, or ''. command: the
-    script that judges the claim, or ''.
+    condition and statistic. former: the verdict by earlier rules, or ''. shows: what the figure's panels show. notes:
+    for the reader. figure: SVG of the figure, or ''; image: a PNG of it as a data URI where there is no SVG; thumbnail:
+    a small one. runs: ids with the folder of each relative to the page, or '' if it does not exist. facts: hardware,
+    versions, commit, networks, seeds. table: path of the table relative to the page, or ''. command: the script that
+    judges the claim, or ''. one_convention: whether its networks are the same under every convention of measuring, or
+    are judged under all together.
     """
 
     name: str
     claim: Claim
     verdicts: dict[str, dict[str, Any]]
     former: str
+    shows: str
     notes: tuple[str, ...]
+    figure: Markup
     image: str
+    thumbnail: str
     runs: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
     table: str
     command: str
+    one_convention: bool
+
+    @property
+    def number(self) -> str:
+        """The number of the paper's claim, or ''."""
+        match = re.search(r"\bclaim (\d)", self.claim.text)
+        return match.group(1) if match and f"on claim {match.group(1)}" not in self.claim.text else ""
+
+    def cells(self) -> list[tuple[str, str, int]]:
+        """Return convention, verdict and columns of each cell of the answer: one where all conventions are the same."""
+        if self.one_convention:
+            return [("", next(iter(self.verdicts.values()))["verdict"], len(SWITCHED))]
+        untested = {"verdict": NOT_TESTED}
+        return [(name, self.verdicts.get(name, untested)["verdict"], 1) for name in SWITCHED]
 
 
 def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
@@ -63,14 +89,19 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
     """
     claims = load_claims()
     sections = [_read_section(results, name, claims[name], command) for name, command in scripts.items()]
+    # In the paper's order.
+    sections = sorted(sections, key=lambda section: section.number or "99")
     statuses = [verdict["verdict"] for section in sections for verdict in section.verdicts.values()]
-    if set(statuses) == {NOT_TESTED} and not any(section.image for section in sections):
+    if set(statuses) == {NOT_TESTED} and not any(section.image or section.figure for section in sections):
         raise ConfigError(f"results={results}: contains no verdicts; run equisep reproduce first")
     loader = jinja2.PackageLoader("equisep", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.get_template("report.html.j2").render(
         sections=sections,
-        counts={status: statuses.count(status) for status in STATUSES},
+        counts=_count_by_convention(sections),
+        glyphs=GLYPHS,
+        switched={name: CONVENTIONS[name] for name in SWITCHED},
+        networks=len({run for section in sections for run, _ in section.runs}),
         deviations=load_deviations(),
         machine=machine_facts(),
         written=time.strftime("%Y-%m-%d %H:%M"),
@@ -83,24 +114,47 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
     return path
 
 
+def _count_by_convention(sections: list[Section]) -> dict[str, dict[str, int]]:
+    """Return how many claims have each verdict, by convention; those without conventions of their own count in both."""
+    counts = {name: dict.fromkeys(STATUSES, 0) for name in SWITCHED}
+    for section in sections:
+        for name, verdict, _ in section.cells():
+            for convention in SWITCHED if not name else (name,):
+                counts[convention][verdict if verdict in STATUSES else NOT_TESTED] += 1
+    return counts
+
+
 def _read_section(results: Path, name: str, claim: Claim, command: str) -> Section:
     record, table = _read_record(results, name), _read_table(results, name)
     no_verdict = "no runs were judged" if command else "no script measures it yet"
-    figure = results / "figures" / f"{name}.png"
-    image = base64.b64encode(figure.read_bytes()).decode() if figure.exists() and record else ""
+    picture = results / "figures" / f"{name}.png"
+    label = f"{name}: {claim.text}"
+    # Escaped as it is read.
+    figure = Markup(inline_svg(picture.with_suffix(".svg"), label)) if record else Markup("")
     return Section(
         name=name,
         claim=claim,
         verdicts=record.get("verdicts")
         or {PAPER: {"verdict": NOT_TESTED, "counts": "", "statistics": no_verdict, "findings": []}},
         former=record.get("former") or "",
+        shows=record.get("shows") or "",
         notes=(*filter(None, [record.get("scope", "")]), *record.get("notes", ()), *record.get("descriptions", ())),
-        image=f"data:image/png;base64,{image}" if image else "",
+        figure=figure,
+        image=png_uri(picture) if record and not figure else "",
+        thumbnail=thumbnail_uri(picture) if record else "",
         runs=tuple((run, _link(results, f"runs/{run}")) for run in dict.fromkeys(table["run"])),
         facts=_describe(table),
         table=_link(results, f"tables/{name}.csv"),
         command=command,
+        one_convention=_has_one_convention(name, list(record.get("verdicts", ()))),
     )
+
+
+def _has_one_convention(name: str, judged: list[str]) -> bool:
+    """Whether an experiment's networks are the same under every convention, or were judged under all together."""
+    if len(judged) != 1 or judged[0] not in SWITCHED or name in OVERVIEW_NAMES:
+        return bool(judged) and not set(judged) & set(SWITCHED)
+    return not any(has_batch_norm(point.config.architecture) for point in expand_experiment(name))
 
 
 def _read_record(results: Path, name: str) -> dict[str, Any]:

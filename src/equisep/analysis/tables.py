@@ -136,7 +136,7 @@ def load_tables(folder: Path, name: str) -> Tables:
         if suffix == "":
             # A varied field without a value, which pandas reads as a missing one.
             varied = {str(name): "null" for name in table if name not in RUN_COLUMNS}
-            table = table.fillna(varied)
+            table = table.astype(dict.fromkeys(varied, object)).fillna(varied)
             # Runs did not always record these.
             table = table.assign(**{name: None for name in ADDED if name not in table})
         # The only one that there was.
