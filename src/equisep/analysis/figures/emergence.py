@@ -1,15 +1,21 @@
-"""The law through training: log D against layer at three epochs, r and ρ at every snapshot; depth 8 and 20, Adam."""
+"""The law through training: log D against layer at three epochs, its surface over layer and epoch, r and ρ."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from equisep.analysis.claims import name_value
 from equisep.analysis.experiments import every_snapshot, expand_experiment
 from equisep.analysis.figures.panels import (
     LAWS,
+    Part,
     Parts,
     all_rows,
     draw_against,
@@ -20,12 +26,14 @@ from equisep.analysis.figures.panels import (
     title,
 )
 from equisep.analysis.reproduction import Reproduction
+from equisep.analysis.statistics import interval_over_seeds, rank_correlation
 from equisep.analysis.tables import Tables
 from equisep.plots import LIGHT, PAGE_WIDTH, new_figure, use_log_scale
 
 SHOWS = (
-    f"{LAWS} Lowest row: 1 + r and ρ against the epoch (means over seeds with 95 % intervals); grey lines: drops of "
-    "the learning rate."
+    f"{LAWS} Then r (as 1 + r) and ρ against the epoch, means over seeds with 95 % intervals. Lowest rows: means over "
+    "seeds of log D, and of −log ρ of each layer over its mean at the end, against layer and epoch. Vertical lines: "
+    "drops of the learning rate."
 )
 STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
@@ -36,11 +44,12 @@ def shown_epochs(epochs: list[int]) -> list[int]:
 
 
 def draw(parts: Parts) -> Figure:
-    """Draw the figure: a row of laws per depth, then r and ρ against the epoch."""
+    """Draw the figure: a row of laws per depth, r and ρ against the epoch, and the surface of log D."""
     rows = all_rows(parts)
     depths, epochs = sorted(set(rows["depth"])), shown_epochs(sorted(set(rows["epoch"])))
-    figure = new_figure(PAGE_WIDTH, 14 + 48 * len(depths) + 44)
-    outer = figure.add_gridspec(2, 1, height_ratios=(48 * len(depths), 44))
+    heights = (42 * len(depths), 38, 66)
+    figure = new_figure(PAGE_WIDTH, 10 + sum(heights))
+    outer = figure.add_gridspec(3, 1, height_ratios=heights)
     panels = law_panels(figure, (len(depths), len(epochs)), outer[0].subgridspec(len(depths), len(epochs)))
     places = [(depth, epoch) for depth in depths for epoch in epochs]
     for number, (panel, (depth, epoch)) in enumerate(zip(panels, places, strict=True)):
@@ -69,8 +78,92 @@ def draw(parts: Parts) -> Figure:
         handles = [Line2D([], [], linestyle=line, label=f"depth {depth:g}", **style) for depth, line in lines]
         axes.legend(handles=handles, loc="upper right", handlelength=2)
         title(axes, len(places) + number, label)
+    drops = [epoch for epoch in training.milestones if training.epochs == epochs[-1]]
+    _draw_surfaces(figure, outer[2], parts, depths, drops, len(places) + len(columns))
     legend_above(figure, [look for look, _ in drawn_parts(parts)], {rows["seed"].nunique()})
     return figure
+
+
+def log_curves(part: Part) -> tuple[NDArray[np.float64], list[int]]:
+    """Return (networks, epochs, layers) of log D, the input first, of networks of one depth, and the epochs."""
+    usable = part.rows[part.rows["r"].notna()]
+    epochs = sorted(set(part.rows["epoch"]))
+    whole = usable.groupby("run").filter(lambda run: len(run) == len(epochs)).sort_values(["run", "epoch"])
+    curves = np.log(part.tables.curves(whole)) if len(whole) else np.empty((0, 1))
+    return curves.reshape(-1, len(epochs), curves.shape[-1]), epochs
+
+
+def _draw_surfaces(
+    figure: Figure, place: SubplotSpec, parts: Parts, depths: Sequence[int], drops: Sequence[int], first: int
+) -> None:
+    """Draw maps over epoch and layer, of log D and of −log ρ over its final mean, for each depth and convention."""
+    candidates = [(depth, look, part.select(depth=depth)) for depth in depths for look, part in drawn_parts(parts)]
+    drawn = [candidate for candidate in candidates if len(log_curves(candidate[2])[0])]
+    if not drawn:
+        return
+    grid = place.subgridspec(2, len(drawn) + 1, width_ratios=[*[1] * len(drawn), 0.05])
+    labels = ("log D", "−log ρ / final mean")
+    maps: list[list[NDArray[np.float64]]] = [[], []]
+    for _, _, part in drawn:
+        mean = log_curves(part)[0].mean(axis=0)
+        maps[0].append(mean.T)
+        shares = -np.diff(mean, axis=1)
+        maps[1].append((shares / shares[-1].mean()).T)
+    for row, (label, values) in enumerate(zip(labels, maps, strict=True)):
+        low, high = min(one.min() for one in values), max(one.max() for one in values)
+        bar = figure.add_subplot(grid[row, -1])
+        for column, ((depth, look, part), one) in enumerate(zip(drawn, values, strict=True)):
+            axes = figure.add_subplot(grid[row, column])
+            epochs = sorted(set(part.rows["epoch"]))
+            frame = pd.DataFrame(one, index=range(row, row + len(one)), columns=epochs).iloc[::-1]
+            colours: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high, "cbar_ax": bar}
+            every = max(1, len(one) // 5)
+            sns.heatmap(frame, ax=axes, cbar=column == 0, xticklabels=2, yticklabels=every, **colours)
+            for drop in drops:
+                axes.axvline(sum(epoch <= drop for epoch in epochs), color="white", linewidth=0.75)
+            axes.tick_params(length=2, rotation=0)
+            axes.set(xlabel="epoch" if row else "", ylabel="" if column else "layer")
+            title(axes, first + row * len(drawn) + column, f"depth {depth:g}, {look.label}")
+        bar.set_ylabel(label)
+
+
+def half_share_epochs(curves: NDArray[np.float64], epochs: Sequence[int]) -> NDArray[np.float64]:
+    """Return for each hidden layer the epoch at which −log ρ first reaches half of its value at the end.
+
+    curves: (epochs, layers) of log D. Interpolated linearly between snapshots; NaN where the value at the end is not
+    positive.
+    """
+    shares = -np.diff(curves, axis=1)
+    reached = np.full(shares.shape[1], np.nan)
+    for layer, share in enumerate(shares.T):
+        half = share[-1] / 2
+        if half <= 0:
+            continue
+        after = int(np.argmax(share >= half))
+        before = max(after - 1, 0)
+        step = share[after] - share[before]
+        part = (half - share[before]) / step if after else 0.0
+        reached[layer] = epochs[before] + part * (epochs[after] - epochs[before])
+    return reached
+
+
+def describe_order(tables: Tables, rows: pd.DataFrame) -> list[str]:
+    """Return a note on the order in which layers take up their share of the fall of log D."""
+    notes = []
+    for depth in sorted(set(rows["depth"])):
+        curves, epochs = log_curves(Part(tables, rows[rows["depth"] == depth]))
+        if len(curves) < 2 or len(epochs) < 3:
+            continue
+        reached = np.array([half_share_epochs(curve, epochs) for curve in curves])
+        found = interval_over_seeds([rank_correlation(np.arange(len(one)), one) for one in reached], correlations=True)
+        thirds = [np.nanmedian(third) for third in np.array_split(reached, 3, axis=1)]
+        spread = f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]".replace("-", "−")
+        listed = ", ".join(f"{one:.0f}" for one in thirds)
+        notes.append(
+            f"Depth {depth:g}: layers reach half of their final −log ρ at epoch {listed} (first, middle, last third, "
+            f"medians over seeds); rank correlation with the layer's place {spread}, n = {found.n}."
+        )
+    return notes
 
 
 def compare_first_and_last(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
@@ -80,4 +173,6 @@ def compare_first_and_last(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
-REPRODUCTION = Reproduction("emergence", draw, SHOWS, ("depth",), compare_first_and_last, every_snapshot)
+REPRODUCTION = Reproduction(
+    "emergence", draw, SHOWS, ("depth",), compare_first_and_last, every_snapshot, remarks=describe_order
+)

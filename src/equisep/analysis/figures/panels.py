@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from numpy.typing import NDArray
 
 from equisep.analysis.claims import name_value
@@ -146,28 +147,35 @@ def draw_curves(
         text = describe(chosen) if describe else describe_law([fit_law(curve) for curve in chosen])
         texts.append((text, look))
     # In the corner away from the line.
-    write_lines(panel[0], texts or [("not run", NEUTRAL)], "right" if falls else "left")
-    text = ", ".join(name_value("learning_rate", rate) for rate in rates)
-    place, side = ((0, "left"), (1, "right"))[not falls]
-    options: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "ha": side}
-    panel[0].annotate(text, (place, 0), xytext=(3 if falls else -1, 2), color=CONTROL, fontsize=SMALL, **options)
+    write_lines(panel[0], texts or [("not run", NEUTRAL)], "upper" if falls else "lower")
+    named = ", ".join(name_value("learning_rate", rate) for rate in rates)
+    _write(panel[0], named, (0, 0), (3, 2), color=CONTROL)
 
 
-def write_lines(axes: Axes, lines: Sequence[tuple[str, Look]], side: str = "right") -> None:
-    """Write lines of text, each in its colour, into an upper corner of a panel. side: left or right."""
+def write_lines(axes: Axes, lines: Sequence[tuple[str, Look]], place: str = "upper") -> None:
+    """Write lines of text, each in its colour, into the upper or lower right corner of a panel."""
+    height = SMALL + 2.5
     for number, (text, look) in enumerate(lines):
-        note = axes.annotate(
-            text,
-            (1 if side == "right" else 0, 1),
-            xycoords="axes fraction",
-            xytext=(-1 if side == "right" else 3, -number * (SMALL + 2.5) - 1),
-            textcoords="offset points",
-            ha=side,
-            va="top",
-            color=look.colour,
-            fontsize=SMALL,
-        )
+        if place == "upper":
+            note = _write(axes, text, (1, 1), (-1, -number * height - 1), color=look.colour)
+        else:
+            note = _write(axes, text, (1, 0), (-1, (len(lines) - 1 - number) * height + 2), color=look.colour)
         tag(note, look)
+
+
+def _write(axes: Axes, text: str, corner: tuple[int, int], shift: tuple[float, float], color: str) -> Annotation:
+    """Write small text into a corner of a panel. corner: 0 or 1 across and up; shift: points."""
+    return axes.annotate(
+        text,
+        corner,
+        xycoords="axes fraction",
+        xytext=shift,
+        textcoords="offset points",
+        ha=("left", "right")[corner[0]],
+        va=("bottom", "top")[corner[1]],
+        color=color,
+        fontsize=SMALL,
+    )
 
 
 def law_grid(parts: Parts, across: str, down: str | None = None) -> Figure:
@@ -214,7 +222,7 @@ def law_panels(figure: Figure, shape: tuple[int, int], grid: Any = None) -> list
                 upper.tick_params(labelleft=False)
                 lower.tick_params(labelleft=False)
             else:
-                upper.set_ylabel("separation fuzziness D")
+                upper.set_ylabel("separation\nfuzziness D")
                 lower.set_ylabel("residual")
             lower.set_xlabel("layer" if row == shape[0] - 1 else "")
     figure.align_ylabels([axes for panel in panels[:: shape[1]] for axes in panel])
