@@ -95,7 +95,7 @@ format: $(VENV)/.development  ## put the code into the project's format
 dashboard: $(VENV)/.runtime  ## look at the local runs in a terminal (wandb leet)
 	$(VENV)/bin/wandb leet $(or $(EQUISEP_RESULTS),results)/wandb
 
-page: $(VENV)/.dashboard  ## look at the newest runs in the browser, on this machine alone (ARGS="port=8808")
+page: $(VENV)/.runtime  ## write all runs in one file for the browser, results/page.html
 	$(RUN) -m equisep page $(ARGS)
 
 clean:                ## remove .venv and caches; results and data stay

@@ -20,7 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import equisep as equisep_package
-from equisep.analysis.dashboards import build_workspace, serve_page
+from equisep.analysis.dashboards import build_workspace
 from equisep.config import ConfigError, validation
 from equisep.execution import prepare
 from equisep.store import lock_in_use, machine
@@ -83,14 +83,12 @@ def test_the_lock_in_use_is_recorded_with_what_differs(monkeypatch: pytest.Monke
 def test_a_missing_extra_is_named_in_one_line_before_any_work(
     configure: Callable[..., Config], equisep: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = {"foolbox", "submitit", "trackio", "wandb_workspaces"}
+    missing = {"foolbox", "submitit", "wandb_workspaces"}
     find = validation.find_spec
     monkeypatch.setattr(validation, "find_spec", lambda name: None if name in missing else find(name))
     with pytest.raises(ConfigError, match=r"^robustness\.fgsm, .*: foolbox is missing; .*EXTRAS=robustness$"):
         prepare(configure("robustness=standard"))
     prepare(configure("robustness=standard", "robustness.fgsm=[]", "robustness.pgd=[]"))
-    with pytest.raises(ConfigError, match=r"^page: trackio is missing; .*'equisep\[dashboard\]', "):
-        serve_page(tmp_path, 8808)
     with pytest.raises(ConfigError, match=r"^dashboard: wandb_workspaces is missing; .*'equisep\[dashboard\]', "):
         build_workspace("team", "law")
     submitted = equisep("-m", "training=smoke", "tracking=off", "seed=1", "hydra/launcher=slurm")

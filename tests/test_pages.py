@@ -15,6 +15,7 @@ import pytest
 
 from equisep.analysis.claims import load_claims
 from equisep.analysis.figures.catalogue import OVERVIEWS
+from equisep.analysis.verdicts import STATUSES
 from equisep.config import Config
 from tests.conftest import ROOT, run_one
 from tests.processes import call
@@ -126,10 +127,17 @@ def test_the_readme_is_short_and_leads_to_every_page() -> None:
 
 def test_the_verdicts_in_the_readme_are_those_of_the_reference_results() -> None:
     readme = (ROOT / "README.md").read_text()
-    verdicts = re.findall(r"\[((?:not )?supported)\]\(results/reference/(\w+)\)", readme)
-    assert len(verdicts) >= 9
-    for verdict, name in verdicts:
-        assert json.loads((ROOT / f"results/reference/{name}/{name}.json").read_text())["verdict"] == verdict, name
+    words = "|".join((*STATUSES, "not supported", "supported"))
+    verdicts = re.findall(rf"(as published|in evaluation mode)? ?\[({words})\]\(results/reference/(\w+)\)", readme)
+    assert len(verdicts) >= 12
+    for where, verdict, name in verdicts:
+        record = json.loads((ROOT / f"results/reference/{name}/{name}.json").read_text())
+        if "verdicts" not in record:
+            # Of the former rules.
+            assert record["verdict"] == verdict, name
+            continue
+        names = {"as published": ["paper"], "in evaluation mode": ["evaluation"]}.get(where, list(record["verdicts"]))
+        assert {record["verdicts"][convention]["verdict"] for convention in names} == {verdict}, name
 
 
 def test_the_table_of_verdicts_agrees_with_the_reference_results() -> None:

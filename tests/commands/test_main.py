@@ -266,8 +266,7 @@ MISTAKES = {
     "mirror trackin=online": "trackin: no such field or group; did you mean tracking",
     "mirror --run zzz": "run zzz: no runs under results/runs",
     "dashboard --entity me": "dashboard: the following arguments are required: --project",
-    "page port=99999": "port=99999: must be an integer in 1 … 65535",
-    "page prot=8808": "page: prot=8808: unknown argument; use port=NUMBER or results=FOLDER",
+    "page port=8808": "page: port=8808: unknown argument; use source=SOURCE or results=FOLDER",
 }
 
 

@@ -246,13 +246,12 @@ def _dashboard(arguments: argparse.Namespace) -> int:
 
 
 def _page(arguments: argparse.Namespace) -> int:
-    from equisep.analysis.dashboards import serve_page
+    from equisep.analysis.viewer import write_page
 
-    options, others = split_words(arguments.words, "port")
-    port = options.get("port", "8808")
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError(f"port={port}: must be an integer in 1 … 65535")
-    serve_page(results_of(_only_results("page", others, "port=NUMBER or ")), int(port))
+    options, others = split_words(arguments.words, "source")
+    results = results_of(_only_results("page", others, "source=SOURCE or "))
+    path, count = write_page(options.get("source", results), results)
+    print(f"page: written: {path} with {count} runs; open it in a browser")
     return 0
 
 
@@ -347,10 +346,12 @@ COMMANDS: dict[str, Command] = {
         _dashboard,
     ),
     "page": Command(
-        "Show the newest runs in the browser, on this machine alone",
-        "equisep page port=8808",
-        "Needs the extra equisep[dashboard]. Ctrl-C ends it.",
-        _words("KEY=VALUE", "port=8808, results=FOLDER"),
+        "Write all runs in one file for the browser: a table, D against layer, training curves",
+        "equisep page",
+        "It needs no server and no network. Without source=, the runs are those of the store.",
+        _words(
+            "KEY=VALUE", "results=FOLDER, source=SOURCE (a results folder, one of wandb logs, or wandb:ENTITY/PROJECT)"
+        ),
         _page,
     ),
 }

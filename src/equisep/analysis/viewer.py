@@ -1,0 +1,107 @@
+"""The runs of a source in one file for a browser: a table to sort and filter, D against layer, training curves.
+
+The file needs no server and no network. r and ρ are fitted in the page, for the epoch and the convention chosen there.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from equisep.config import ConfigError, convention_of, not_writable
+from equisep.files import write_atomically
+from equisep.store import RunRecord, read_records
+
+# Of a run's training curve; a picture shows no more.
+MAX_POINTS = 120
+# Significant digits of D: r is then that of the store to four decimals.
+DIGITS = 6
+
+
+def write_page(source: str | Path, results: Path) -> tuple[Path, int]:
+    """Write RESULTS/page.html with the runs of a source; return its path and the number of runs.
+
+    source: see :mod:`equisep.store.readers`. Raises ConfigError for an invalid source, one without runs, or a page that
+    cannot be written.
+    """
+    runs = [describe_run(record) for record in read_records(source) if record.config and record.epochs]
+    if not runs:
+        raise ConfigError(f"source={source}: contains no runs to show")
+    loader = jinja2.PackageLoader("equisep", "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    # Within a script element only "<" could end it.
+    data = Markup(json.dumps(runs, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+    page = environment.get_template("viewer.html.j2").render(
+        data=data, source=str(source), written=time.strftime("%Y-%m-%d %H:%M"), count=len(runs)
+    )
+    path = results / "page.html"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page.encode())
+    except OSError as error:
+        raise not_writable(results, error) from None
+    return path, len(runs)
+
+
+def describe_run(record: RunRecord) -> dict[str, Any]:
+    """Return what the page shows of a run, as plain values.
+
+    fields: the columns of the table. measures: by convention, the epochs with D of each layer on the training set;
+    layers: their names. training: epochs, losses and accuracies, at most MAX_POINTS of each.
+    """
+    config = record.config
+    architecture, optimizer, dataset = config["architecture"], config["optimizer"], config["dataset"]
+    momentum = optimizer["kind"] == "sgd" and optimizer["momentum"] > 0
+    fields = {
+        "run": record.run,
+        "experiment": config["experiment"] or "",
+        "network": architecture["family"],
+        "depth": architecture.get("depth") or "",
+        "data": f"{dataset['name']} {dataset['size']}",
+        "optimizer": "momentum" if momentum else optimizer["kind"],
+        "rate": optimizer["learning_rate"],
+        "seed": config["seed"],
+        "state": record.state["state"],
+        "epochs": len(record.epochs),
+    }
+    measures = {
+        _name_measure(measurement.settings): {
+            "layers": list(records[0].layers),
+            "epochs": {one.epoch: [_rounded(value) for value in one.fuzziness] for one in records},
+        }
+        for measurement in record.measures.values()
+        if (records := [one for one in measurement.records if one.split == "train"])
+    }
+    chosen = thin(record.epochs, MAX_POINTS)
+    training = {
+        "epoch": [one.epoch for one in chosen],
+        "loss": [_rounded(one.loss) for one in chosen],
+        "accuracy": [_rounded(one.accuracy) for one in chosen],
+    }
+    return {"fields": fields, "measures": measures, "training": training}
+
+
+def _name_measure(settings: Mapping[str, Any]) -> str:
+    """Return the name of a measure's convention, with what else differs from the usual measure."""
+    others = [] if settings.get("view", "layer") == "layer" else [f"per {settings['view']}"]
+    others += [f"{settings['components']} components"] if settings.get("components") else []
+    seed = settings.get("permutation_seed")
+    others += [] if seed is None else [f"layers permuted, {seed}"]
+    return ", ".join([convention_of(settings), *others])
+
+
+def thin(values: Sequence[Any], count: int) -> list[Any]:
+    """Return at most ``count`` values, evenly spaced, with the first and the last."""
+    if len(values) <= count:
+        return list(values)
+    return [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]
+
+
+def _rounded(value: float) -> float | None:
+    # JSON has neither NaN nor infinity.
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
