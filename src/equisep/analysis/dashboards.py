@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 GROUPED_BY = ("architecture.family", "architecture.depth", "dataset.name")
 # Panels of each section of the workspace: title, pattern of the keys shown, whether the axis is logarithmic.
+PLOTS = ("train/layers", "evaluation/train/layers")
+# Of which a run has one value each.
+AREAS = tuple(f"robustness/{kind}" for kind in ("weights", "input_noise", "corruptions", "fgsm", "pgd"))
 SECTIONS = {
     "law": (
         ("separation fuzziness D, training set", r"^train/D/\d+$", True),
-        ("correlation r of layer and log D", r"^(train|test)/r$", False),
-        ("decay ratio", r"^(train|test)/decay_ratio$", False),
+        ("separation fuzziness D in evaluation mode", r"^evaluation/train/D/\d+$", True),
+        ("correlation r of layer and log D", r"^(evaluation/)?(train|test)/r$", False),
+        ("decay ratio", r"^(evaluation/)?(train|test)/decay_ratio$", False),
         ("separation fuzziness D, test set", r"^test/D/\d+$", True),
     ),
     "training": (
@@ -25,7 +29,6 @@ SECTIONS = {
         ("learning rate", r"^training/learning_rate$", True),
     ),
     "robustness": (
-        ("accuracy under perturbation, area", r"^robustness/", False),
         ("test accuracy", r"^test/accuracy$", False),
         ("test loss", r"^test/loss$", True),
     ),
@@ -47,12 +50,20 @@ def build_workspace(entity: str, project: str) -> Workspace:
     reports: Any = wandb_workspaces.reports.v2
     options = {"x": "epoch", "smoothing_factor": 0, "max_runs_to_show": 100}
     options |= {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    # What a section is about comes first.
+    first = {
+        "law": [reports.MediaBrowser(title="log D against layer", media_keys=list(PLOTS))],
+        "robustness": [reports.BarPlot(title="accuracy under perturbation, area", metrics=list(AREAS))],
+    }
     sections = [
         workspaces.Section(
             name=name,
             panels=[
-                reports.LinePlot(title=title, metric_regex=pattern, log_y=logarithmic, **options)
-                for title, pattern, logarithmic in panels
+                *first.get(name, ()),
+                *(
+                    reports.LinePlot(title=title, metric_regex=pattern, log_y=logarithmic, **options)
+                    for title, pattern, logarithmic in panels
+                ),
             ],
             is_open=True,
             layout_settings=workspaces.SectionLayoutSettings(columns=2, rows=2),

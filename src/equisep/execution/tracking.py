@@ -4,6 +4,7 @@ The run folder is authoritative; a mirror can be written again from it at any ti
 """
 
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from equisep.config import ConfigError, EquisepError, Measure, Tracking, measure_id, require
+from equisep.config import ConfigError, EquisepError, Measure, Tracking, convention_of, measure_id, require
 from equisep.execution.layer_image import layer_image
 from equisep.measures import Epoch, LayerRecord, RobustnessResults, accuracy_areas
 from equisep.store import DamagedRun, Run, all_runs, robustness_to_json, run_title
@@ -24,7 +25,8 @@ from equisep.store import DamagedRun, Run, all_runs, robustness_to_json, run_tit
 class Mirror:
     """The wandb run of one run of the store; several may be open in one process.
 
-    The run's first measure is logged under ``train/`` and ``test/``, any other measure under a prefix with its id.
+    The run's first measure is logged under ``train/`` and ``test/``, any other measure under its convention, such as
+    ``evaluation/train/``, or its id where a convention has several. The summary has r, ρ and the depth by themselves.
     What is logged is passed on in order by one thread per process, which mostly waits for wandb while this one trains;
     it imports wandb and opens the run too.
     """
@@ -97,7 +99,11 @@ class Mirror:
         self._image = wandb.Image
         # A wandb run that is resumed online already has the epochs up to this one.
         self._logged_epochs = int(dict(self._run.summary).get("epoch", 0)) if self._run.resumed else 0
-        self._run.define_metric("epoch")
+        # Of its own it would be a chart of a straight line.
+        self._run.define_metric("epoch", hidden=True)
+        depth = config["architecture"].get("depth")
+        if depth is not None:
+            self._run.summary.update({"depth": depth})
         self._run.define_metric("*", step_metric="epoch")
 
     def log_epoch(self, epoch: Epoch) -> None:
@@ -116,12 +122,16 @@ class Mirror:
 
         measure: its id. settings: its config, which is added to the wandb config with the names of the layers.
         """
-        prefix = record.split if measure == self._first_measure else f"measure_{measure}/{record.split}"
+        first = measure == self._first_measure
         if measure not in self._measures:
-            facts = {"prefix": prefix.removesuffix(record.split), "layers": list(record.layers)}
+            named = convention_of(settings) + "/"
+            taken = {facts["prefix"] for facts in self._measures.values()}
+            other = named if re.fullmatch(r"\w+/", named) and named not in taken else f"measure_{measure}/"
+            facts = {"prefix": "" if first else other, "layers": list(record.layers)}
             self._measures[measure] = facts | {"classes": record.classes, "settings": dict(settings)}
             update = {"measured": dict(self._measures)}
             self._guard(lambda: self._run.config.update(update, allow_val_change=True))
+        prefix = self._measures[measure]["prefix"] + record.split
         values: dict[str, Any] = {"epoch": record.epoch}
         values |= {f"{prefix}/D/{layer:02d}": value for layer, value in enumerate(record.fuzziness)}
         values |= {f"{prefix}/rank/{layer:02d}": rank for layer, rank in enumerate(record.rank)}
@@ -130,6 +140,8 @@ class Mirror:
         if law is not None:
             values |= {f"{prefix}/r": law.pearson_r, f"{prefix}/decay_ratio": law.decay_ratio}
         self._log(values)
+        if first and law is not None and (record.epoch, record.split) == (self._last, "train"):
+            self._guard(lambda: self._run.summary.update({"r": law.pearson_r, "decay_ratio": law.decay_ratio}))
         if law is not None and record.epoch == self._last:
             # A separate row, so that the numbers are logged before the plot is drawn.
             def log_plot() -> None:
