@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from equisep.config import Config, ConfigError, EquisepError, Tracking
+from equisep.config import Config, ConfigError, EquisepError, Tracking, measure_id
 from equisep.execution import mirror_store
 from equisep.measures import Epoch, fit_law
 from equisep.store import DamagedRun, Run, all_runs
