@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 import equisep
-from equisep.analysis.summary import deviation_table, verdict_table, with_tables
+from equisep.analysis.summary import deviation_table, figure_1_table, verdict_table, with_tables
 
 ROOT = Path(__file__).parents[1]
 # Public names by what they are for.
@@ -26,7 +26,9 @@ FUNCTIONS = {
 def updated(name: str, page: str) -> str:
     """Return a page of this folder with what is generated in it."""
     if name == "results.md":
-        return with_tables(page, {"verdicts": verdict_table(ROOT / "results/reference", "../results/reference")})
+        reference = ROOT / "results/reference"
+        tables = {"verdicts": verdict_table(reference, "../results/reference"), "figure 1": figure_1_table(reference)}
+        return with_tables(page, tables)
     if name == "deviations.md":
         return with_tables(page, {"deviations": deviation_table()})
     return with_tables(page, {"functions": _functions()}) if name == "api.md" else page

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
+from equisep.analysis.claims import name_value
 from equisep.analysis.report import load_deviations
 from equisep.analysis.verdicts import NOT_TESTED
+from equisep.config import PAPER
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,40 @@ def verdict_table(reference: Path, link: str) -> str:
 
 def _linked(result: ReferenceResult, name: str, link: str) -> str:
     return result.verdict if result.verdict == NOT_TESTED else f"[{result.verdict}]({link}/{name})"
+
+
+def figure_1_table(reference: Path) -> str:
+    """Return Figure 1's networks beside one run of the authors' code, as a Markdown table with a line that counts.
+
+    Medians and ranges over seeds, D as published. The authors' values are in released.csv.
+    """
+    runs = pd.read_csv(reference / "optimizers/optimizers.csv")
+    runs = runs[runs["convention"] == PAPER]
+    released = pd.read_csv(reference / "released.csv")
+    rows = [
+        "| depth | optimizer | r, ours | released | decay ratio ρ | D of the last layer, ours | released "
+        "| test accuracy, ours | released |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    compared: list[bool] = []
+    digits = {"r": (4, 4), "decay_ratio": (3, 0), "D_last": (3, 3), "test_accuracy": (3, 4)}
+    for theirs in released.to_dict("records"):
+        ours = runs[(runs["depth"] == theirs["depth"]) & (runs["optimizer"] == theirs["optimizer"])]
+        cells = [str(theirs["depth"]), name_value("optimizer", theirs["optimizer"])]
+        for column, (places, theirs_places) in digits.items():
+            low, middle, high = (float(ours[column].quantile(share)) for share in (0, 0.5, 1))
+            cells.append(f"{middle:.{places}f} [{low:.{places}f}, {high:.{places}f}]")
+            if column in theirs:
+                cells.append(f"{theirs[column]:.{theirs_places}f}")
+                compared.append(low <= theirs[column] <= high)
+        rows.append(f"| {' | '.join(cells)} |".replace("-", "−"))
+    seeds, count = runs["seed"].nunique(), len(compared)
+    remarks = (
+        f"Lowest training accuracy of the {len(runs)} networks: {runs['train_accuracy'].min():.4f}.",
+        f"{compared.count(False)} of the {count} released values lie outside the range of our {seeds} seeds; of a further",
+        f"seed of ours {2 * count / (seeds + 1):.0f} would, on average.",
+    )
+    return "\n".join([*rows, "", *remarks])
 
 
 def deviation_table() -> str:
