@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 import equisep
-from equisep.analysis.summary import deviation_table, figure_1_table, verdict_table, with_tables
+from equisep.analysis.summary import deviation_table, figure_1_table, run_table, verdict_table, with_tables
 
 ROOT = Path(__file__).parents[1]
 # Public names by what they are for.
@@ -24,11 +24,13 @@ FUNCTIONS = {
 
 
 def updated(name: str, page: str) -> str:
-    """Return a page of this folder with what is generated in it."""
+    """Return a page with what is generated in it. name: of a page of this folder, or its path from the root."""
     if name == "results.md":
         reference = ROOT / "results/reference"
         tables = {"verdicts": verdict_table(reference, "../results/reference"), "figure 1": figure_1_table(reference)}
         return with_tables(page, tables)
+    if name == "results/reference/README.md":
+        return with_tables(page, {"runs": run_table(ROOT / "results/reference")})
     if name == "deviations.md":
         return with_tables(page, {"deviations": deviation_table()})
     return with_tables(page, {"functions": _functions()}) if name == "api.md" else page
@@ -55,6 +57,13 @@ def _signature(name: str) -> str:
     return "\n".join(textwrap.wrap(signature, 112, subsequent_indent="    "))
 
 
+def main() -> None:
+    """Write all pages."""
+    folder = Path(__file__).parent
+    for path in (*sorted(folder.glob("*.md")), ROOT / "results/reference/README.md"):
+        name = path.name if path.parent == folder else path.relative_to(ROOT).as_posix()
+        path.write_text(updated(name, path.read_text()))
+
+
 if __name__ == "__main__":
-    for path in sorted(Path(__file__).parent.glob("*.md")):
-        path.write_text(updated(path.name, path.read_text()))
+    main()

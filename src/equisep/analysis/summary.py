@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from equisep.analysis.claims import name_value
+from equisep.analysis.claims import load_claims, name_value
 from equisep.analysis.report import load_deviations
 from equisep.analysis.verdicts import NOT_TESTED
 from equisep.config import PAPER
@@ -59,6 +59,29 @@ def _linked(result: ReferenceResult, name: str, link: str) -> str:
     return result.verdict if result.verdict == NOT_TESTED else f"[{result.verdict}]({link}/{name})"
 
 
+def run_table(reference: Path) -> str:
+    """Return what the reference results were made from, and what they cost, as a Markdown table."""
+    rows = ["| folder | networks | seeds | core minutes | engine | torch | processor | lock | date |", "|" + "---|" * 9]
+    for name in load_claims():
+        path = reference / name / f"{name}.csv"
+        if not path.exists():
+            continue
+        runs = pd.read_csv(path).drop_duplicates("run")
+        seeds = sorted(set(runs["seed"]))
+        several = f" ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f" ({seeds[0]})"
+        facts = [_listed(runs, column) for column in ("engine", "torch", "processor", "lock")]
+        dates = sorted(str(ended)[:10] for ended in runs["ended"].dropna()) if "ended" in runs else []
+        when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else ""
+        cost = f"{runs['seconds'].sum() / 60:,.0f}" if "seconds" in runs else ""
+        cells = [f"`{name}/`", str(len(runs)), f"{len(seeds)}{several}", cost, *facts, when]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _listed(runs: pd.DataFrame, column: str) -> str:
+    return ", ".join(sorted(set(runs[column].dropna().astype(str)))) if column in runs else ""
+
+
 def figure_1_table(reference: Path) -> str:
     """Return Figure 1's networks beside one run of the authors' code, as a Markdown table with a line that counts.
 
@@ -87,8 +110,8 @@ def figure_1_table(reference: Path) -> str:
     seeds, count = runs["seed"].nunique(), len(compared)
     remarks = (
         f"Lowest training accuracy of the {len(runs)} networks: {runs['train_accuracy'].min():.4f}.",
-        f"{compared.count(False)} of the {count} released values lie outside the range of our {seeds} seeds; of a further",
-        f"seed of ours {2 * count / (seeds + 1):.0f} would, on average.",
+        f"{compared.count(False)} of the {count} released values lie outside the range of our {seeds} seeds; of a",
+        f"further seed of ours {2 * count / (seeds + 1):.0f} would, on average.",
     )
     return "\n".join([*rows, "", *remarks])
 
