@@ -1,5 +1,8 @@
 """D under every convention of measuring, and the floor that batches put under it, measured and predicted."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -27,6 +30,13 @@ PUBLISHED_SIZE = 100
 
 class ConventionsFigure(Reproduction):
     """The figure of all conventions together, which is drawn and judged once."""
+
+    def collect(self, sweeps: Sequence[Sequence[str]], source: str | None = None) -> Tables:
+        """Return the tables of the experiment's runs; D per layer in batches of the published size alone is kept."""
+        tables = super().collect(sweeps, source)
+        shown = set(tables.runs.loc[tables.runs["batch_size"] == PUBLISHED_SIZE, "convention"])
+        layers = tables.layers[tables.layers["convention"].isin(shown)]
+        return replace(tables, layers=layers.reset_index(drop=True))
 
     def parts(self, tables: Tables) -> dict[str, Part]:
         """Return all tables as one part."""
