@@ -1,0 +1,126 @@
+"""Every number of docs/findings.md, from the reference tables."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import pandas as pd
+import pytest
+
+from equisep.analysis.statistics import interval_over_seeds
+from equisep.analysis.tables import at_best_learning_rate
+from tests.conftest import ROOT
+
+REFERENCE = ROOT / "results/reference"
+
+
+@cache
+def page() -> str:
+    return " ".join((ROOT / "docs/findings.md").read_text().split())
+
+
+@cache
+def table(name: str, *conditions: str) -> pd.DataFrame:
+    """Return an experiment's runs, at the best learning rate of each condition if any are given."""
+    runs = pd.read_csv(REFERENCE / name / f"{name}.csv")
+    return at_best_learning_rate(runs, conditions) if conditions else runs
+
+
+def described(rows: pd.DataFrame, column: str, digits: int = 3) -> str:
+    """Return mean and interval as the page writes them."""
+    found = interval_over_seeds(rows[column], correlations=column == "r")
+    return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]".replace("-", "−")
+
+
+NORMALISATION = ("normalisation", "architecture", "depth")
+# Experiment and, for those shown at their best rate, its conditions; selection of rows; column; digits.
+NUMBERS = [
+    *(
+        (
+            ("conventions",),
+            f"depth == {depth} and batch_norm == 'running' and order == 'stored' and batch_size == 100",
+            "D_last",
+            digits,
+        )
+        for depth, digits in ((4, 2), (8, 3), (20, 3))
+    ),
+    (
+        ("conventions",),
+        "depth == 20 and batch_norm == 'batch' and order == 'stored' and batch_size == 1000",
+        "D_last",
+        3,
+    ),
+    *(
+        (("learning_rate",), f"learning_rate == {rate} and convention == '{convention}'", "r", 3)
+        for rate in (0.03, 0.3)
+        for convention in ("paper", "evaluation")
+    ),
+    *(
+        (("optimizers",), f"depth == 20 and optimizer == 'adam' and convention == '{name}'", "r", 3)
+        for name in ("paper", "evaluation")
+    ),
+    *(
+        (NORMALISATION, f"architecture == 'fnn' and depth == 20 and convention == '{name}'", "r", 3)
+        for name in ("paper", "evaluation")
+    ),
+    (NORMALISATION, "architecture == 'fnn' and depth == 12 and convention == 'evaluation'", "r", 3),
+    *((NORMALISATION, f"architecture == 'fnn_layer_norm' and depth == {depth}", "r", 3) for depth in (12, 20)),
+    (NORMALISATION, "architecture == 'fnn_kaiming' and depth == 20", "r", 3),
+    *(
+        (("emergence",), f"depth == {depth} and epoch == {epoch} and convention == 'evaluation'", "r", digits)
+        for depth, epoch, digits in ((8, 50, 4), (8, 600, 3), (20, 200, 3), (20, 600, 3))
+    ),
+    *(
+        (("depth_fashion_mnist", "depth"), f"depth == {depth} and convention == '{convention}'", "D_last", 3)
+        for depth in (9, 18)
+        for convention in ("paper", "evaluation")
+    ),
+    *(
+        (("depth_fashion_mnist", "depth"), f"depth == {depth} and convention == 'paper'", "test_accuracy", 3)
+        for depth in (3, 18)
+    ),
+    *(
+        (
+            ("random_labels",),
+            f"dataset.str.endswith('random_labels') and depth == {depth} and convention == 'paper'",
+            "r",
+            3,
+        )
+        for depth in (4, 8, 20)
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "selection", "column", "digits"), NUMBERS)
+def test_a_number_is_that_of_its_table(source: tuple[str, ...], selection: str, column: str, digits: int) -> None:
+    rows = table(*source).query(selection)
+    assert rows["seed"].is_unique
+    assert described(rows, column, digits) in page()
+
+
+def test_the_numbers_of_captions_are_those_of_the_captions() -> None:
+    """The share of the floor that is predicted, the deviation from equal ratios, and the order of the layers."""
+    conventions = (REFERENCE / "conventions/conventions.md").read_text()
+    (mean, low, high) = re.findall(r"floor_ratio (\S+) \[(\S+), (\S+)\], n = 10, depth 20", conventions)[0]
+    assert (
+        f"{float(mean):.0%} [{float(low):.0%}, {float(high):.0%}]".replace("%", " %")
+        .replace(" %, ", ", ")
+        .replace(" %]", "]")
+        in page()
+    )
+    optimizers = (REFERENCE / "optimizers/optimizers.md").read_text()
+    spread = re.findall(r"one ratio over \|mean log ρ\| is (\S+) \(.*?\) to (\S+) \(.*?in (\d of \d)", optimizers)
+    texts = [f"{float(low):.2f} to {float(high):.2f}" for low, high, rejected in spread if rejected == "9 of 9"]
+    assert len(texts) == 2
+    assert all(text in page() for text in texts)
+    emergence = (REFERENCE / "emergence/emergence.md").read_text()
+    last, middle, first = re.search(r"paper: Depth 20: .*? at epoch (\d+), (\d+), (\d+)", emergence).groups()[::-1]  # type: ignore[union-attr]
+    assert f"at epoch {last}, the middle third at {middle}, the first at {first}" in page()
+    for depth in (8, 20):
+        (interval,) = re.findall(rf"paper: Depth {depth}: .*place (\S+ \[\S+ \S+\]), n = 10", emergence)
+        assert interval in page()
+
+
+def test_the_page_is_short() -> None:
+    assert len(re.sub(r"[#*`|!]", " ", page()).split()) <= 800
