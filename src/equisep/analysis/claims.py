@@ -177,6 +177,8 @@ NAMES = {
     "cifar10": "CIFAR-10",
     "fashion_mnist_10x10_random_labels": "random labels",
     "fashion_mnist_10x10_imbalanced": "imbalanced Fashion-MNIST",
+    "vgg13": "VGG13",
+    "alexnet": "AlexNet",
     "narrow_wide": "narrow-wide",
     "wide_narrow": "wide-narrow",
     "mixed_widths": "mixed",

@@ -22,7 +22,7 @@ class PlannedRun:
 
 
 # Fields that a grid may vary and that have their own column in every table.
-NOT_VARIED = ("seed", "optimizer.learning_rate", "measure.view")
+NOT_VARIED = ("seed", "optimizer.learning_rate", "measure.view", "architecture.width_multiplier")
 
 
 def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[PlannedRun]:

@@ -46,7 +46,7 @@ class Reproduction:
     condition; default: the tables' own columns. epochs: the measured epochs to tabulate. published: the learning rate
     of the published figure by condition, where known. remarks: further notes for the reader. extra_tables: further
     tables, by the suffix of their file name. described: whether the statistics of analysis/descriptions.py are
-    reported, which are about the law in each condition.
+    reported, which are about the law in each condition. repeats: the column that numbers a condition's networks.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Reproduction:
     remarks: Callable[[Tables, pd.DataFrame], Sequence[str]] = lambda tables, rows: ()
     extra_tables: Callable[[Tables, pd.DataFrame], Mapping[str, pd.DataFrame]] = lambda tables, rows: {}
     described: bool = True
+    repeats: str = "seed"
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 if runs are missing, 2 if the arguments are invalid."""
@@ -111,7 +112,7 @@ class Reproduction:
         points = [point for overrides in sweeps for point in expand_experiment(self.name, overrides)]
         for name in points[0].varied:
             values = {point.varied[name] for point in points}
-            if name not in self.conditions and len(values) > 1:
+            if name not in (*self.conditions, self.repeats) and len(values) > 1:
                 listed = ",".join(map(str, sorted(values)))
                 raise ConfigError(f"{name}={listed}: this figure does not vary {name}; choose one value")
         return collect_tables(points, self.epochs, source)
@@ -122,10 +123,11 @@ class Reproduction:
         return {convention: Part(selected, self.shown(selected)) for convention, selected in under.items()}
 
     def shown(self, tables: Tables) -> pd.DataFrame:
-        """Return the rows at the best learning rate of each condition."""
-        if "learning_rate" in self.conditions or tables.runs.empty:
-            return tables.runs
-        return at_best_learning_rate(tables.runs, self.conditions)
+        """Return the rows at the best learning rate of each condition; ``seed`` is what numbers its networks."""
+        runs = tables.runs.assign(seed=tables.runs[self.repeats])
+        if "learning_rate" in self.conditions or runs.empty:
+            return runs
+        return at_best_learning_rate(runs, self.conditions)
 
     def judge(self, tables: Tables) -> dict[str, Verdict]:
         """Return the verdict on the experiment's claim under each convention."""
@@ -161,8 +163,10 @@ class Reproduction:
         return ""
 
     def _condition(self, point: PlannedRun) -> tuple[Any, ...]:
-        rate = {"learning_rate": point.config.optimizer.learning_rate}
-        return tuple((point.varied | rate)[column] for column in self.conditions)
+        config = point.config
+        own = {"learning_rate": config.optimizer.learning_rate}
+        own |= {"width_multiplier": getattr(config.architecture, "width_multiplier", 1.0)}
+        return tuple((point.varied | own)[column] for column in self.conditions)
 
     def _by_condition(self, rows: pd.DataFrame) -> dict[tuple[Any, ...], pd.DataFrame]:
         return dict(list(rows.groupby(list(self.conditions), dropna=False))) if self.conditions else {(): rows}

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from equisep.analysis.figures import (
+    channel_scale,
     controls,
     conventions,
     decay_ratio,
@@ -84,6 +85,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     reproduction.name: reproduction
     for reproduction in (
         grid("optimizers", "depth", "optimizer", ("depth", "optimizer")),
+        grid("subsets", "depth", "optimizer", ("depth", "optimizer"), repeats="subset_seed"),
         emergence.REPRODUCTION,
         *(depths.reproduction(f"depth_{dataset}") for dataset in ("mnist", "fashion_mnist", "cifar10")),
         grid("learning_rate", "learning_rate"),
@@ -112,6 +114,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         out_of_sample.REPRODUCTION,
         controls.REPRODUCTION,
         grid("random_labels", "depth", "dataset"),
+        channel_scale.REPRODUCTION,
         conventions.REPRODUCTION,
         normalisation.REPRODUCTION,
     )
