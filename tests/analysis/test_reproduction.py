@@ -56,7 +56,7 @@ SMALL = {
     "original_size": ["architecture.depth=4", "architecture.width=100", "optimizer.learning_rate=1e-3"],
     "width": ["architecture.width=20,100", "optimizer.learning_rate=1e-3"],
     "subsets": ["architecture.depth=4", "optimizer=sgd", "dataset.subset_seed=1,2"],
-    "channel_scale": ["architecture=alexnet", "architecture.width_multiplier=0.03125", "optimizer.learning_rate=1e-3"],
+    "channel_scale": ["architecture=alexnet", "architecture.width_multiplier=0.125", "optimizer.learning_rate=1e-3"],
     "vgg13": ["optimizer.learning_rate=1e-3", "architecture.width_multiplier=0.125"],
     "alexnet": ["optimizer.learning_rate=1e-3", "architecture.width_multiplier=0.125"],
     "densenet": ["optimizer.learning_rate=1e-3", "architecture.width_multiplier=0.25"],
