@@ -64,8 +64,6 @@ NUMBERS = [
         (NORMALISATION, f"architecture == 'fnn' and depth == 20 and convention == '{name}'", "r", 3)
         for name in ("paper", "evaluation")
     ),
-    (NORMALISATION, "architecture == 'fnn' and depth == 12 and convention == 'evaluation'", "r", 3),
-    *((NORMALISATION, f"architecture == 'fnn_layer_norm' and depth == {depth}", "r", 3) for depth in (12, 20)),
     (NORMALISATION, "architecture == 'fnn_kaiming' and depth == 20", "r", 3),
     *(
         (("emergence",), f"depth == {depth} and epoch == {epoch} and convention == 'evaluation'", "r", digits)
@@ -76,9 +74,18 @@ NUMBERS = [
         for depth in (9, 18)
         for convention in ("paper", "evaluation")
     ),
-    *(
-        (("depth_fashion_mnist", "depth"), f"depth == {depth} and convention == 'paper'", "test_accuracy", 3)
-        for depth in (3, 18)
+    (
+        ("conventions",),
+        "depth == 20 and batch_norm == 'batch' and order == 'stratified' and batch_size == 100",
+        "D_last",
+        3,
+    ),
+    (("random_labels",), "dataset == 'fashion_mnist_10x10' and depth == 20 and convention == 'paper'", "D_last", 2),
+    (
+        ("random_labels",),
+        "dataset.str.endswith('random_labels') and depth == 20 and convention == 'paper'",
+        "D_last",
+        2,
     ),
     *(
         (
@@ -99,6 +106,31 @@ def test_a_number_is_that_of_its_table(source: tuple[str, ...], selection: str, 
     assert described(rows, column, digits) in page()
 
 
+def paired(rows: pd.DataFrame, column: str) -> pd.Series:
+    return rows.set_index("seed")[column]
+
+
+def test_comparisons_are_paired_by_seed() -> None:
+    depths = table("depth_fashion_mnist").query("learning_rate == 3e-5 and convention == 'evaluation'")
+    deep, shallow = (paired(depths[depths["depth"] == depth], "D_last") for depth in (18, 11))
+    ratio = interval_over_seeds((deep / shallow).to_numpy())
+    assert f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" in page()
+    best = table("depth_fashion_mnist", "depth").query("convention == 'paper'")
+    fall = interval_over_seeds(
+        (
+            paired(best[best["depth"] == 3], "test_accuracy") - paired(best[best["depth"] == 18], "test_accuracy")
+        ).to_numpy()
+    )
+    assert f"{fall.mean:.3f} [{fall.low:.3f}, {fall.high:.3f}]" in page()
+    networks = table("normalisation").query("depth == 12")
+    for rate in (1e-4, 1e-3):
+        here = networks[networks["learning_rate"] == rate]
+        layer = paired(here[here["architecture"] == "fnn_layer_norm"], "log_ratio_cv")
+        batch = paired(here[(here["architecture"] == "fnn") & (here["convention"] == "evaluation")], "log_ratio_cv")
+        found = interval_over_seeds((layer - batch).to_numpy())
+        assert f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]".replace("-", "−") in page()
+
+
 def test_the_numbers_of_captions_are_those_of_the_captions() -> None:
     """The share of the floor that is predicted, the deviation from equal ratios, and the order of the layers."""
     conventions = (REFERENCE / "conventions/conventions.md").read_text()
@@ -117,10 +149,14 @@ def test_the_numbers_of_captions_are_those_of_the_captions() -> None:
     emergence = (REFERENCE / "emergence/emergence.md").read_text()
     last, middle, first = re.search(r"paper: Depth 20: .*? at epoch (\d+), (\d+), (\d+)", emergence).groups()[::-1]  # type: ignore[union-attr]
     assert f"at epoch {last}, the middle third at {middle}, the first at {first}" in page()
+    assert "and at 26, 30 and 73 in evaluation mode" in page()
+    assert "evaluation: Depth 20: layers reach half of their final −log ρ at epoch 73, 30, 26" in emergence
     for depth in (8, 20):
-        (interval,) = re.findall(rf"paper: Depth {depth}: .*place (\S+ \[\S+ \S+\]), n = 10", emergence)
-        assert interval in page()
+        for convention in ("paper", "evaluation"):
+            (interval,) = re.findall(rf"{convention}: Depth {depth}: .*place (\S+ \[\S+ \S+\]), n = 10", emergence)
+            assert interval in page()
 
 
 def test_the_page_is_short() -> None:
-    assert len(re.sub(r"[#*`|!]", " ", page()).split()) <= 800
+    prose = re.sub(r"!\[.*?\]\(.*?\)", "", page())
+    assert len(re.sub(r"[#*`|·]", " ", prose).split()) <= 800

@@ -19,6 +19,8 @@ MM = 1 / 25.4  # inches
 # Width of a column and of a page of a journal, mm.
 COLUMN_WIDTH, PAGE_WIDTH = 88, 180
 SMALL = 6  # points; nothing is smaller
+# Of a law and the strip of its residuals.
+LAW_HEIGHTS = (4, 1.1)
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.h_pad": 0.03,
     "figure.constrained_layout.w_pad": 0.03,
@@ -82,7 +84,7 @@ CONVENTIONS = {
     "stratified": Look("stratified batches", "#009e73", "v"),
 }
 # Of networks without batch normalisation, for which all conventions are one.
-ONE_CONVENTION = Look("without batch norm", "#303030", "o")
+ONE_CONVENTION = Look("without batch norm (all conventions)", "#303030", "o")
 PREDICTED = Look("predicted", "#b5488f", "D")
 DATASETS = {
     "mnist": Look("MNIST", "#332288", "o"),
@@ -151,15 +153,14 @@ def format_tick(value: float) -> str:
     return (f"{leading:g}·" if abs(leading - 1) > 1e-6 else "") + f"$10^{{{exponent}}}$"
 
 
-def law_panel(figure: Any, place: Any, share: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
-    """Return the axes of log D against layer, and below it those of the residuals, at a place of a grid.
+def law_panel(figure: Any, above: Any, below: Any, share: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
+    """Return the axes of log D against layer, and those of the residuals, at two places of a grid.
 
-    figure: a figure or subfigure. place: a SubplotSpec. share: another panel with which it has its vertical axes in
-    common.
+    figure: a figure or subfigure. above, below: SubplotSpecs. share: another panel with which it has its vertical axes
+    in common.
     """
-    cells = place.subgridspec(2, 1, height_ratios=(4, 1.1), hspace=0.04)
-    upper = figure.add_subplot(cells[0], sharey=share[0] if share else None)
-    lower = figure.add_subplot(cells[1], sharex=upper, sharey=share[1] if share else None)
+    upper = figure.add_subplot(above, sharey=share[0] if share else None)
+    lower = figure.add_subplot(below, sharex=upper, sharey=share[1] if share else None)
     if share is None:
         use_log_scale(upper)
     upper.tick_params(labelbottom=False)
@@ -236,7 +237,8 @@ def layer_plot(fuzziness: Sequence[float], title: str) -> Figure:
     """Return a small figure of one network: D per layer, the fitted law with its residuals, r and ρ."""
     with style():
         figure = new_figure(COLUMN_WIDTH, 70)
-        panel = law_panel(figure, figure.add_gridspec(1, 1)[0])
+        grid = figure.add_gridspec(2, 1, height_ratios=LAW_HEIGHTS)
+        panel = law_panel(figure, grid[0], grid[1])
         axes, strip = panel
         axes.set(ylabel="separation fuzziness D", title=title)
         strip.set(xlabel="layer", ylabel="residual")

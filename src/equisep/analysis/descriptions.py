@@ -116,5 +116,5 @@ def _range(table: pd.DataFrame, column: str, conditions: Sequence[str]) -> str:
     texts = []
     for row in ordered[:1] + ordered[1:][-1:]:
         where = ", ".join(name_value(name, row[name]) for name in conditions)
-        texts.append(f"{row[column]:.3g}".replace("-", "−") + (f" ({where})" if where else ""))
+        texts.append(f"{row[column]:.4g}".replace("-", "−") + (f" ({where})" if where else ""))
     return " to ".join(texts)

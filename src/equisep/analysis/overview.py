@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from equisep.analysis.claims import Claim, load_claims, name_value
-from equisep.analysis.reproduction import FITTED, NOT_AT_HAND
+from equisep.analysis.figures.panels import FITTED
+from equisep.analysis.reproduction import NOT_AT_HAND
 from equisep.analysis.result import Result
 from equisep.analysis.rival_laws import compare_laws
 from equisep.analysis.statistics import (

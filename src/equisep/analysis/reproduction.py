@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,23 @@ from matplotlib.figure import Figure
 from equisep.analysis.claims import Claim, load_claims, name_value
 from equisep.analysis.descriptions import describe_conditions, describe_course, summarise
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch
-from equisep.analysis.figures.panels import Part, Parts
+from equisep.analysis.figures.panels import FITTED, Part, Parts
 from equisep.analysis.result import Result
 from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables
 from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Verdict, judge
-from equisep.config import PAPER, ConfigError, EquisepError, Training, compose_config, conf_folder, refuse_unknown_words
+from equisep.config import (
+    PAPER,
+    Config,
+    ConfigError,
+    EquisepError,
+    Training,
+    compose_config,
+    conf_folder,
+    refuse_unknown_words,
+)
 from equisep.plots import style
 
 NOT_AT_HAND = "the claim is taken from the abstract and a summary: the paper's full text was not at hand"
-# Training accuracy from which a network counts as fitting its data.
-FITTED = 0.99
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ class Reproduction:
     condition; default: the tables' own columns. epochs: the measured epochs to tabulate. published: the learning rate
     of the published figure by condition, where known. remarks: further notes for the reader. extra_tables: further
     tables, by the suffix of their file name. described: whether the statistics of analysis/descriptions.py are
-    reported, which are about the law in each condition. repeats: the column that numbers a condition's networks.
+    reported, which are about the law in each condition. kept_layers: the rows of D per layer that are drawn, where
+    these are not all. repeats: the column that numbers a condition's networks.
     """
 
     name: str
@@ -60,6 +68,7 @@ class Reproduction:
     extra_tables: Callable[[Tables, pd.DataFrame], Mapping[str, pd.DataFrame]] = lambda tables, rows: {}
     described: bool = True
     repeats: str = "seed"
+    kept_layers: Callable[[Tables], pd.DataFrame] = lambda tables: tables.layers
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 if runs are missing, 2 if the arguments are invalid."""
@@ -115,7 +124,8 @@ class Reproduction:
             if name not in (*self.conditions, self.repeats) and len(values) > 1:
                 listed = ",".join(map(str, sorted(values)))
                 raise ConfigError(f"{name}={listed}: this figure does not vary {name}; choose one value")
-        return collect_tables(points, self.epochs, source)
+        tables = collect_tables(points, self.epochs, source)
+        return replace(tables, layers=self.kept_layers(tables).reset_index(drop=True))
 
     def parts(self, tables: Tables) -> dict[str, Part]:
         """Return what is drawn and judged under each convention, by its name."""
@@ -203,6 +213,8 @@ class Reproduction:
         notes, descriptions = list(tables.flaws), []
         if len(rows):
             notes = [*_describe_rows(rows), *notes, *self.compare_rates(tables)]
+            if len(rows) < len(tables.runs):
+                notes.insert(0, "Shown is the learning rate with the lowest final training loss in each condition.")
             for convention, part in parts.items():
                 prefix = f"{convention}: " if len(parts) > 1 else ""
                 notes += [prefix + remark for remark in self.remarks(part.tables, part.rows)]
@@ -226,7 +238,7 @@ class Reproduction:
                     (found[suffix].assign(convention=name) for name, found in further.items() if suffix in found),
                     ignore_index=True,
                 )
-        scope = describe_scope(tables.runs, load_claims().get(self.name))
+        scope = describe_scope(tables.runs, load_claims().get(self.name), expand_experiment(self.name)[0].config)
         notes = list(dict.fromkeys(notes))
         return Result(
             self.name, verdicts, figure, contents, scope, tuple(notes), tuple(call), tuple(descriptions), self.shows
@@ -239,8 +251,11 @@ def _is_full_scale(tables: Tables, points: Sequence[PlannedRun]) -> bool:
     return bool((tables.runs["width_multiplier"] >= 1).all()) and planned <= set(tables.runs["learning_rate"])
 
 
-def describe_scope(runs: pd.DataFrame, claim: Claim | None) -> str:
-    """Return what verdicts are about: networks, seeds, rates, scale and data; and whether the claim was read."""
+def describe_scope(runs: pd.DataFrame, claim: Claim | None, config: Config) -> str:
+    """Return what verdicts are about: networks, seeds, rates, scale and data; and whether the claim was read.
+
+    config: of one of the experiment's runs.
+    """
     parts = []
     if len(runs):
         seeds, rates = runs["seed"].nunique(), sorted(set(runs["learning_rate"]))
@@ -248,7 +263,11 @@ def describe_scope(runs: pd.DataFrame, claim: Claim | None) -> str:
         parts += [f"{runs['run'].nunique()} networks", f"{seeds} seed{'s' if seeds != 1 else ''}", f"rates {named}"]
         if (runs["width_multiplier"] < 1).any():
             parts.append(f"{_list(runs['width_multiplier'])} of the paper's channels and units")
-        parts.append(f"{_list(runs['train_images'])} training and {_list(runs['test_images'])} test images")
+        images = f"{_list(runs['train_images'])} training and {_list(runs['test_images'])} test images"
+        # Data sets that an experiment compares are named in its panels.
+        data = "" if "dataset" in runs else f" of {name_value('dataset', config.dataset.name)}"
+        parts.append(f"{images}{data}, {config.dataset.size}×{config.dataset.size} pixels")
+        parts.append(f"{config.training.epochs} epochs")
     if claim is not None and not claim.full_text:
         parts.append(NOT_AT_HAND)
     return f"Scope: {'; '.join(parts)}." if parts else ""
@@ -265,7 +284,7 @@ def _describe_rows(rows: pd.DataFrame) -> list[str]:
     last = ends[ends["convention"] == ends["convention"].iloc[0]]
     accuracy = last["train_accuracy"]
     if accuracy.min() < FITTED:
-        spread = f"{accuracy.median():.3g} [{accuracy.min():.3g}, {accuracy.max():.3g}]"
+        spread = f"{accuracy.min():.3g} to {accuracy.max():.3g}, median {accuracy.median():.3g}"
         notes.append(f"Training accuracy {spread}: not all networks fit their data.")
     diverged = int(last["train_loss"].isna().sum())
     if diverged:

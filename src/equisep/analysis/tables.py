@@ -13,6 +13,7 @@ import pandas as pd
 
 from equisep.analysis.experiments import PlannedRun, last_epoch
 from equisep.config import (
+    ALL_CONVENTIONS,
     PAPER,
     PROTOCOL,
     Config,
@@ -23,6 +24,7 @@ from equisep.config import (
     config_hash,
     convention_of,
     from_plain,
+    has_batch_norm,
     identity_of_measure,
     measure_id,
     robustness_id,
@@ -80,18 +82,13 @@ class Tables:
     @property
     def conventions(self) -> tuple[str, ...]:
         """The conventions of measuring, in the order in which they are asked for."""
-        return tuple(dict.fromkeys(self.runs["convention"]))
+        names = tuple(dict.fromkeys(self.runs["convention"]))
+        return tuple(name for name in names if name != ALL_CONVENTIONS) or names
 
     def under(self, convention: str) -> "Tables":
-        """Return the tables under one convention.
-
-        Where there are several, runs that were measured under one alone, as they have no batch normalisation, belong to
-        each: all conventions are the same for them.
-        """
-        several = self.runs.groupby("run")["convention"].nunique() > 1
-        alone = set(several.index[~several]) if several.any() else set()
+        """Return the tables under one convention; networks without batch normalisation belong to each."""
         runs, layers, perturbed, course = (
-            table[(table["convention"] == convention) | table["run"].isin(alone)].reset_index(drop=True)
+            table[table["convention"].isin((convention, ALL_CONVENTIONS))].reset_index(drop=True)
             for table in (self.runs, self.layers, self.perturbed, self.course)
         )
         return replace(self, runs=runs, layers=layers, perturbed=perturbed, course=course)
@@ -219,7 +216,8 @@ def collect_tables(
                 missing += 1
                 continue
         for alone in by_convention(point.config):
-            convention = convention_of(identity_of_measure(alone.measure))
+            same = point.config.measures and not has_batch_norm(point.config.architecture)
+            convention = ALL_CONVENTIONS if same else convention_of(identity_of_measure(alone.measure))
             by_epoch = _measured(record, alone)
             named = {"run": record.run, "view": alone.measure.view, "convention": convention}
             course += [named | _course_row(layer) for (_, split), layer in sorted(by_epoch.items()) if split == "train"]

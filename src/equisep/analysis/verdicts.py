@@ -78,7 +78,8 @@ class Verdict:
         ]
         judged = len(self.outcomes) - numbers[OUT]
         if not judged:
-            return f"the claim's premise fails in all {numbers[OUT]} conditions"
+            where = f"in all {numbers[OUT]} conditions" if numbers[OUT] > 1 else "in the only condition"
+            return f"the claim's premise fails {where}"
         text = f"{', '.join(words)} of {judged} conditions" if judged != 1 else "in the only condition"
         text += f"; {numbers[OUT]} without the claim's premise" if numbers[OUT] else ""
         return text + (f"; {self.too_few} with fewer than {self.claim.seeds} seeds" if self.too_few else "")

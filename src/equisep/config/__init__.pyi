@@ -7,7 +7,7 @@ from .compose import (
     validate_config,
 )
 from .conventions import (
-    PAPER as PAPER, by_convention as by_convention, convention_of as convention_of, conventions as conventions, has_batch_norm as has_batch_norm,
+    ALL_CONVENTIONS as ALL_CONVENTIONS, PAPER as PAPER, by_convention as by_convention, convention_of as convention_of, conventions as conventions, has_batch_norm as has_batch_norm,
 )
 from .identity import (
     NOT_MEASURE as NOT_MEASURE, PROTOCOL as PROTOCOL, architecture_from_plain as architecture_from_plain,

@@ -17,6 +17,8 @@ from equisep.config.validation import ConfigError, require
 from equisep.config.vocabulary import conf_folder, group_options, nearest
 
 PAPER = "paper"
+# Of networks without batch normalisation, for which every convention gives the same D.
+ALL_CONVENTIONS = "all conventions"
 CONVENTION_FIELDS = ("batch_norm", "order", "batch_size")
 
 

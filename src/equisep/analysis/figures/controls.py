@@ -1,4 +1,4 @@
-"""The law's statistics for control networks that should not follow it, with p-values of r under two null models."""
+"""The law's statistics for control networks that should not follow it, with p-values under the broken-stick null."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from equisep.plots import CONTROL, PAGE_WIDTH, SMALL, Look, draw_dots, new_figur
 
 TRAINED, UNTRAINED, PERMUTED, LINEAR = "trained", "untrained", "layers permuted", "linear"
 # Lower limit of the axis of 1 + r.
-MIN_DISTANCE = 1e-4
+MIN_DISTANCE = 1e-5
 
 
 def name_controls(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
@@ -116,9 +116,9 @@ def _strip(axes: Axes, rows: pd.DataFrame, x: str, order: list[str], look: Look,
 
 
 SHOWS = (
-    "A point per network; controls in grey. Upper row: 1 + r, shaded where chance reaches r with p < 0.05 (dark) and "
-    "p < 0.5 under the broken-stick null. Lower row: the largest residual of log D over its fall; dotted: the claim's "
-    "threshold."
+    "A point per network; controls in grey. Upper row: 1 + r, shaded where chance reaches r with p < 0.05 (dark) "
+    "and p < 0.5 under the broken-stick null. Lower row: the largest residual of log D over its fall; dotted: the "
+    "claim's threshold."
 )
 REPRODUCTION = Reproduction(
     "controls",

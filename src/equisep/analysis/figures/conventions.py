@@ -1,13 +1,10 @@
 """D under every convention of measuring, and the floor that batches put under it, measured and predicted."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from equisep.analysis.figures.panels import Part, Parts, legend_above, title
 from equisep.analysis.reproduction import Reproduction
@@ -31,16 +28,15 @@ PUBLISHED_SIZE = 100
 class ConventionsFigure(Reproduction):
     """The figure of all conventions together, which is drawn and judged once."""
 
-    def collect(self, sweeps: Sequence[Sequence[str]], source: str | None = None) -> Tables:
-        """Return the tables of the experiment's runs; D per layer in batches of the published size alone is kept."""
-        tables = super().collect(sweeps, source)
-        shown = set(tables.runs.loc[tables.runs["batch_size"] == PUBLISHED_SIZE, "convention"])
-        layers = tables.layers[tables.layers["convention"].isin(shown)]
-        return replace(tables, layers=layers.reset_index(drop=True))
-
     def parts(self, tables: Tables) -> dict[str, Part]:
         """Return all tables as one part."""
         return {"all conventions": Part(tables, self.shown(tables))} if len(tables.runs) else {}
+
+
+def layers_at_published_size(tables: Tables) -> pd.DataFrame:
+    """Return D per layer in batches of the published size, which the panels show."""
+    shown = set(tables.runs.loc[tables.runs["batch_size"] == PUBLISHED_SIZE, "convention"])
+    return tables.layers[tables.layers["convention"].isin(shown)]
 
 
 def select(rows: pd.DataFrame, batch_norm: str, order: str = "stored", size: int | None = None) -> pd.DataFrame:
@@ -116,6 +112,9 @@ def draw(parts: Parts) -> Figure:
         for axes, statistic in ((last, "D_last"), (ratio, "decay_ratio")):
             _draw_sizes(axes, here, statistic)
             use_log_scale(axes, "x")
+            sizes = sorted(set(here["batch_size"]))
+            axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel("images in a batch")
         found = floors(tables, here)
         _draw_floors(floor, found)
@@ -182,9 +181,11 @@ def _draw_floors(axes: Axes, found: pd.DataFrame) -> None:
 
 
 SHOWS = (
-    "First row: D per layer in batches of 100. Second and third row: D of the last layer and ρ against the size of "
-    "the batches; the line is evaluation mode. Last row: the floor, D as published less D in evaluation mode, and its "
-    "prediction from the classes of the batches. Means over seeds (of D geometric), dots: networks."
+    "First row: D per layer in batches of 100; predicted is D in evaluation mode with the statistics that the "
+    "classes of the batches make expected. Second and third row: D of the last layer and ρ against the size of the "
+    "batches; the line is evaluation mode. Last row: the floor, D as published less D in evaluation mode, and the "
+    "predicted one; floors that are not positive are not drawn. Means over seeds (of D geometric); dots: networks, "
+    "from the second row on."
 )
 REPRODUCTION = ConventionsFigure(
     "conventions",
@@ -194,4 +195,5 @@ REPRODUCTION = ConventionsFigure(
     statistics,
     remarks=remark,
     described=False,
+    kept_layers=layers_at_published_size,
 )

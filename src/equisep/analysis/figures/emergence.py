@@ -31,9 +31,9 @@ from equisep.analysis.tables import Tables
 from equisep.plots import LIGHT, PAGE_WIDTH, new_figure, use_log_scale
 
 SHOWS = (
-    f"{LAWS} Then r (as 1 + r) and ρ against the epoch, means over seeds with 95 % intervals. Lowest rows: means over "
-    "seeds of log D, and of −log ρ of each layer over its mean at the end, against layer and epoch. Vertical lines: "
-    "drops of the learning rate."
+    f"{LAWS} Then r (as 1 + r) and ρ against the epoch, means over seeds with 95 % intervals. Lowest rows: means "
+    "over seeds of log D, and of −log ρ of each layer over its mean at the end, against layer and epoch (a column "
+    "per snapshot). Vertical lines: drops of the learning rate."
 )
 STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
@@ -50,7 +50,7 @@ def draw(parts: Parts) -> Figure:
     heights = (42 * len(depths), 38, 66)
     figure = new_figure(PAGE_WIDTH, 10 + sum(heights))
     outer = figure.add_gridspec(3, 1, height_ratios=heights)
-    panels = law_panels(figure, (len(depths), len(epochs)), outer[0].subgridspec(len(depths), len(epochs)))
+    panels = law_panels(figure, (len(depths), len(epochs)), outer[0])
     places = [(depth, epoch) for depth in depths for epoch in epochs]
     for number, (panel, (depth, epoch)) in enumerate(zip(panels, places, strict=True)):
         selected = {name: part.select(depth=depth, epoch=epoch) for name, part in parts.items()}
@@ -122,7 +122,7 @@ def _draw_surfaces(
             for drop in drops:
                 axes.axvline(sum(epoch <= drop for epoch in epochs), color="white", linewidth=0.75)
             axes.tick_params(length=2, rotation=0)
-            axes.set(xlabel="epoch" if row else "", ylabel="" if column else "layer")
+            axes.set(xlabel="epoch" if row else "", ylabel="" if column else f"{label}\nlayer")
             title(axes, first + row * len(drawn) + column, f"depth {depth:g}, {look.label}")
         bar.set_ylabel(label)
 

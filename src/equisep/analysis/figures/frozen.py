@@ -31,7 +31,7 @@ def draw(parts: Parts) -> Figure:
     """Draw the figure: the law under each training mode, then the test accuracies of all seeds."""
     figure = new_figure(PAGE_WIDTH, 60)
     grid = figure.add_gridspec(1, 2, width_ratios=(2.6, 1))
-    panels = law_panels(figure, (1, 2), grid[0].subgridspec(1, 2))
+    panels = law_panels(figure, (1, 2), grid[0])
     for number, (panel, mode) in enumerate(zip(panels, MODES, strict=True)):
         selected = {name: Part(part.tables, by_mode(part.rows)[number]) for name, part in parts.items()}
         draw_curves(panel, drawn_parts(selected))

@@ -15,6 +15,7 @@ from equisep.analysis.figures.panels import (
     Parts,
     draw_curves,
     drawn_parts,
+    label_law,
     legend_above,
     mark,
     say_not_run,
@@ -23,7 +24,7 @@ from equisep.analysis.figures.panels import (
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.statistics import interval_over_seeds
 from equisep.analysis.tables import Tables, at_best_learning_rate
-from equisep.plots import CONTROL, LIGHT, PAGE_WIDTH, Look, draw_dots, law_panel, new_figure, use_log_scale
+from equisep.plots import CONTROL, LAW_HEIGHTS, LIGHT, PAGE_WIDTH, Look, draw_dots, law_panel, new_figure, use_log_scale
 
 BEST = "best of each"
 KEYS = ["dataset", "rate", "way"]
@@ -106,22 +107,18 @@ def draw(parts: Parts) -> Figure:
     runs = first.tables.runs
     datasets = list(dict.fromkeys(runs["dataset"]))
     figure = new_figure(PAGE_WIDTH, 10 + 56 * len(datasets))
-    grid = figure.add_gridspec(len(datasets), 4)
+    grid = figure.add_gridspec(2 * len(datasets), 4, height_ratios=LAW_HEIGHTS * len(datasets))
     compared = compare(runs)
     share = None
     for row, dataset in enumerate(datasets):
         name = name_value("dataset", str(dataset))
         for column in (0, 1):
-            panel = law_panel(figure, grid[row, column], share)
+            panel = law_panel(figure, grid[2 * row, column], grid[2 * row + 1, column], share)
             share = share or panel
-            chosen = {key: _best(part, dataset, column) for key, part in parts.items()}
-            draw_curves(panel, drawn_parts(chosen))
+            draw_curves(panel, drawn_parts({key: _best(part, dataset, column) for key, part in parts.items()}))
+            label_law(panel, "" if column else f"{name}\nseparation fuzziness D")
             title(panel[0], 4 * row + column, f"{('joint', 'two-stage')[column]} training")
-            panel[1].set_xlabel("layer")
-            if column == 0:
-                panel[0].set_ylabel(f"{name}\nseparation fuzziness D")
-                panel[1].set_ylabel("residual")
-        path, gain = figure.add_subplot(grid[row, 2]), figure.add_subplot(grid[row, 3])
+        path, gain = (figure.add_subplot(grid[2 * row : 2 * row + 2, column]) for column in (2, 3))
         joint, frozen = by_mode(runs[runs["dataset"] == dataset])
         _draw_path(path, joint, JOINT)
         _draw_ends(path, joint, JOINT)
@@ -137,6 +134,12 @@ def draw(parts: Parts) -> Figure:
             path.legend(handles=[mark(JOINT), mark(TWO_STAGE)], loc="lower right")
     legend_above(figure, [look for look, _ in drawn_parts(parts)], {runs["seed"].nunique()})
     return figure
+
+
+def last_layers(tables: Tables) -> pd.DataFrame:
+    """Return D per layer at the last epoch of each run."""
+    layers = tables.layers
+    return layers[layers["epoch"] == layers.groupby("run")["epoch"].transform("max")]
 
 
 def _best(part: Part, dataset: object, mode: int) -> Part:
@@ -180,8 +183,8 @@ def _draw_gains(axes: Axes, compared: pd.DataFrame) -> None:
 
 
 SHOWS = (
-    f"{LAWS} Third column: test accuracy against training loss, the line during joint training, a point per network at "
-    "the end. Last column: test accuracy of joint less that of two-stage training, at the joint network's first "
+    f"{LAWS} Third column: test accuracy against training loss, the line during joint training, a point per network "
+    "at the end. Last column: test accuracy of joint less that of two-stage training, at the joint network's first "
     "snapshot of at most the same training loss and at the end; means with 95 % intervals over seeds; hollow: not "
     "judged, since losses differ or seeds are too few."
 )
@@ -194,4 +197,5 @@ REPRODUCTION = Reproduction(
     statistics,
     every_snapshot,
     extra_tables=summarise,
+    kept_layers=last_layers,
 )

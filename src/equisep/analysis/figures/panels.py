@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from numpy.typing import NDArray
@@ -19,10 +20,12 @@ from numpy.typing import NDArray
 from equisep.analysis.claims import name_value
 from equisep.analysis.statistics import half_width, interval_over_seeds
 from equisep.analysis.tables import Tables
+from equisep.config import ALL_CONVENTIONS
 from equisep.measures import fit_law
 from equisep.plots import (
     CONTROL,
     CONVENTIONS,
+    LAW_HEIGHTS,
     LIGHT,
     ONE_CONVENTION,
     PAGE_WIDTH,
@@ -41,11 +44,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("png", "pdf", "svg")
+# Training accuracy from which a network counts as fitting its data.
+FITTED = 0.99
 # How a law is drawn, for captions.
 LAWS = (
-    "Log D against layer, 0 the input. Marks and bars: means over networks with 95 % intervals by Student's t over "
-    "seeds; dots: networks; lines: means of the networks' laws; strips: residuals of log D from the law of each "
-    "network; r (mean of atanh r) and ρ: means over networks."
+    "Log D of the training set against layer, 0 the input; as published with batch statistics of batches of 100 in "
+    "stored order, in evaluation mode with running statistics. Marks and bars: means over networks with 95 % "
+    "intervals by Student's t over seeds; dots: networks; lines: means of the networks' laws; strips: residuals of "
+    "log D from the law of each network; r (mean of atanh r) and ρ: means over networks."
 )
 NEUTRAL = Look("", CONTROL, "o")
 # Of panels, mm.
@@ -70,19 +76,19 @@ Parts = Mapping[str, Part]
 
 def look_of(convention: str) -> Look:
     """Return the look of a convention; those without a name of their own are grey."""
-    return CONVENTIONS.get(convention, Look(convention, CONTROL, "o"))
+    known = {**CONVENTIONS, ALL_CONVENTIONS: ONE_CONVENTION}
+    return known.get(convention, Look(convention, CONTROL, "o"))
 
 
 def drawn_parts(parts: Parts) -> list[tuple[Look, Part]]:
     """Return what to draw with its look; networks without batch normalisation, equal in all parts, are drawn once."""
-    counts = all_rows(parts).groupby("run")["convention"].nunique()
-    once = set(counts.index[counts == 1]) if len(parts) > 1 else set()
     drawn = [
-        (look_of(name), Part(part.tables, part.rows[~part.rows["run"].isin(once) & (part.rows["convention"] == name)]))
-        for name, part in parts.items()
+        (look_of(name), Part(part.tables, part.rows[part.rows["convention"] == name])) for name, part in parts.items()
     ]
     first = next(iter(parts.values()))
-    drawn.append((ONE_CONVENTION, Part(first.tables, first.rows[first.rows["run"].isin(once)])))
+    if ALL_CONVENTIONS not in parts:
+        same = first.rows["convention"] == ALL_CONVENTIONS
+        drawn.append((ONE_CONVENTION, Part(first.tables, first.rows[same])))
     return [(look, part) for look, part in drawn if len(part.rows)]
 
 
@@ -118,17 +124,21 @@ def draw_curves(
     parts: Iterable[tuple[Look, Part]],
     fit: Callable[[NDArray[np.float64]], NDArray[np.float64]] = line_of_law,
     describe: Callable[[Sequence[Sequence[float]]], str] | None = None,
+    *,
+    name_rate: bool = True,
 ) -> None:
     """Draw the laws of networks that differ only in their seed in a panel, one for each part, with r, ρ and their rate.
 
     Networks with a layer of which D is 0 are grey, without a law. describe: the text of a part's curves, by default r
-    and ρ.
+    and ρ. name_rate: whether the learning rate is written; of networks that do not fit, so is their training accuracy.
     """
+    accuracy: dict[str, float] = {}
     rates: dict[float, None] = {}
     texts: list[tuple[str, Look]] = []
     falls = True
     for look, part in parts:
         rates |= dict.fromkeys(part.rows["learning_rate"])
+        accuracy |= dict(zip(part.rows["run"], part.rows["train_accuracy"], strict=True))
         curves = part.tables.curves(part.rows)
         usable = [number for number, curve in enumerate(curves) if all(0 < value < math.inf for value in curve)]
         for number, curve in enumerate(curves):
@@ -148,8 +158,10 @@ def draw_curves(
         texts.append((text, look))
     # In the corner away from the line.
     write_lines(panel[0], texts or [("not run", NEUTRAL)], "upper" if falls else "lower")
-    named = ", ".join(name_value("learning_rate", rate) for rate in rates)
-    _write(panel[0], named, (0, 0), (3, 2), color=CONTROL)
+    named = [name_value("learning_rate", rate) for rate in rates] if name_rate else []
+    reached = float(np.nanmean(list(accuracy.values()))) if accuracy else math.nan
+    named += [f"accuracy {reached:.2f}"] if reached < FITTED else []
+    _write(panel[0], "\n".join(named[::-1]), (0, 0), (3, 2), color=CONTROL)
 
 
 def write_lines(axes: Axes, lines: Sequence[tuple[str, Look]], place: str = "upper") -> None:
@@ -197,7 +209,7 @@ def law_grid(parts: Parts, across: str, down: str | None = None) -> Figure:
     for number, (panel, (line, column)) in enumerate(zip(panels, values, strict=False)):
         chosen = {name: value for name, value in ((down, line), (across, column)) if name}
         selected = {name: part.select(**chosen) for name, part in parts.items()}
-        draw_curves(panel, drawn_parts(selected))
+        draw_curves(panel, drawn_parts(selected), name_rate=across != "learning_rate")
         names = [name_value(name, value) for name, value in chosen.items()]
         seeds.add(all_rows(selected)["seed"].nunique())
         title(panel[0], number if len(values) > 1 else None, ", ".join(names))
@@ -210,23 +222,33 @@ def law_grid(parts: Parts, across: str, down: str | None = None) -> Figure:
     return figure
 
 
-def law_panels(figure: Figure, shape: tuple[int, int], grid: Any = None) -> list[tuple[Axes, Axes]]:
-    """Return panels for laws in rows and columns with common vertical axes, row by row, with their labels."""
-    places = grid or figure.add_gridspec(*shape)
+def law_panels(figure: Figure, shape: tuple[int, int], place: SubplotSpec | None = None) -> list[tuple[Axes, Axes]]:
+    """Return panels for laws in rows and columns with common vertical axes, row by row, with their labels.
+
+    place: in the figure; by default all of it.
+    """
+    # One grid for all, so that the panels of a row are of one height.
+    ratios = {"height_ratios": LAW_HEIGHTS * shape[0]}
+    rows, columns = 2 * shape[0], shape[1]
+    grid = place.subgridspec(rows, columns, **ratios) if place else figure.add_gridspec(rows, columns, **ratios)
     panels: list[tuple[Axes, Axes]] = []
     for row in range(shape[0]):
-        for column in range(shape[1]):
-            panels.append(law_panel(figure, places[row, column], panels[0] if panels else None))
-            upper, lower = panels[-1]
-            if column:
-                upper.tick_params(labelleft=False)
-                lower.tick_params(labelleft=False)
-            else:
-                upper.set_ylabel("separation\nfuzziness D")
-                lower.set_ylabel("residual")
-            lower.set_xlabel("layer" if row == shape[0] - 1 else "")
-    figure.align_ylabels([axes for panel in panels[:: shape[1]] for axes in panel])
+        for column in range(columns):
+            share = panels[0] if panels else None
+            panels.append(law_panel(figure, grid[2 * row, column], grid[2 * row + 1, column], share))
+            label_law(panels[-1], "" if column else "separation\nfuzziness D", last=row == shape[0] - 1)
+    figure.align_ylabels([axes for panel in panels[::columns] for axes in panel])
     return panels
+
+
+def label_law(panel: tuple[Axes, Axes], label: str, *, last: bool = True) -> None:
+    """Label the axes of a panel of a row; those after the first, with '', have no labels at the common axis."""
+    upper, lower = panel
+    upper.set_ylabel(label)
+    lower.set(ylabel="residual" if label else "", xlabel="layer" if last else "")
+    if not label:
+        for axes in panel:
+            axes.tick_params(labelleft=False)
 
 
 def title(axes: Axes, number: int | None, text: str) -> None:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from equisep.analysis.figures.panels import (
+    FITTED,
     Part,
     Parts,
     drawn_parts,
@@ -19,7 +20,7 @@ from equisep.analysis.figures.panels import (
     say_not_run,
     title,
 )
-from equisep.analysis.reproduction import FITTED, Reproduction
+from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.statistics import (
     correlation_interval,
     interval_over_seeds,

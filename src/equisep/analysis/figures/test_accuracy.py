@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from equisep.analysis.figures.decay_ratio import dataset_look
-from equisep.analysis.figures.panels import legend_above, look_of, say_not_run, title
+from equisep.analysis.figures.panels import FITTED, legend_above, look_of, say_not_run, title
 from equisep.analysis.overview import Overview, best_rates, comparable, correlations_with_test_accuracy
-from equisep.analysis.reproduction import FITTED
 from equisep.plots import PAGE_WIDTH, draw_dots, new_figure, use_log_scale
 
 AGAINST = {"D_last": "D of the last layer", "r": "r", "log_ratio_cv": "CV of log ρ"}
