@@ -140,7 +140,15 @@ def test_conventions_can_be_switched_and_points_name_their_run(page: Page, resul
     named = page.locator("#tip").inner_text()
     assert named.removeprefix("run ") in runs
     assert named.removeprefix("run ") in str(group.get_attribute("data-runs"))
+    # What was measured under one convention alone is shown nevertheless, and said.
+    single = page.locator("section#width")
+    assert single.locator("figure > svg, figure > img").is_visible()
+    assert "Not measured in evaluation mode" in single.inner_text()
+    same = page.locator("section#no_batch_norm")
+    assert same.locator("figure [data-runs] use").first.is_visible()
+    assert "Not measured" not in same.inner_text()
     page.locator("input[value=all]").check()
+    assert "Not measured" not in single.inner_text()
 
 
 @pytest.mark.slow

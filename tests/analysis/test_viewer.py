@@ -71,6 +71,17 @@ def test_runs_are_filtered_sorted_and_drawn(page: Page) -> None:
     page.get_by_role("button", name="ρ", exact=True).click()
     assert page.locator("th[aria-sort=descending]").inner_text() == "ρ"
     assert [float(text) for text in column(page, "ρ")] == ratios[::-1]
+    # What is read can be filtered for, with the minus of the page; what is no filter is marked and leaves all runs.
+    by_r = page.get_by_label("filter by r", exact=True)
+    shown = column(page, "r")
+    by_r.fill(shown[0])
+    assert shown[0] in column(page, "r")
+    assert len(column(page, "r")) == shown.count(shown[0])
+    for text in ("4..", "<", ">=x"):
+        by_r.fill(text)
+        assert by_r.get_attribute("aria-invalid") == "true"
+        assert page.locator("#rows tr").count() == 3
+    by_r.fill("")
     page.get_by_role("button", name="choose the first 20 shown").click()
     # Two networks with the input and three hidden layers, one with five.
     assert page.locator("#layers circle").count() == 2 * 4 + 6

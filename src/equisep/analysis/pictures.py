@@ -37,7 +37,7 @@ def inline_svg(path: Path, label: str) -> str:
         for name in [name for name in parent.attrib if name.startswith("on")]:
             del parent.attrib[name]
         target = parent.attrib.pop(f"{{{XLINK}}}href", None)
-        if target is not None and target.startswith("#"):
+        if target is not None and target.startswith(("#", "data:image/png;base64,")):
             parent.set("href", target)
         identity = parent.get("id", "")
         if identity and identity not in kept:

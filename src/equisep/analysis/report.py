@@ -17,12 +17,11 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from equisep.analysis.claims import OVERVIEW_NAMES, Claim, load_claims
-from equisep.analysis.experiments import expand_experiment
+from equisep.analysis.claims import Claim, load_claims
 from equisep.analysis.pictures import inline_svg, png_uri, thumbnail_uri
 from equisep.analysis.tables import TEXT_COLUMNS
 from equisep.analysis.verdicts import CONTRADICTED, NO_CLAIM, NOT_TESTED, PARTLY, REPRODUCED, STATUSES, UNDECIDED
-from equisep.config import PAPER, ConfigError, conf_folder, has_batch_norm, not_writable
+from equisep.config import PAPER, ConfigError, conf_folder, not_writable
 from equisep.files import write_atomically
 from equisep.plots import CONVENTIONS
 from equisep.store import machine_facts
@@ -72,6 +71,12 @@ class Section:
         """The number of the paper's claim, or ''."""
         match = re.search(r"\bclaim (\d)", self.claim.text)
         return match.group(1) if match and f"on claim {match.group(1)}" not in self.claim.text else ""
+
+    @property
+    def lacks(self) -> list[str]:
+        """The conventions that can be switched to and that this claim was not judged under, though others were."""
+        judged = set(self.verdicts) & set(SWITCHED)
+        return [name for name in SWITCHED if judged and name not in judged]
 
     def cells(self) -> list[tuple[str, str, int]]:
         """Return convention, verdict and columns of each cell of the answer: one where all conventions are the same."""
@@ -146,15 +151,8 @@ def _read_section(results: Path, name: str, claim: Claim, command: str) -> Secti
         facts=_describe(table),
         table=_link(results, f"tables/{name}.csv"),
         command=command,
-        one_convention=_has_one_convention(name, list(record.get("verdicts", ()))),
+        one_convention=bool(record) and not set(record["verdicts"]) & set(SWITCHED),
     )
-
-
-def _has_one_convention(name: str, judged: list[str]) -> bool:
-    """Whether an experiment's networks are the same under every convention, or were judged under all together."""
-    if len(judged) != 1 or judged[0] not in SWITCHED or name in OVERVIEW_NAMES:
-        return bool(judged) and not set(judged) & set(SWITCHED)
-    return not any(has_batch_norm(point.config.architecture) for point in expand_experiment(name))
 
 
 def _read_record(results: Path, name: str) -> dict[str, Any]:

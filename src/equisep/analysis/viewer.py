@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from equisep.config import ConfigError, convention_of, not_writable
+from equisep.config import ALL_CONVENTIONS, ConfigError, convention_of, not_writable
 from equisep.files import write_atomically
 from equisep.store import RunRecord, read_records
 
@@ -37,7 +37,11 @@ def write_page(source: str | Path, results: Path) -> tuple[Path, int]:
     # Within a script element only "<" could end it.
     data = Markup(json.dumps(runs, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
     page = environment.get_template("viewer.html.j2").render(
-        data=data, source=str(source), written=time.strftime("%Y-%m-%d %H:%M"), count=len(runs)
+        data=data,
+        everywhere=ALL_CONVENTIONS,
+        source=str(source),
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        count=len(runs),
     )
     path = results / "page.html"
     try:
@@ -57,20 +61,25 @@ def describe_run(record: RunRecord) -> dict[str, Any]:
     config = record.config
     architecture, optimizer, dataset = config["architecture"], config["optimizer"], config["dataset"]
     momentum = optimizer["kind"] == "sgd" and optimizer["momentum"] > 0
+    labels = ", random labels" if dataset.get("label_seed") is not None else ""
+    sizes = ", imbalanced" if isinstance(dataset.get("sizes"), list) else ""
     fields = {
         "run": record.run,
         "experiment": config["experiment"] or "",
-        "network": architecture["family"],
+        "network": _name_network(architecture),
         "depth": architecture.get("depth") or "",
-        "data": f"{dataset['name']} {dataset['size']}",
+        "width": architecture.get("width") or "",
+        "data": f"{dataset['name']} {dataset['size']}{labels}{sizes}",
+        "training": "two-stage" if config["training"].get("phases") else "joint",
         "optimizer": "momentum" if momentum else optimizer["kind"],
         "rate": optimizer["learning_rate"],
         "seed": config["seed"],
         "state": record.state["state"],
         "epochs": len(record.epochs),
     }
+    same = not architecture.get("batch_norm", True)
     measures = {
-        _name_measure(measurement.settings): {
+        ALL_CONVENTIONS if same else _name_measure(measurement.settings): {
             "layers": list(records[0].layers),
             "epochs": {one.epoch: [_rounded(value) for value in one.fuzziness] for one in records},
         }
@@ -84,6 +93,18 @@ def describe_run(record: RunRecord) -> dict[str, Any]:
         "accuracy": [_rounded(one.accuracy) for one in chosen],
     }
     return {"fields": fields, "measures": measures, "training": training}
+
+
+def _name_network(architecture: Mapping[str, Any]) -> str:
+    """Return the family of a network with what distinguishes it: "fnn, layer norm", "fnn, linear"."""
+    parts = [str(architecture["family"])]
+    if not architecture.get("batch_norm", True):
+        parts.append("layer norm" if architecture.get("norm") == "layer" else "no norm")
+    parts += ["He initialisation"] if architecture.get("initialisation") else []
+    parts += ["linear"] if architecture.get("activation", "relu") != "relu" else []
+    parts += [f"widths {architecture['widths']}"] if architecture.get("widths") else []
+    scale = architecture.get("width_multiplier", 1.0)
+    return ", ".join([*parts, *([f"{scale:g} of the channels"] if scale != 1 else [])])
 
 
 def _name_measure(settings: Mapping[str, Any]) -> str:
