@@ -11,8 +11,11 @@ import pytest
 
 from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.figures import conventions, normalisation
+from equisep.analysis.figures.panels import Part, drawn_parts
 from equisep.analysis.tables import Tables, collect_tables
+from equisep.config import ALL_CONVENTIONS
 from equisep.execution.train import execute
+from equisep.plots import EVALUATION, ONE_CONVENTION, PAPER
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +82,17 @@ def test_networks_without_batch_normalisation_are_compared_with_those_with_it() 
     assert found["train_accuracy"].to_dict() == {"fnn_layer_norm": 0.95, "fnn_kaiming": 0.5}
 
 
-def test_runs_measured_once_belong_to_every_convention() -> None:
-    rows = pd.DataFrame({"run": ["a", "a", "b"], "convention": ["paper", "evaluation", "paper"]})
+def test_networks_without_batch_norm_belong_to_every_convention_and_are_drawn_once() -> None:
+    rows = pd.DataFrame({"run": ["a", "a", "b"], "convention": ["paper", "evaluation", ALL_CONVENTIONS]})
     tables = Tables(rows, rows, 0, perturbed=rows.head(0))
+    assert tables.conventions == ("paper", "evaluation")
     assert tables.under("evaluation").runs["run"].tolist() == ["a", "b"]
     assert tables.under("paper").runs["run"].tolist() == ["a", "b"]
+    parts = {name: Part(tables, tables.under(name).runs) for name in tables.conventions}
+    drawn = [(look, part.rows["run"].tolist()) for look, part in drawn_parts(parts)]
+    assert drawn == [(PAPER, ["a"]), (EVALUATION, ["a"]), (ONE_CONVENTION, ["b"])]
     alone = Tables(rows[2:], rows[2:], 0, perturbed=rows.head(0))
-    assert alone.under("evaluation").runs.empty
+    assert alone.conventions == (ALL_CONVENTIONS,)
+    (one,) = drawn_parts({ALL_CONVENTIONS: Part(alone, alone.under(ALL_CONVENTIONS).runs)})
+    assert (one[0], one[1].rows["run"].tolist()) == (ONE_CONVENTION, ["b"])
+    assert Tables(rows[:1], rows[:1], 0, perturbed=rows.head(0)).under("evaluation").runs.empty
