@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_a_row_is_a_run_at_one_epoch(store: Path) -> None:
         law.log_ratio_cv,
     )
     assert row["dataset"] == "fashion_mnist 10×10"
+
+
+def test_a_network_with_permuted_layers_is_no_further_row(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store / "runs", tmp_path / "runs")
+    before = summarise_runs(load_runs(tmp_path)).table
+    usual = [f"results={tmp_path}", "tracking=off", "training=smoke", "architecture.depth=4", "seed=1"]
+    execute([compose_config([*usual, "measure.permutation_seed=0"])])
+    runs = load_runs(tmp_path)
+    assert (runs["measure.permutation_seed"] == 0).any()
+    pd.testing.assert_frame_equal(summarise_runs(runs).table, before)
 
 
 def test_runs_that_cannot_be_compared_are_left_out_and_counted() -> None:

@@ -127,6 +127,9 @@ def _measured_under(convention: str, runs: pd.DataFrame) -> pd.DataFrame:
     for name, value in fields.items():
         # Measures in stored order do not record their order.
         measured = measured[measured[f"measure.{name}"].fillna("stored") == value]
+    # A network with permuted layers is a control; older measures do not record the field.
+    if "measure.permutation_seed" in measured:
+        measured = measured[measured["measure.permutation_seed"].isna()]
     return measured[measured["measure.view"] == measured.groupby("run")["measure.view"].transform("max")]
 
 

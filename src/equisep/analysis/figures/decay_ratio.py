@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from equisep.analysis.claims import name_value
 from equisep.analysis.figures.panels import draw_against, legend_above, look_of, mark, say_not_run, title
 from equisep.analysis.overview import Overview, best_rates, comparable, exponential_against_rivals
-from equisep.plots import DATASETS, PAGE_WIDTH, Look, depth_look, new_figure
+from equisep.plots import DATASETS, PAGE_WIDTH, Look, depth_look, new_figure, use_log_scale
 
 # The settings of the paper's figures, which stay fixed while another one varies.
 DATASET, OPTIMIZER, DEPTH, WIDTH = "fashion_mnist 10×10", "adam", 8, 100
 DEPTHS = (4, 8, 20)
-# Depths with runs at many learning rates: 4, 8 and 20 with Adam, 9 with SGD.
-RATE_DEPTHS = (4, 8, 9, 20)
+# Depths with runs at many learning rates, and their optimizer.
+RATE_DEPTHS = {4: "adam", 8: "adam", 9: "sgd", 20: "adam"}
 OPTIMIZERS = ("sgd", "momentum", "adam")
 MIN_RATES = 3
 
@@ -40,7 +40,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
             best["dataset"].str.contains("10×10") & (best["optimizer"] == OPTIMIZER) & (best["width"] == WIDTH)
         ]
         here = last[(last["dataset"] == DATASET) & (last["width"] == WIDTH)]
-        rates = here[here["depth"].isin(RATE_DEPTHS)]
+        rates = here[here["optimizer"] == here["depth"].map(RATE_DEPTHS)]
         enough = rates.groupby(["optimizer", "depth"])["learning_rate"].transform("nunique") >= MIN_RATES
         epochs = joint[joint["run"].isin(best.loc[best["optimizer"] == OPTIMIZER, "run"])].astype({"depth": int})
         epochs = epochs[(epochs["dataset"] == DATASET) & (epochs["width"] == WIDTH) & epochs["depth"].isin(DEPTHS)]
@@ -58,10 +58,12 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         for number, axes in enumerate(panels[row]):
             title(axes, 5 * row + number, look_of(convention).label)
         panels[row, 0].set(ylabel="decay ratio ρ", xlabel="depth")
-        panels[row, 1].set(xscale="log", xlabel="learning rate")
+        use_log_scale(panels[row, 1], "x")
+        panels[row, 1].set_xlabel("learning rate")
         panels[row, 2].set_xticks(range(len(OPTIMIZERS)), [name_value("", name) for name in OPTIMIZERS])
         panels[row, 2].set(xlabel="optimizer", xlim=(-0.5, len(OPTIMIZERS) - 0.5))
-        panels[row, 3].set(xscale="log", xlabel="width")
+        use_log_scale(panels[row, 3], "x")
+        panels[row, 3].set_xlabel("width")
         panels[row, 4].set_xscale("symlog", linthresh=10, linscale=0.5)
         panels[row, 4].set(xlabel="epoch", xlim=(0, None))
     depths = [depth_look(depth) for depth in RATE_DEPTHS]
