@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from equisep.execution import mirror_store
 from equisep.measures import Epoch, fit_law
 from equisep.store import DamagedRun, Run, all_runs
 from tests.conftest import Ended, run_one
+from tests.processes import call
 from tests.store.test_readers import rows_read_by_wandb
 
 
@@ -101,14 +103,13 @@ def test_each_segment_of_a_resumed_run_has_every_epoch_once(configure: Callable[
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_online_without_an_account_names_the_remedy(
-    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match="wandb login"):
-        run_one(configure("tracking=online"))
+def test_online_without_an_account_names_the_remedy(tmp_path: Path) -> None:
+    # In a process of its own: wandb keeps what it once found out about the account.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = plain | {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    failed = call("training=smoke", "tracking=online", f"results={tmp_path}", folder=tmp_path, environment=environment)
+    assert failed.code == 2
+    assert "wandb login" in failed.err.splitlines()[-1]
 
 
 def test_mirroring_needs_a_mode_and_reports_a_damaged_run_after_the_others(
