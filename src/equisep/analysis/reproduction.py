@@ -141,12 +141,15 @@ class Reproduction:
 
     def judge(self, tables: Tables) -> dict[str, Verdict]:
         """Return the verdict on the experiment's claim under each convention."""
+        return self._judge(tables, expand_experiment(self.name))
+
+    def _judge(self, tables: Tables, planned: Sequence[PlannedRun]) -> dict[str, Verdict]:
+        """Return the verdicts. planned: the runs of the experiment's file."""
         claim = load_claims().get(self.name)
         parts = self.parts(tables) or {PAPER: Part(tables, tables.runs)}
         if claim is None:
             none = Claim(self.name, "no claim stated", 0, (), (), "all", True, ())
             return dict.fromkeys(parts, Verdict(none, NO_CLAIM, (), {}))
-        planned = expand_experiment(self.name)
         missing, full_scale = self._missing_reason(tables, planned), _is_full_scale(tables, planned)
         verdicts = {}
         for convention, part in parts.items():
@@ -208,7 +211,9 @@ class Reproduction:
         There is no figure if no network has a value, and no tables if runs are missing, since partial tables could be
         mistaken for complete ones.
         """
-        verdicts, rows, parts = self.judge(tables), self.shown(tables), self.parts(tables)
+        # It takes a while to compose.
+        planned = expand_experiment(self.name)
+        verdicts, rows, parts = self._judge(tables, planned), self.shown(tables), self.parts(tables)
         described = {}
         notes, descriptions = list(tables.flaws), []
         if len(rows):
@@ -238,7 +243,7 @@ class Reproduction:
                     (found[suffix].assign(convention=name) for name, found in further.items() if suffix in found),
                     ignore_index=True,
                 )
-        scope = describe_scope(tables.runs, load_claims().get(self.name), expand_experiment(self.name)[0].config)
+        scope = describe_scope(tables.runs, load_claims().get(self.name), planned[0].config)
         notes = list(dict.fromkeys(notes))
         return Result(
             self.name, verdicts, figure, contents, scope, tuple(notes), tuple(call), tuple(descriptions), self.shows
