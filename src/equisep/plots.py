@@ -91,7 +91,7 @@ DATASETS = {
     "fashion_mnist": Look("Fashion-MNIST", "#cc6677", "s"),
     "cifar10": Look("CIFAR-10", "#8f8a1c", "^"),
 }
-CONTROL, LIGHT, GRID = "0.45", "0.7", "0.85"
+CONTROL, LIGHT = "0.45", "0.7"
 MARKERS = "osv^D<>Ph"
 
 

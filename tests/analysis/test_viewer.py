@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from equisep.analysis.viewer import thin, write_page
+from equisep.analysis.viewer import thin, write_viewer
 from equisep.config import ConfigError, compose_config
 from equisep.execution.train import execute
 from equisep.measures import fit_law
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Browser, store: Path) -> Iterator[Page]:  # noqa: F811
-    path, count = write_page(store, store)
+    path, count = write_viewer(store, store)
     assert count == 3
     context = browser.new_context(viewport={"width": 390, "height": 844}, offline=True)
     page = context.new_page()
@@ -128,7 +128,7 @@ def test_a_page_without_runs_and_unknown_words_are_errors_of_one_line(
 ) -> None:
     (tmp_path / "runs").mkdir()
     with pytest.raises(ConfigError, match="contains no runs to show"):
-        write_page(tmp_path, tmp_path)
+        write_viewer(tmp_path, tmp_path)
     for words, message in (
         (["results=nowhere"], "no"),
         (["port=1"], "port=1: unknown argument; use source=SOURCE or results"),

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 import yaml
 from markupsafe import Markup
 
 from equisep.analysis.claims import Claim, load_claims
+from equisep.analysis.pages import write_page
 from equisep.analysis.pictures import inline_svg, png_uri, thumbnail_uri
 from equisep.analysis.tables import TEXT_COLUMNS
 from equisep.analysis.verdicts import CONTRADICTED, NO_CLAIM, NOT_TESTED, PARTLY, REPRODUCED, STATUSES, UNDECIDED
-from equisep.config import PAPER, ConfigError, conf_folder, not_writable
-from equisep.files import write_atomically
+from equisep.config import PAPER, ConfigError, conf_folder
 from equisep.plots import CONVENTIONS
 from equisep.store import machine_facts
 
@@ -99,9 +98,9 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
     statuses = [verdict["verdict"] for section in sections for verdict in section.verdicts.values()]
     if set(statuses) == {NOT_TESTED} and not any(section.image or section.figure for section in sections):
         raise ConfigError(f"results={results}: contains no verdicts; run equisep reproduce first")
-    loader = jinja2.PackageLoader("equisep", "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    page = environment.get_template("report.html.j2").render(
+    return write_page(
+        results / "report.html",
+        "report.html.j2",
         sections=sections,
         counts=_count_by_convention(sections),
         glyphs=GLYPHS,
@@ -111,12 +110,6 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
         machine=machine_facts(),
         written=time.strftime("%Y-%m-%d %H:%M"),
     )
-    path = results / "report.html"
-    try:
-        write_atomically(path, page.encode())
-    except OSError as error:
-        raise not_writable(results, error) from None
-    return path
 
 
 def _count_by_convention(sections: list[Section]) -> dict[str, dict[str, int]]:

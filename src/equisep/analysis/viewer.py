@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from equisep.config import ALL_CONVENTIONS, ConfigError, convention_of, not_writable
-from equisep.files import write_atomically
+from equisep.analysis.pages import write_page
+from equisep.config import ALL_CONVENTIONS, ConfigError, convention_of
 from equisep.store import RunRecord, read_records
 
 # Of a run's training curve; a picture shows no more.
@@ -23,7 +22,7 @@ MAX_POINTS = 120
 DIGITS = 6
 
 
-def write_page(source: str | Path, results: Path) -> tuple[Path, int]:
+def write_viewer(source: str | Path, results: Path) -> tuple[Path, int]:
     """Write RESULTS/page.html with the runs of a source; return its path and the number of runs.
 
     source: see :mod:`equisep.store.readers`. Raises ConfigError for an invalid source, one without runs, or a page that
@@ -32,31 +31,18 @@ def write_page(source: str | Path, results: Path) -> tuple[Path, int]:
     runs = [describe_run(record) for record in read_records(source) if record.config and record.epochs]
     if not runs:
         raise ConfigError(f"source={source}: contains no runs to show")
-    loader = jinja2.PackageLoader("equisep", "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     # Within a script element only "<" could end it.
     data = Markup(json.dumps(runs, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
-    page = environment.get_template("viewer.html.j2").render(
-        data=data,
-        everywhere=ALL_CONVENTIONS,
-        source=str(source),
-        written=time.strftime("%Y-%m-%d %H:%M"),
-        count=len(runs),
-    )
-    path = results / "page.html"
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, page.encode())
-    except OSError as error:
-        raise not_writable(results, error) from None
+    facts = {"source": str(source), "written": time.strftime("%Y-%m-%d %H:%M"), "count": len(runs)}
+    path = write_page(results / "page.html", "viewer.html.j2", data=data, everywhere=ALL_CONVENTIONS, **facts)
     return path, len(runs)
 
 
 def describe_run(record: RunRecord) -> dict[str, Any]:
     """Return what the page shows of a run, as plain values.
 
-    fields: the columns of the table. measures: by convention, the epochs with D of each layer on the training set;
-    layers: their names. training: epochs, losses and accuracies, at most MAX_POINTS of each.
+    fields: the columns of the table. measures: by convention, the epochs with D of each layer on the training set.
+    training: epochs and losses, at most MAX_POINTS of each.
     """
     config = record.config
     architecture, optimizer, dataset = config["architecture"], config["optimizer"], config["dataset"]
@@ -80,7 +66,6 @@ def describe_run(record: RunRecord) -> dict[str, Any]:
     same = not architecture.get("batch_norm", True)
     measures = {
         ALL_CONVENTIONS if same else _name_measure(measurement.settings): {
-            "layers": list(records[0].layers),
             "epochs": {one.epoch: [_rounded(value) for value in one.fuzziness] for one in records},
         }
         for measurement in record.measures.values()
@@ -90,7 +75,6 @@ def describe_run(record: RunRecord) -> dict[str, Any]:
     training = {
         "epoch": [one.epoch for one in chosen],
         "loss": [_rounded(one.loss) for one in chosen],
-        "accuracy": [_rounded(one.accuracy) for one in chosen],
     }
     return {"fields": fields, "measures": measures, "training": training}
 

@@ -246,11 +246,11 @@ def _dashboard(arguments: argparse.Namespace) -> int:
 
 
 def _page(arguments: argparse.Namespace) -> int:
-    from equisep.analysis.viewer import write_page
+    from equisep.analysis.viewer import write_viewer
 
     options, others = split_words(arguments.words, "source")
     results = results_of(_only_results("page", others, "source=SOURCE or "))
-    path, count = write_page(options.get("source", results), results)
+    path, count = write_viewer(options.get("source", results), results)
     print(f"page: written: {path} with {count} runs; open it in a browser")
     return 0
 

@@ -58,6 +58,7 @@ def draw(parts: Parts) -> Figure:
         title(panel[0], number, f"{name_value('depth', depth)}, epoch {epoch}")
     lower = outer[1].subgridspec(1, 2)
     training = expand_experiment("emergence")[0].config.training
+    drops = [epoch for epoch in training.milestones if training.epochs == epochs[-1]]
     columns = (("r", "1 + r", 1.0), ("decay_ratio", "decay ratio ρ", 0.0))
     for number, (column, label, offset) in enumerate(columns):
         axes = figure.add_subplot(lower[number])
@@ -71,14 +72,13 @@ def draw(parts: Parts) -> Figure:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set(xlabel="epoch", ylabel=label, xlim=(-1, None))
-        for epoch in training.milestones if training.epochs == epochs[-1] else ():
+        for epoch in drops:
             axes.axvline(epoch, color=LIGHT, linewidth=0.5, zorder=0)
         lines = zip(depths, STYLES, strict=False)
         style: dict[str, Any] = {"color": "black"}
         handles = [Line2D([], [], linestyle=line, label=f"depth {depth:g}", **style) for depth, line in lines]
         axes.legend(handles=handles, loc="upper right", handlelength=2)
         title(axes, len(places) + number, label)
-    drops = [epoch for epoch in training.milestones if training.epochs == epochs[-1]]
     _draw_surfaces(figure, outer[2], parts, depths, drops, len(places) + len(columns))
     legend_above(figure, [look for look, _ in drawn_parts(parts)], {rows["seed"].nunique()})
     return figure

@@ -159,7 +159,8 @@ def draw_curves(
     # In the corner away from the line.
     write_lines(panel[0], texts or [("not run", NEUTRAL)], "upper" if falls else "lower")
     named = [name_value("learning_rate", rate) for rate in rates] if name_rate else []
-    reached = float(np.nanmean(list(accuracy.values()))) if accuracy else math.nan
+    known = [value for value in accuracy.values() if math.isfinite(value)]
+    reached = sum(known) / len(known) if known else math.nan
     named += [f"accuracy {reached:.2f}"] if reached < FITTED else []
     _write(panel[0], "\n".join(named[::-1]), (0, 0), (3, 2), color=CONTROL)
 

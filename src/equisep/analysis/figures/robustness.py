@@ -181,13 +181,12 @@ def draw(parts: Parts) -> Figure:
         _curve(axes, _fitted_curves(first.tables, scores, kind), "test_accuracy")
         axes.set(ylabel="test accuracy", ylim=(0, None), xlabel=unit)
         title(axes, list(panels.flat).index(axes), name)
-    last = panels[1, 2]
+    last, styles = panels[1, 2], ("-", "--")
     for number, (_, part, found) in enumerate(scored):
-        _curve(last, _fitted_curves(part.tables, found, "weights"), "D_last", line=("-", "--")[number % 2])
+        _curve(last, _fitted_curves(part.tables, found, "weights"), "D_last", line=styles[number % 2])
     use_log_scale(last)
     last.set(ylabel="D of the last layer", xlabel=STRENGTHS["weights"][1])
     title(last, len(STRENGTHS), STRENGTHS["weights"][0])
-    styles = ("-", "--")
     names = [mark(look, linestyle=styles[n % 2], marker="", color="black") for n, (look, _, _) in enumerate(scored)]
     last.legend(handles=names if count > 1 else [], loc="lower right")
     for row, (look, part, found) in enumerate(scored, start=2):
