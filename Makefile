@@ -36,7 +36,7 @@ lock: $(VENV)/.python  ## resolve the newest versions and write requirements/ (A
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check uv
 	$(RUN) requirements/lock.py $(or $(ARGS),--upgrade)
 
-reproduce: $(VENV)/.runtime $(if $(filter-out headline,$(PROFILE)),$(VENV)/.robustness)  ## train, measure, draw and judge a profile: PROFILE=headline, cpu or paper (ARGS="seed=1 …")
+reproduce: $(VENV)/.runtime $(if $(filter-out headline,$(PROFILE)),$(VENV)/.robustness)  ## train, measure, draw and judge a profile: PROFILE=headline, cpu, reference or paper (ARGS="seed=1 …")
 	$(RUN) -m reproduce $(PROFILE) $(ARGS)
 
 report: $(VENV)/.runtime  ## write all results on one page, results/report.html

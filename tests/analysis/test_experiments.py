@@ -49,7 +49,7 @@ def test_launcher_options_do_not_change_the_runs() -> None:
 
 
 def test_the_papers_grids_have_the_papers_sizes() -> None:
-    sizes = {"optimizers": 90, "emergence": 20, "learning_rate": 70, "imbalance": 150, "no_batch_norm": 30}
+    sizes = {"optimizers": 90, "emergence": 20, "learning_rate": 70, "imbalance": 150, "no_batch_norm": 150}
     sizes |= {"linear": 30, "depth_mnist": 270, "depth_fashion_mnist": 300, "depth_cifar10": 330, "frozen": 50}
     sizes |= {"vgg13": 30}
     for name, size in sizes.items():
@@ -169,7 +169,7 @@ RATES = [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
         ("width", {"width": [20, 100, 1000]}, RATES),
         ("shape", {"architecture": ["narrow_wide", "wide_narrow", "mixed_widths"]}, RATES),
         ("original_size", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"], "depth": [4, 8, 20]}, RATES),
-        ("no_batch_norm", {}, RATES),
+        ("no_batch_norm", {"depth": [4, 6, 8, 12, 20]}, RATES),
         ("linear", {}, RATES),
         ("vgg13", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"]}, RATES),
         ("alexnet", {"dataset": ["fashion_mnist_32x32", "cifar10_32x32"]}, RATES),

@@ -76,15 +76,15 @@ def test_every_experiment_has_a_script_a_row_in_the_results_and_is_in_the_profil
     script = (ROOT / f"reproduce/{name}.py").read_text()
     assert f"python -m equisep -m experiment={name} && python reproduce/{name}.py" in script
     assert re.search(rf"^\| `{name}` \|", (ROOT / "docs/results.md").read_text(), flags=re.MULTILINE)
-    for profile in ("cpu", "paper"):
+    for profile in ("cpu", "paper", "reference"):
         assert name in load_profile(profile)
 
 
 def test_profiles_have_known_experiments_and_the_headline_needs_only_fashion_mnist() -> None:
-    for profile in ("headline", "cpu", "paper"):
+    for profile in ("headline", "cpu", "paper", "reference"):
         assert set(load_profile(profile)) <= set(EXPERIMENTS)
     assert list(load_profile("headline")) == ["optimizers", "emergence", "depth_fashion_mnist"]
-    with pytest.raises(ConfigError, match="profile=gpu: .*choose one of cpu, headline, paper"):
+    with pytest.raises(ConfigError, match="profile=gpu: .*choose one of cpu, headline, paper, reference"):
         load_profile("gpu")
 
 
@@ -261,7 +261,7 @@ def test_a_script_names_missing_runs_and_how_to_train_them(
     ("arguments", "message"),
     [
         (["architecture.dept=3"], "architecture.dept: "),
-        (["profile=gpu"], "choose one of cpu, headline, paper"),
+        (["profile=gpu"], "choose one of cpu, headline, paper, reference"),
         (["profile=headline"], "profile=headline: does not include"),
         (["tables=nowhere"], "nowhere/width.csv not found"),
         (["tables=nowhere", "seed=1"], "tables=nowhere: can be combined with results=FOLDER only"),
@@ -361,7 +361,7 @@ def test_an_unavailable_data_set_is_named_and_other_experiments_continue(
 
 def test_an_invalid_profile_or_override_is_an_error_before_any_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "gpu"]) == 2
-    assert "choose one of cpu, headline, paper" in capsys.readouterr().err
+    assert "choose one of cpu, headline, paper, reference" in capsys.readouterr().err
     assert main(["reproduce", "headline", "cpu"]) == 2
     assert "cpu: must be KEY=VALUE" in capsys.readouterr().err
     assert main(["reproduce", "headline", "architecture.dept=3"]) == 2
