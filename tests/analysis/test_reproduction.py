@@ -7,6 +7,7 @@ import json
 import math
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -237,6 +238,25 @@ def test_an_experiment_without_a_claim_is_drawn(
     assert main(["figure", "width", f"tables={ROOT}/results/reference/width", f"results={tmp_path}"]) == 0
     assert (tmp_path / "verdicts/width.json").read_text() == earlier
     assert json.loads((tmp_path / "partial/verdicts/width.json").read_text())["verdict"] == "no claim"
+
+
+def test_all_figures_of_a_folder_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("width", "vgg13"):
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        (tmp_path / f"tables/{name}").symlink_to(ROOT / f"results/reference/{name}")
+    assert main(["figure", "all", f"tables={tmp_path}/tables", f"results={tmp_path}/drawn"]) == 0
+    assert {path.stem for path in (tmp_path / "drawn/figures").glob("*.png")} == {"width", "vgg13"}
+    assert capsys.readouterr().out.count("verdict, paper: ") == 2
+
+
+def test_tables_without_a_condition_of_the_figure_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "results/reference/width", tmp_path / "width")
+    table = pd.read_csv(tmp_path / "width/width.csv", dtype=str).drop(columns="width")
+    table.to_csv(tmp_path / "width/width.csv", index=False)
+    assert main(["figure", "width", f"tables={tmp_path}/width", f"results={tmp_path}"]) == 2
+    assert "the table of runs has no column width, by which this figure" in capsys.readouterr().err
 
 
 def test_a_script_names_missing_runs_and_how_to_train_them(

@@ -98,7 +98,12 @@ class Reproduction:
         if "tables" in options:
             if len(options) > 1 or overrides != output:
                 raise ConfigError(f"tables={options['tables']}: can be combined with results=FOLDER only")
-            return load_tables(Path(options["tables"]), self.name), results
+            tables = load_tables(Path(options["tables"]), self.name)
+            absent = [name for name in (*self.conditions, self.repeats) if name not in tables.runs]
+            if absent:
+                problem = f"the table of runs has no column {absent[0]}, by which this figure tells its networks apart"
+                raise ConfigError(f"tables={options['tables']}: {problem}")
+            return tables, results
         selected = load_profile(options["profile"]).get(self.name) if "profile" in options else [[]]
         if selected is None:
             raise ConfigError(f"profile={options['profile']}: does not include this experiment; choose another one")

@@ -81,6 +81,7 @@ def compare_increment_laws(fuzziness: ArrayLike) -> IncrementLaws:
     Raises ValueError where that does, and for fewer than eight points.
     """
     from scipy.optimize import least_squares
+    from scipy.special import expit
 
     fit_law(fuzziness)
     values = np.log(np.asarray(fuzziness, dtype=np.float64))
@@ -89,14 +90,18 @@ def compare_increment_laws(fuzziness: ArrayLike) -> IncrementLaws:
     increments, layers = np.diff(values), np.arange(len(values))
     line = np.polyfit(layers[1:], increments, 1)
 
-    def of_floor(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        log_ratio, log_floor = parameters
-        return np.diff(np.logaddexp(log_ratio * layers, log_floor))
+    def excess(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the increments of ρ^l + c less those of log D. parameters: log ρ, log c."""
+        return np.asarray(np.diff(np.logaddexp(parameters[0] * layers, parameters[1])) - increments)
+
+    def gradient(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        share = expit(parameters[0] * layers - parameters[1])
+        return np.asarray(np.diff(np.stack([share * layers, 1 - share]), axis=1).T)
 
     start = (min(increments.mean(), -1e-3), values[-1] - values[0] - 1)
     # The floor is between a negligible one and that of a curve that hardly falls.
     bounds = ([-20.0, -40.0], [0.0, 10.0])
-    fitted = least_squares(lambda found: np.asarray(of_floor(found) - increments), start, bounds=bounds)  # type: ignore[misc]
+    fitted = least_squares(excess, start, gradient, bounds)
     residuals = (increments - increments.mean(), increments - np.polyval(line, layers[1:]), fitted.fun)
     return IncrementLaws(*(_corrected_aic(part, count) for part, count in zip(residuals, (1, 2, 2), strict=True)))
 

@@ -179,15 +179,9 @@ def _profile_list() -> Sequence[str]:
 
 
 def _figure(arguments: argparse.Namespace) -> int:
-    from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
-    from equisep.analysis.overview import Overview
-    from equisep.analysis.reproduction import Reproduction
+    from equisep.commands.figures import draw, draw_all
 
-    figures: dict[str, Reproduction | Overview] = {**REPRODUCTIONS, **OVERVIEWS}
-    if arguments.name not in figures:
-        hint = nearest(arguments.name, figures)
-        raise ConfigError(f"figure {arguments.name}: no such figure{hint}; choose one of {', '.join(figures)}")
-    return figures[arguments.name].main(arguments.words)
+    return draw_all(arguments.words) if arguments.name == "all" else draw(arguments.name, arguments.words)
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -270,7 +264,7 @@ def _reproduce_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _figure_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="see below; decay_ratio and test_accuracy are over all runs")
+    parser.add_argument("name", help="see below, or all; decay_ratio and test_accuracy are over all runs")
     parser.add_argument("words", nargs="*", default=[], metavar="KEY=VALUE", help=FIGURE_OPTIONS)
 
 
@@ -302,7 +296,7 @@ COMMANDS: dict[str, Command] = {
         _profile_list,
     ),
     "figure": Command(
-        "Draw and judge one figure from the runs in the store",
+        "Draw and judge a figure, or all, from the runs in the store",
         "equisep figure optimizers",
         "source= reads the runs from a results folder, a folder of wandb logs or wandb:ENTITY/PROJECT instead; "
         "tables= draws from saved tables. Exit code 1 if the claim cannot be judged.",

@@ -51,24 +51,21 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
         pairs = [(_format_rate(rate), *(mode[mode["learning_rate"] == rate] for mode in modes)) for rate in rates]
         pairs.append((BEST, *(at_best_learning_rate(mode, ()) for mode in modes)))
         for rate, joint, frozen in pairs:
-            for seed in sorted(set(joint["seed"]) & set(frozen["seed"])):
-                path = joint[joint["seed"] == seed].sort_values("epoch")
-                end = frozen[frozen["seed"] == seed].sort_values("epoch").iloc[-1]
-                matched = path[path["train_loss"] <= end["train_loss"]].head(1)
-                both = pd.concat([matched.assign(way="matched"), path.tail(1).assign(way="final")])
-                comparisons.append(
-                    both.assign(
-                        rate=rate,
-                        accuracy_gain=both["test_accuracy"] - end["test_accuracy"],
-                        r_gain=end["r"] - both["r"],
-                        r_joint=both["r"],
-                        points_joint=both["points"],
-                        loss_gap=both["train_loss"] - end["train_loss"],
-                    )
-                )
-    return (
-        pd.concat(comparisons, ignore_index=True)[list(COLUMNS)] if comparisons else pd.DataFrame(columns=list(COLUMNS))
-    )
+            ends = frozen.sort_values("epoch").groupby("seed").tail(1)[["seed", "train_loss", "test_accuracy", "r"]]
+            both = joint.sort_values(["seed", "epoch"]).merge(ends, on="seed", suffixes=("", "_end"))
+            reached = both[both["train_loss"] <= both["train_loss_end"]]
+            firsts, lasts = reached.groupby("seed").head(1), both.groupby("seed").tail(1)
+            comparisons.append(pd.concat([firsts.assign(way="matched"), lasts.assign(way="final")]).assign(rate=rate))
+    compared = pd.concat(comparisons, ignore_index=True) if comparisons else pd.DataFrame(columns=list(COLUMNS))
+    if len(compared):
+        compared = compared.assign(
+            accuracy_gain=compared["test_accuracy"] - compared["test_accuracy_end"],
+            r_gain=compared["r_end"] - compared["r"],
+            r_joint=compared["r"],
+            points_joint=compared["points"],
+            loss_gap=compared["train_loss"] - compared["train_loss_end"],
+        )
+    return compared[list(COLUMNS)]
 
 
 def _format_rate(rate: float) -> str:

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
@@ -102,20 +106,14 @@ def all_rows(parts: Parts) -> pd.DataFrame:
 def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> list[Path]:
     """Write FOLDER/NAME.png, .pdf and .svg with the caption in their metadata; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in FORMATS]
-    # Without dates, equal figures are equal files.
-    for path, metadata in zip(
-        paths,
-        (
-            {"Description": caption, "Software": None},
-            {"Subject": caption, "CreationDate": None, "Creator": None, "Producer": None},
-            {"Description": caption, "Date": None, "Creator": None},
-        ),
-        strict=True,
-    ):
-        figure.savefig(path, metadata=metadata)
-        # Laid out once.
-        figure.set_layout_engine("none")
+    png, pdf, svg = paths = [folder / f"{name}.{kind}" for kind in FORMATS]
+    # Figure.savefig draws twice, once only to lay out. Without dates, equal figures are equal files.
+    figure.dpi = rcParams["savefig.dpi"]
+    FigureCanvasAgg(figure).print_png(png, metadata={"Description": caption, "Software": None})  # type: ignore[no-untyped-call]
+    figure.set_layout_engine("none")
+    described = {"Subject": caption, "CreationDate": None, "Creator": None, "Producer": None}
+    FigureCanvasPdf(figure).print_pdf(pdf, metadata=described)  # type: ignore[no-untyped-call]
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Description": caption, "Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     return paths
 
 
