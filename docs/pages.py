@@ -16,7 +16,8 @@ from equisep.analysis.summary import deviation_table, figure_1_table, run_table,
 ROOT = Path(__file__).parents[1]
 # Public names by what they are for.
 FUNCTIONS = {
-    "Measure features and networks": ("separation_fuzziness", "measure_separation", "Separation", "batch_order"),
+    "Measure a network": ("measure", "NetworkMeasurement", "LayerMetrics"),
+    "Measure features": ("separation_fuzziness", "measure_separation", "Separation", "batch_order"),
     "Fit the law": ("fit_law", "Law"),
     "Read runs": ("load_laws", "load_runs"),
     "Intervals over seeds": ("interval", "Interval"),

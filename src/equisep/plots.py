@@ -119,7 +119,7 @@ def style() -> Iterator[None]:
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure. width, height: mm."""
-    return Figure(figsize=(width * MM, height * MM), layout="constrained")
+    return Figure(figsize=(width * MM, height * MM), dpi=STYLE["savefig.dpi"], layout="constrained")
 
 
 def use_log_scale(axes: Axes, axis: str = "y") -> None:

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from equisep.commands import measure
 from equisep.config.validation import ConfigError, EquisepError
 from equisep.config.vocabulary import conf_folder, field_names, group_options, nearest, refuse_unknown_words
 
@@ -303,6 +304,13 @@ COMMANDS: dict[str, Command] = {
         _figure_arguments,
         _figure,
         _figure_list,
+    ),
+    "measure": Command(
+        "Measure the layers of any network of torchvision, timm or transformers",
+        "equisep measure torchvision:resnet18 --weights net.safetensors --data folder:images",
+        "D, neural collapse and nearest class means of every layer, the law; networks in Python: equisep.measure.",
+        measure.add_arguments,
+        measure.run,
     ),
     "show": Command(
         "Print D per layer and the law of one run, and draw it",

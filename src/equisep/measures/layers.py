@@ -5,7 +5,6 @@ Hooks record all layers in the same forward passes.
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from equisep.measures.expected_statistics import class_list_weights, expected_statistics
 from equisep.measures.principal_components import PrincipalComponents
+from equisep.measures.recording import BATCH_NORMS, INPUT, Recorder, measuring_mode, parse_layer
 from equisep.measures.scatter import ClassSums, Weighting
 from equisep.measures.separation import (
     Separation,
@@ -24,9 +24,6 @@ from equisep.measures.separation import (
     separations_of,
     separations_of_classes,
 )
-
-INPUT = "input"
-BATCH_NORMS = ("batch", "running", "expected")
 
 
 @dataclass(frozen=True)
@@ -74,21 +71,21 @@ def measure_separation(
     classes = as_class_labels(labels, len(inputs))
 
     def features_of(images: Tensor, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-        with _mode(network, batch_norm), _recording(named, [name for name in names if name != INPUT]) as recorded:
+        recorder = Recorder([parse_layer(name) for name in names if name != INPUT])
+        with measuring_mode(network, batch_norm), recorder.hooked(network):
             for start in range(0, len(images), batch_size):
                 batch = slice(start, min(start + batch_size, len(images)))
-                recorded.clear()
-                recorded[INPUT] = images[batch]
                 if batch_norm == "expected":
                     # All images of the classes pass through the network; those of the batch are kept.
+                    recorder.start(len(inputs))
                     with expected_statistics(network, class_list_weights(classes, batch)):
                         network(inputs)
-                    recorded |= {name: features[batch] for name, features in recorded.items() if name != INPUT}
+                    recorded = {name: features[batch] for name, features in recorder.recorded().items()}
                 else:
-                    network(recorded[INPUT])
-                missing = [name for name in names if name not in recorded]
-                if missing:
-                    raise ValueError(f"layer {missing[0]!r} does not run in a forward pass of the network")
+                    recorder.start(batch.stop - start)
+                    network(images[batch])
+                    recorded = recorder.recorded()
+                recorded[INPUT] = images[batch]
                 yield {name: as_feature_matrix(recorded[name]) for name in names}
 
     names = (INPUT, *layers)
@@ -165,7 +162,7 @@ def _validate(
         raise ValueError(f"batch_norm={batch_norm!r}: choose one of {', '.join(BATCH_NORMS)}")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
-    unknown = [name for name in layers if name not in named]
+    unknown = [name for name in layers if parse_layer(name).module not in named]
     if unknown:
         names = ", ".join(filter(None, named)) or "none, it has no submodules"
         raise ValueError(f"layer {unknown[0]!r}: no such module; choose from {names}")
@@ -185,63 +182,9 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int
     """Return loss and accuracy of a classifier in evaluation mode; the module is left unchanged."""
     loss = torch.zeros((), dtype=torch.float64)
     correct = 0
-    with _mode(network, "running"):
+    with measuring_mode(network, "running"):
         for batch, targets in zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True):
             logits = network(batch)
             loss += cross_entropy(logits.double(), targets, reduction="sum").cpu()
             correct += int((logits.argmax(dim=1) == targets).sum())
     return Evaluation(loss.item() / len(labels), correct / len(labels))
-
-
-@contextmanager
-def _mode(network: nn.Module, batch_norm: str) -> Iterator[None]:
-    """Set a network to a measuring mode; restore modes, buffers and random state on exit."""
-    modes = {module: module.training for module in network.modules()}
-    tracking = {module: module.track_running_stats for module in modes if isinstance(module, _BatchNorm)}
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    devices = sorted({tensor.device.index for tensor in network.parameters() if tensor.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            for module in modes:
-                module.training = False
-                if batch_norm == "batch" and isinstance(module, _BatchNorm):
-                    module.training = True
-                    # Batch statistics alone: updating running ones takes a third of the module's time.
-                    module.track_running_stats = False
-            yield
-    finally:
-        for module, training in modes.items():
-            if isinstance(module, _BatchNorm):
-                module.track_running_stats = tracking[module]
-            module.training = training
-        with torch.no_grad():
-            for name, buffer in network.named_buffers():
-                # Buffers registered by the forward pass are new and have no earlier value.
-                if name in buffers:
-                    buffer.copy_(buffers[name])
-
-
-@contextmanager
-def _recording(named: dict[str, nn.Module], layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of modules by name while the context is open."""
-    recorded: dict[str, Tensor] = {}
-
-    def hook(name: str):  # type: ignore[no-untyped-def]
-        def record(module: nn.Module, args: object, output: object) -> None:
-            if not isinstance(output, Tensor):
-                raise ValueError(f"layer {name!r} returns {type(output).__name__}, not one tensor")
-            if output.ndim < 2:
-                raise ValueError(f"layer {name!r} returns shape {tuple(output.shape)}, not one row per image")
-            if name in recorded:
-                raise ValueError(f"layer {name!r} runs more than once in a forward pass: use a module for each call")
-            # A later in-place operation, such as nn.ReLU(inplace=True), would overwrite the output.
-            recorded[name] = output.detach().clone()
-
-        return record
-
-    handles = [named[name].register_forward_hook(hook(name)) for name in layers]
-    try:
-        yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()

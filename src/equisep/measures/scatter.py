@@ -34,18 +34,21 @@ class NotFinite(ValueError):
 
 
 class ClassSums:
-    """First pass: class means of features added in batches of rows, in the order of the labels."""
+    """First pass: class means of features added in batches of rows."""
 
     def __init__(
-        self, labels: Tensor, weighting: Weighting = "class_size", precision: torch.dtype = torch.float64
+        self, labels: Tensor | int, weighting: Weighting = "class_size", precision: torch.dtype = torch.float64
     ) -> None:
-        """labels: (n,) class numbers 0 … K−1, as :func:`as_class_labels` returns them."""
+        """labels: (n,) class numbers 0 … K−1 of the rows in order, as :func:`as_class_labels` returns them; or K, where
+        rows are added with their labels.
+        """
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting={weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r}: choose one of {', '.join(map(str, PRECISIONS))}")
-        self.labels = labels
-        self.counts = torch.bincount(labels).double()
+        self.labels = labels if isinstance(labels, Tensor) else None
+        classes = labels if isinstance(labels, int) else int(labels.max()) + 1
+        self.counts = torch.zeros(classes, dtype=torch.float64)
         self.weighting = weighting
         self.precision = precision
         self.seen = 0
@@ -53,18 +56,22 @@ class ClassSums:
         self.double = False
         self.sums: list[Tensor] = []
 
-    def add(self, features: Tensor) -> None:
-        """Add the next (b, p) rows, or (draws, b, p) of several draws; raises ValueError for another width."""
+    def add(self, features: Tensor, labels: Tensor | None = None) -> None:
+        """Add the next (b, p) rows, or (draws, b, p) of several draws; raises ValueError for another width.
+
+        labels: (b,) class numbers of the rows, where they were not all given before.
+        """
         features = as_draws(features)
         if not self.sums:
             self.double = self.precision == features.dtype == torch.float64
-            self.labels, self.counts = self.labels.to(features.device), self.counts.to(features.device)
+            self.counts = self.counts.to(features.device)
             shape = len(features), len(self.counts), features.shape[2]
             sums = torch.zeros(shape, dtype=torch.float64, device=features.device)
             self.sums = [sums, sums.clone()] if self.double else [sums]
         _require_width(features, self.sums[0].shape[2])
-        for part, labels in _parts(features, self.labels[self.seen :], len(self.counts), self.precision):
-            members = _indicator(labels, len(self.counts), self.precision).expand(len(part), -1, -1)
+        for part, of_part in _parts(features, self._labels_of(features, labels), len(self.counts), self.precision):
+            self.counts += torch.bincount(of_part, minlength=len(self.counts))
+            members = _indicator(of_part, len(self.counts), self.precision).expand(len(part), -1, -1)
             for values, (members_of_rows,), totals in _blocks(part, self.precision, [members], self.sums):
                 if self.precision != torch.float64:
                     totals[0].add_(members_of_rows.mT @ values)
@@ -75,14 +82,25 @@ class ClassSums:
                     total.baddbmm_(members_of_rows.mT, summand)
         self.seen += features.shape[1]
 
-    def scatter(self) -> WithinClassScatter:
-        """Return the second pass; raises ValueError for missing rows."""
-        _require_all(self.seen, self.labels)
+    def _labels_of(self, features: Tensor, labels: Tensor | None) -> Tensor:
+        following = self.labels[self.seen :] if labels is None and self.labels is not None else labels
+        assert following is not None, "neither all labels nor those of the rows are given"
+        return following.to(features.device)
+
+    def scatter(self, *, subtract_means: bool = False) -> WithinClassScatter:
+        """Return the second pass; raises ValueError for missing rows.
+
+        subtract_means: whether class means are subtracted before the projection, also where this is not needed for it;
+        in float64 alone.
+        """
+        assert self.precision == torch.float64 or not subtract_means
+        if self.labels is not None:
+            _require_all(self.seen, len(self.labels))
         shares = self.counts if self.weighting == "class_size" else torch.ones_like(self.counts)
         weights = shares / shares.sum()
         first, *others = self.sums
         # Relative to a rounded centre, whose multiples are exact, class means keep all digits despite an offset.
-        centre, _ = _leading_and_other_bits(first.sum(1, keepdim=True) / len(self.labels))
+        centre, _ = _leading_and_other_bits(first.sum(1, keepdim=True) / self.seen)
         means = sum(others, first - self.counts[:, None] * centre) / self.counts[:, None]
         centred = (means - (weights @ means)[:, None]) * weights.sqrt()[:, None]
         largest = (means + centre).abs().amax((1, 2))
@@ -100,7 +118,7 @@ class ClassSums:
         kept = (singular > smallest) & (singular > rounding)
         projection = (basis @ left / torch.where(kept, singular, torch.inf)[:, None]).to(self.precision)
         rank = torch.where(finite, kept.sum(1), -1)
-        if self.double:
+        if self.double or subtract_means:
             subtracted = means + centre
             rest = means - (subtracted - centre)
         elif self.precision == torch.float64 and centre.abs().amax() > LARGE_OFFSET * means.abs().amax():
@@ -108,7 +126,9 @@ class ClassSums:
         else:
             subtracted, rest = None, means + centre
         offsets = (rest @ projection.double()).to(self.precision)
-        return WithinClassScatter(self.labels, weights / self.counts, subtracted, projection, offsets, rank)
+        return WithinClassScatter(
+            self.labels, self.counts, weights / self.counts, subtracted, projection, offsets, rank
+        )
 
 
 class WithinClassScatter:
@@ -116,49 +136,65 @@ class WithinClassScatter:
 
     def __init__(
         self,
-        labels: Tensor,
+        labels: Tensor | None,
+        counts: Tensor,
         point_weights: Tensor,
         subtracted: Tensor | None,
         projection: Tensor,
         offsets: Tensor,
         rank: Tensor,
     ) -> None:
-        """labels: (n,). point_weights: (K,) w_k / n_k.
+        """labels: (n,), or None where rows are added with theirs. counts: (K,) n_k. point_weights: (K,) w_k / n_k.
 
         subtracted: from the features before the projection, class means (draws, K, p), a centre (draws, 1, p) or
         nothing; projection: (draws, p, r) V S⁻¹; offsets: (draws, K, r), subtracted from the projected features; rank:
         (draws,), −1 where features are not finite.
         """
-        self.labels, self.point_weights, self.rank = labels, point_weights, rank
+        self.labels, self.counts, self.point_weights, self.rank = labels, counts, point_weights, rank
         self.subtracted, self.projection, self.offsets = subtracted, projection, offsets
         self.seen = 0
         self.total = torch.zeros(len(rank), dtype=torch.float64, device=rank.device)
 
-    def add(self, features: Tensor) -> None:
-        """Add the next rows, in the same order as in the first pass; raises ValueError for another width."""
+    def add(self, features: Tensor, labels: Tensor | None = None) -> None:
+        """Add the next rows, the same as in the first pass; raises ValueError for another width.
+
+        labels: (b,) class numbers of the rows, where they were not all given before.
+        """
+        for of_part, projected, _ in self.project(features, labels):
+            self.total += projected.square_().sum(2).double() @ self.point_weights[of_part]
+            self.seen += projected.shape[1]
+
+    def project(
+        self, features: Tensor, labels: Tensor | None = None, *, squares: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield parts of rows: labels (b,), (x − x̄_k) V S⁻¹ (draws, b, r) and ‖x − x̄_k‖² (draws, b).
+
+        squares: whether the last are computed; class means must be subtracted for it.
+        """
         features = as_draws(features)
         _require_width(features, self.projection.shape[1])
+        following = self.labels[self.seen :] if labels is None and self.labels is not None else labels
+        assert following is not None, "neither all labels nor those of the rows are given"
         classes, precision = len(self.point_weights), self.projection.dtype
         of_classes = self.subtracted is not None and self.subtracted.shape[1] == classes
         of_columns = [self.projection.mT, *([] if self.subtracted is None else [self.subtracted])]
-        for part, labels in _parts(features, self.labels[self.seen :], classes, precision):
-            projected = self.offsets.index_select(1, labels).neg_()
-            of_rows = [projected]
+        for part, of_part in _parts(features, following.to(features.device), classes, precision):
+            projected = self.offsets.index_select(1, of_part).neg_()
+            norms = projected.new_zeros(projected.shape[:2], dtype=torch.float64) if squares else None
+            of_rows = [projected, *([] if norms is None else [norms])]
             if of_classes:
-                of_rows.append(_indicator(labels, classes, precision).expand(len(part), -1, -1))
-            for values, (sums, *members), (directions, *subtracted) in _blocks(part, precision, of_rows, of_columns):
+                of_rows.append(of_part.expand(len(part), -1))
+            for values, rows, (directions, *subtracted) in _blocks(part, precision, of_rows, of_columns):
                 for means in subtracted:
-                    if members:
-                        values.baddbmm_(members[0], means, alpha=-1)
-                    else:
-                        values.sub_(means)
-                sums.baddbmm_(values, directions.mT)
-            self.total += projected.square_().sum(2).double() @ self.point_weights[labels]
-        self.seen += features.shape[1]
+                    values.sub_(means.index_select(1, rows[-1][0]) if of_classes else means)
+                rows[0].baddbmm_(values, directions.mT)
+                if norms is not None:
+                    rows[1].add_(torch.linalg.vecdot(values, values))
+            yield of_part, projected, norms
 
     def fuzziness(self) -> Tensor:
         """Return D (draws,), float64, NaN where features are not finite; raises ValueError for missing rows."""
-        _require_all(self.seen, self.labels)
+        _require_all(self.seen, int(self.counts.sum()))
         return torch.where(self.rank < 0, torch.nan, self.total)
 
 
@@ -227,9 +263,9 @@ def _require_width(features: Tensor, width: int) -> None:
         raise ValueError(f"rows of {features.shape[2]} features after rows of {width}")
 
 
-def _require_all(seen: int, labels: Tensor) -> None:
-    if seen != len(labels):
-        raise ValueError(f"{seen} rows of features for {len(labels)} labels")
+def _require_all(seen: int, expected: int) -> None:
+    if seen != expected:
+        raise ValueError(f"{seen} rows of features for {expected} labels")
 
 
 def _indicator(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

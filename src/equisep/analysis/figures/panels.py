@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -108,7 +107,6 @@ def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> list[P
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf, svg = paths = [folder / f"{name}.{kind}" for kind in FORMATS]
     # Figure.savefig draws twice, once only to lay out. Without dates, equal figures are equal files.
-    figure.dpi = rcParams["savefig.dpi"]
     FigureCanvasAgg(figure).print_png(png, metadata={"Description": caption, "Software": None})  # type: ignore[no-untyped-call]
     figure.set_layout_engine("none")
     described = {"Subject": caption, "CreationDate": None, "Creator": None, "Producer": None}

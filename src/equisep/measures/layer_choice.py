@@ -1,0 +1,196 @@
+"""Which layers of a network are measured: found by a rule, or by names, patterns or a predicate.
+
+The rule of ``layers="auto"``, on one forward pass:
+
+1. If the network has blocks, these are its layers. A block is a module that runs, is made of others, and whose class
+   occurs at least twice: a residual block of a ResNet, an encoder block of a ViT or BERT, an Inception module, a dense
+   block. Blocks within blocks do not count, nn.Sequential and lists of modules are looked into, and beside a block
+   other modules that are made of several count as blocks too, so that parallel branches are never taken for layers.
+2. Else the layers are its modules with weights (linear, convolutional, recurrent, …), each measured after the
+   normalisations and activations that follow it and keep its shape. The last one, whose output is the network's, is
+   the classifier and no layer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from equisep.measures.recording import INPUT, Layer, parse_layer
+
+Layers = str | Sequence[str] | Callable[[str, nn.Module], bool]
+CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of a module in a forward pass. shape: of the first tensor of its output, or None."""
+
+    name: str
+    module: nn.Module
+    call: int
+    shape: tuple[int, ...] | None
+    result: int
+
+
+def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], int]:
+    """Return the calls of all modules in the order in which they end, and the identity of the network's output."""
+    runs: list[Run] = []
+    calls: Counter[str] = Counter()
+    # Identities are those of objects that live until the end.
+    alive = []
+
+    def hook(name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: Any, output: Any) -> None:
+            calls[name] += 1
+            tensor = _first_tensor(output)
+            alive.append(tensor)
+            runs.append(Run(name, module, calls[name], None if tensor is None else tuple(tensor.shape), id(tensor)))
+
+        return record
+
+    with ExitStack() as stack:
+        for name, module in network.named_modules(remove_duplicate=True):
+            if name:
+                stack.callback(module.register_forward_hook(hook(name)).remove)
+        output = _first_tensor(forward())
+    alive.append(output)
+    return runs, id(output)
+
+
+def choose(network: nn.Module, layers: Layers, forward: Callable[[], Any]) -> tuple[Layer, ...]:
+    """Return the chosen layers in the order in which they run; those named one by one in the order given.
+
+    layers: ``auto``, the rule above; a name or a pattern such as ``layer*.[01]``; several of them; or a function of
+    name and module. A name may end in ``#2``, the second call of a module, or in ``:input``. forward: runs the network
+    on a batch. Raises ValueError where nothing is found.
+    """
+    if isinstance(layers, str) and layers == "auto":
+        runs, output = trace(network, forward)
+        found = list(_blocks(network, runs)) or list(_weighted(runs, output))
+        if not found:
+            raise ValueError("layers='auto': the network has no blocks and no modules with weights; name its layers")
+        return _named(runs, found)
+    if callable(layers):
+        runs, _ = trace(network, forward)
+        found = [run for run in runs if layers(run.name, run.module)]
+        if not found:
+            raise ValueError("layers: the function chooses none of the modules that run in a forward pass")
+        return _named(runs, found)
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    if not wanted:
+        raise ValueError("layers: none are named; use 'auto', names, patterns or a function")
+    names = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
+    chosen: list[Layer] = []
+    runs = trace(network, forward)[0] if any(parse_layer(str(word)).module not in names for word in wanted) else []
+    for word in wanted:
+        if not isinstance(word, str):
+            raise ValueError(f"layers: {word!r} is no name; use names of modules, patterns, or a function")
+        layer = parse_layer(word)
+        if word == INPUT:
+            raise ValueError(f"layer {INPUT!r}: reserved for the network's input, which is measured anyway")
+        if layer.module in names:
+            chosen.append(layer)
+            continue
+        matching = [run for run in runs if fnmatchcase(run.name, word)]
+        if not matching:
+            listed = ", ".join(names) or "none, it has no submodules"
+            raise ValueError(f"layer {word!r}: no such module; choose from {listed}")
+        chosen += _named(runs, matching)
+    repeated = [layer.name for index, layer in enumerate(chosen) if layer in chosen[:index]]
+    if repeated:
+        raise ValueError(f"layer {repeated[0]!r}: listed more than once")
+    return tuple(chosen)
+
+
+def _blocks(network: nn.Module, runs: Sequence[Run]) -> Iterator[Run]:
+    """Yield the runs of the network's blocks, in order."""
+    ran = {run.name for run in runs}
+    composite = {
+        name: module
+        for name, module in network.named_modules()
+        if name in ran and _is_composite(module) and next(module.parameters(), None) is not None
+    }
+    occurrences = Counter(type(module) for module in composite.values())
+    names = set(_blocks_within("", network, composite, occurrences))
+    yield from (run for run in runs if run.name in names)
+
+
+def _blocks_within(
+    prefix: str, module: nn.Module, composite: dict[str, nn.Module], occurrences: Counter[type[nn.Module]]
+) -> Iterator[str]:
+    children = [(f"{prefix}.{name}" if prefix else name, child) for name, child in module.named_children()]
+    repeated = [name for name, child in children if name in composite and occurrences[type(child)] >= 2]
+    looked_into = [name for name, child in children if _holds_blocks(name, child, composite, occurrences)]
+    for name, child in children:
+        if repeated and name in composite and name not in looked_into:
+            yield name
+        elif list(child.children()):
+            yield from _blocks_within(name, child, composite, occurrences)
+
+
+def _holds_blocks(
+    name: str, module: nn.Module, composite: dict[str, nn.Module], occurrences: Counter[type[nn.Module]]
+) -> bool:
+    """Whether a module is a mere sequence of others, such as a stage of a ResNet: its members are looked at instead."""
+    if type(module) in (nn.Sequential, *CONTAINERS):
+        return True
+    inner = [type(child) for path, child in module.named_children() if f"{name}.{path}" in composite]
+    return isinstance(module, nn.Sequential) and any(occurrences[kind] >= 2 for kind in inner)
+
+
+def _is_composite(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None and type(module) not in (nn.Sequential, *CONTAINERS)
+
+
+def _weighted(runs: Sequence[Run], output: int) -> Iterator[Run]:
+    """Yield, for each module with weights but the classifier, the last run that belongs to it."""
+    leaves = [run for run in runs if next(run.module.children(), None) is None and run.shape is not None]
+    groups: list[list[Run]] = []
+    for run in leaves:
+        if _has_weights(run.module):
+            groups.append([run])
+        elif isinstance(run.module, _DropoutNd | nn.Identity):
+            # Nothing in evaluation mode.
+            continue
+        elif groups and groups[-1] and run.shape == groups[-1][0].shape:
+            groups[-1].append(run)
+        elif groups:
+            # Pooling or flattening ends what belongs to the module.
+            groups.append([])
+    kept = [group for group in groups if group]
+    if kept and any(run.result == output for run in kept[-1]):
+        kept.pop()
+    yield from (group[-1] for group in kept)
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether a module has weights and is no normalisation."""
+    weighted = any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+    return weighted and "norm" not in type(module).__name__.lower()
+
+
+def _named(runs: Sequence[Run], chosen: Sequence[Run]) -> tuple[Layer, ...]:
+    """Return layers for runs; modules that run several times are named with the number of the call."""
+    often = Counter(run.name for run in runs)
+    return tuple(
+        Layer(f"{run.name}#{run.call}", run.name, run.call) if often[run.name] > 1 else Layer(run.name, run.name)
+        for run in chosen
+    )
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    values = list(output.values()) if hasattr(output, "values") else output
+    if isinstance(values, tuple | list):
+        return next((value for value in values if isinstance(value, torch.Tensor)), None)
+    return None

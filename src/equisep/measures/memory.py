@@ -1,0 +1,84 @@
+"""How the layers of a network are measured within a limit of memory: together or in groups, in one pass or two."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equisep.measures.recording import Layer
+
+# Arrays of the size of the class means, K·p values in float64, that are in memory at once while a layer is measured.
+STATE_ARRAYS = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a forward pass of the first batch shows: layers, widths, values per point, classifier, warnings.
+
+    shapes: of a point's values, by layer. widths: features p. bytes: per point. devices: of the features. classifier:
+    (K, p) weights that the last layer's features enter, or None.
+    """
+
+    layers: tuple[Layer, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    widths: Mapping[str, int]
+    bytes: Mapping[str, int]
+    devices: Mapping[str, torch.device]
+    classifier: Tensor | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be computed. groups: of layers that are measured together; kept: whether their features are kept, so
+    that one pass is enough; gigabytes: the most memory that a group takes, beside the network.
+    """
+
+    groups: tuple[tuple[Layer, ...], ...]
+    kept: bool
+    gigabytes: float
+
+    @property
+    def passes(self) -> int:
+        """Forward passes over all data."""
+        return len(self.groups) * (1 if self.kept else 2)
+
+
+def plan(probe: Probe, points: int, classes: int, limit: float, *, keep: bool) -> Plan:
+    """Return how the layers are measured within a limit of memory, GB. keep: whether features must be kept.
+
+    Raises ValueError for a layer that alone needs more.
+    """
+    names = [layer.name for layer in probe.layers]
+    state = {name: STATE_ARRAYS * 8 * classes * probe.widths[name] / 1e9 for name in names}
+    kept = {name: probe.bytes[name] * points / 1e9 for name in names}
+    whole = sum(kept.values()) + max(state.values(), default=0)
+    if whole <= limit:
+        return Plan((probe.layers,), True, whole)
+    # Of features that must be kept, one layer after the other; twice, for their decomposition in float64.
+    sizes = {name: 3 * kept[name] + state[name] for name in names} if keep else state
+    groups: list[list[Layer]] = [[]]
+    for layer in probe.layers:
+        size = sizes[layer.name]
+        if size > limit:
+            needs = f"layer {layer.name!r} needs {size:.2g} GB for {probe.widths[layer.name]:,} features"
+            raise ValueError(f"{needs} and {classes:,} classes, memory_limit is {limit:.2g} GB: set a higher one")
+        if groups[-1] and sum(sizes[member.name] for member in groups[-1]) + size > limit:
+            groups.append([])
+        groups[-1].append(layer)
+    largest = max(sum(sizes[layer.name] for layer in group) for group in groups)
+    return Plan(tuple(map(tuple, groups)), keep, largest)
+
+
+def free_memory(device: torch.device) -> float:
+    """Return the free memory of a device in GB."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 1e9
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    except (ValueError, OSError, AttributeError):
+        # Not every system tells.
+        return 8.0
