@@ -12,11 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torchvision
+from safetensors.torch import save_file
+from torchvision.utils import save_image
 
 from equisep.analysis.claims import load_claims
 from equisep.analysis.figures.catalogue import OVERVIEWS
 from equisep.analysis.verdicts import STATUSES
 from equisep.config import Config
+from equisep.data import Data
 from tests.conftest import ROOT, run_one
 from tests.processes import call
 
@@ -46,10 +50,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith(EQUISEP)])
-def test_commands_of_the_package(command: str, store: Path, tmp_path: Path) -> None:
+def test_commands_of_the_package(
+    command: str, store: Path, tmp_path: Path, fashion: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = shlex.split(command)[1:]
     if words[0] == "figure":
         _test_figure(words, store, tmp_path)
+    elif words[0] == "measure":
+        monkeypatch.chdir(tmp_path)
+        save_file(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "net.safetensors")
+        for place, label in enumerate(fashion.train.labels[:50].tolist()):
+            (tmp_path / f"images/{label}").mkdir(parents=True, exist_ok=True)
+            save_image(fashion.train.inputs[place], tmp_path / f"images/{label}/{place}.png")
+        ended = call(*words)
+        assert ended.code == 0, ended.err
+        assert (tmp_path / "measured/resnet18.png").exists()
     elif words[0] in ("show", "status", "mirror"):
         ended = call(*words, f"results={store}")
         assert ended.code == 0, ended.err
