@@ -66,21 +66,19 @@ def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], in
     return runs, id(output)
 
 
-def choose(network: nn.Module, layers: Layers, forward: Callable[[], Any]) -> tuple[Layer, ...]:
+def choose(network: nn.Module, layers: Layers, runs: Sequence[Run], output: int) -> tuple[Layer, ...]:
     """Return the chosen layers in the order in which they run; those named one by one in the order given.
 
     layers: ``auto``, the rule above; a name or a pattern such as ``layer*.[01]``; several of them; or a function of
-    name and module. A name may end in ``#2``, the second call of a module, or in ``:input``. forward: runs the network
-    on a batch. Raises ValueError where nothing is found.
+    name and module. A name may end in ``#2``, the second call of a module, or in ``:input``. runs, output: of
+    :func:`trace`. Raises ValueError where nothing is found.
     """
     if isinstance(layers, str) and layers == "auto":
-        runs, output = trace(network, forward)
         found = list(_blocks(network, runs)) or list(_weighted(runs, output))
         if not found:
             raise ValueError("layers='auto': the network has no blocks and no modules with weights; name its layers")
         return _named(runs, found)
     if callable(layers):
-        runs, _ = trace(network, forward)
         found = [run for run in runs if layers(run.name, run.module)]
         if not found:
             raise ValueError("layers: the function chooses none of the modules that run in a forward pass")
@@ -90,7 +88,6 @@ def choose(network: nn.Module, layers: Layers, forward: Callable[[], Any]) -> tu
         raise ValueError("layers: none are named; use 'auto', names, patterns or a function")
     names = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
     chosen: list[Layer] = []
-    runs = trace(network, forward)[0] if any(parse_layer(str(word)).module not in names for word in wanted) else []
     for word in wanted:
         if not isinstance(word, str):
             raise ValueError(f"layers: {word!r} is no name; use names of modules, patterns, or a function")

@@ -8,12 +8,15 @@ features at once are in :mod:`equisep.measures.spectra`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from equisep.measures.scatter import ClassSums, Weighting, WithinClassScatter, require_finite
 
+# Metrics that follow from D and the class means, without distances of points.
+OF_MEANS = ("fuzziness", "rank", "nc1", "nc2", "nc3", "discrimination")
 # The default, in the order of a table.
 STREAMED = (
     *("fuzziness", "rank", "nc1", "nc2", "nc3", "nc4", "cdnv", "compression", "discrimination", "trace_ratio"),
@@ -24,10 +27,12 @@ STREAMED = (
 class LayerPasses:
     """Two passes over one layer's features, then its metrics; a third over held-out features if there are any.
 
-    classes: K. weighting: of the classes in D, see :func:`equisep.separation_fuzziness`.
+    classes: K. weighting: of the classes in D, see :func:`equisep.separation_fuzziness`. names: of the metrics that are
+    wanted; those of OF_MEANS alone spare a part of the second pass, and leave the others undefined.
     """
 
-    def __init__(self, classes: int, weighting: Weighting) -> None:
+    def __init__(self, classes: int, weighting: Weighting, names: Sequence[str] = STREAMED) -> None:
+        self.distances_wanted = bool(set(names) - set(OF_MEANS))
         self.sums = ClassSums(classes, weighting)
         self.scatter: WithinClassScatter | None = None
         self.variances = torch.zeros(classes, dtype=torch.float64)
@@ -41,12 +46,10 @@ class LayerPasses:
 
     def start_second(self) -> None:
         """End the first pass; raises NotFinite."""
-        self.scatter = self.sums.scatter(subtract_means=True)
+        self.scatter = self.sums.scatter(subtract_means=self.distances_wanted)
         if (self.scatter.rank < 0).any():
             require_finite(torch.tensor(torch.nan))
-        means = self.scatter.subtracted
-        assert means is not None
-        self.means = means[0]
+        self.means = (sum(self.sums.sums[1:], self.sums.sums[0]) / self.sums.counts[:, None])[0]
         self.centre = self.means.mean(dim=0)
         self.centred = self.means - self.centre
         # ⟨h − μ_y, μ_j − μ_y⟩ from the projection (h − μ_y) V S⁻¹: S² (V S⁻¹)ᵀ μ_j, up to directions of no weight.
@@ -63,13 +66,14 @@ class LayerPasses:
         """Add the rows of the first pass again. predictions: (b,) class numbers that the network predicts, or None."""
         scatter = self._scatter()
         place = 0
-        for part, projected, norms in scatter.project(features, labels, squares=True):
-            assert norms is not None
+        for part, projected, norms in scatter.project(features, labels, squares=self.distances_wanted):
             rows = projected[0]
-            self._count("train", rows, part, None if predictions is None else predictions[place : place + len(part)])
+            if norms is not None:
+                of_part = None if predictions is None else predictions[place : place + len(part)]
+                self._count("train", rows, part, of_part)
+                self.variances.index_add_(0, part, norms[0])
             place += len(part)
             self.residual.index_add_(0, part, rows)
-            self.variances.index_add_(0, part, norms[0])
             scatter.total += rows.square().sum(1) @ scatter.point_weights[part]
             scatter.seen += len(part)
 

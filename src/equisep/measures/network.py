@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from equisep.measures.batches import Batch, Batches, Forward, call
-from equisep.measures.layer_choice import choose, trace
+from equisep.measures.layer_choice import Run, choose, trace
 from equisep.measures.memory import Plan, Probe
 from equisep.measures.metrics import LayerPasses
 from equisep.measures.recording import INPUT, Layer, Recorder, measuring_mode
@@ -113,13 +113,13 @@ class NetworkPasses:
         """Return what a pass of the first batch shows. declare: adds elements, shapes and poolings to layers."""
         batch = self.first_batch()
         with measuring_mode(self.network, self.batch_norm):
-            chosen = choose(self.network, layers, lambda: self.run(batch))
+            runs, output = trace(self.network, lambda: self.run(batch))
+            chosen = choose(self.network, layers, runs, output)
             if with_input and _input(batch) is not None:
                 chosen = (Layer(INPUT, ""), *chosen)
             chosen = declare(chosen)
-            runs, output = trace(self.network, lambda: self.run(batch))
             classifier = next((run for run in runs if run.result == output and isinstance(run.module, nn.Linear)), None)
-            self._refuse_ambiguous_axes(chosen, batch)
+            self._refuse_ambiguous_axes(chosen, batch, runs)
         extra = [] if classifier is None else [Layer(f"{classifier.name}:input", classifier.name, before=True)]
         shapes = {(run.name, run.call): run.shape for run in runs}
         of_point: dict[str, tuple[int, ...]] = {}
@@ -145,13 +145,13 @@ class NetworkPasses:
             weights,
         )
 
-    def _refuse_ambiguous_axes(self, layers: Sequence[Layer], batch: Batch) -> None:
+    def _refuse_ambiguous_axes(self, layers: Sequence[Layer], batch: Batch, traced: Sequence[Run]) -> None:
         """Raise ValueError for a layer whose first axis has the batch's size, as another has, but is not the batch's.
 
         A pass with one point less shows which of the axes it is.
         """
         points = len(batch)
-        runs = {(run.name, run.call): run.shape for run in trace(self.network, lambda: self.run(batch))[0]}
+        runs = {(run.name, run.call): run.shape for run in traced}
         doubtful = [
             (layer, shape)
             for layer in layers
@@ -189,7 +189,7 @@ def measure_layers(
     warnings: list[str] = []
     full = [name for name in metrics if name in FULL]
     for group in chosen.groups:
-        states = {layer.name: LayerPasses(len(passes.values), weighting) for layer in group}
+        states = {layer.name: LayerPasses(len(passes.values), weighting, metrics) for layer in group}
         features: dict[str, Rows] = {}
         if chosen.kept:
             features = _keep_features(passes, group, states, tick)
