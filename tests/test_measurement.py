@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import equisep
 from equisep.data import Data
 from equisep.measures import fit_law
+from equisep.measures.principal_components import PrincipalComponents
 from equisep.networks import FeedForwardNetwork
 from tests.measures.test_metrics import reference
 
@@ -339,6 +340,28 @@ def test_groups_of_layers_fit_the_memory_and_give_the_same() -> None:
         assert one.metrics == pytest.approx(other.metrics, rel=1e-9, nan_ok=True)
     with pytest.raises(ValueError, match=r"layer 'layer1.0' needs 0.001 GB for 4,096 features and 4 classes"):
         equisep.measure(network, data, memory_limit=1e-3)
+
+
+@pytest.mark.parametrize("memory_limit", [None, 8e-3])
+def test_features_are_projected_on_streamed_components(memory_limit: float | None) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=CLASSES).eval()
+    data = images(32, 200)
+    result = equisep.measure(
+        network, data, ["layer3.0", "layer4.1"], components=60, memory_limit=memory_limit, metrics=["fuzziness", "nc1"]
+    )
+    assert result.settings["passes"] == (1 if memory_limit is None else 10)
+    for name, layer in zip(["layer3.0", "layer4.1"], result.layers[1:], strict=True):
+        rows = torch.from_numpy(features_of(network, name, data[0]))
+        exact = PrincipalComponents(rows, 60)
+        assert layer.metrics["fuzziness"] == pytest.approx(
+            equisep.separation_fuzziness(exact.project(rows), data[1]),
+            rel=max(10 * layer.metrics["components_error"], 1e-5),
+        )
+        assert layer.metrics["components_error"] < 0.02
+        assert 0.5 < layer.metrics["components_share"] <= 1
+    with pytest.raises(ValueError, match="components=0: must be at least 1"):
+        equisep.measure(network, data, components=0)
 
 
 def test_compiled_and_replicated_networks_are_measured_within() -> None:

@@ -144,7 +144,7 @@ class NetworkMeasurement:
     def __str__(self) -> str:
         shown = [name for name in self.layers[0].metrics if any(_finite(layer, name) for layer in self.layers)]
         ratios = [math.nan, *(self.law.layer_ratios if self._has_law else [math.nan] * (len(self.layers) - 1))]
-        rows = [["", "layer", "values", *(_HEADINGS.get(name, name) for name in shown)]]
+        rows = [["", "layer", "values", *("D" if name == "fuzziness" else name for name in shown)]]
         for number, layer in enumerate(self.layers):
             rows.append([str(number), layer.name, _by(layer.shape), *(_number(layer.metrics[name]) for name in shown)])
         if "fuzziness" in shown:
@@ -194,6 +194,7 @@ def measure(
     batch_norm: Literal["running", "batch"] = "running",
     batch_size: int = 100,
     weighting: Weighting = "class_size",
+    components: int | None = None,
     memory_limit: float | None = None,
     progress: bool | None = None,
 ) -> NetworkMeasurement:
@@ -219,6 +220,9 @@ def measure(
     batch_norm: running statistics, or those of each batch as in the paper.
     batch_size: of tensors; data in batches keep theirs.
     weighting: of the classes in D, as in :func:`equisep.separation_fuzziness`.
+    components: principal components on which wider features are projected first, streamed
+        (:class:`equisep.measures.principal_components.StreamedComponents`), with two more columns: the share of the
+        variance that they capture, and their error.
     memory_limit: GB for features and class means; by default half of the free memory of the device. Within it, all is
         done in one pass over the data, else in two for each group of layers.
     progress: whether a bar is shown; by default in a terminal.
@@ -228,6 +232,8 @@ def measure(
     network = unwrapped(model)
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     _refuse(network, names, batch_norm, batch_size, memory_limit)
+    if components is not None and components < 1:
+        raise ValueError(f"components={components}: must be at least 1, or None for no projection")
     training = network.training
     passes = NetworkPasses(
         network, data, batch_size=batch_size, batch_norm=batch_norm, forward=forward, label_key=label_key
@@ -242,12 +248,12 @@ def measure(
     probe = passes.probe(layers, lambda chosen: with_options(chosen, outputs, shapes, pooling), with_input=True)
     limit = MEMORY_SHARE * free_memory(passes.batches.device) if memory_limit is None else memory_limit
     full = any(name in FULL for name in names)
-    chosen = plan(probe, passes.points, len(passes.values), limit, keep=full)
+    chosen = plan(probe, passes.points, len(passes.values), limit, keep=full, components=components)
     batches = len(passes.sizes) * chosen.passes
     work = f"{len(probe.layers)} layers, {passes.points:,} inputs, {_times(chosen.passes)}, {chosen.gigabytes:.2g} GB"
     with _bar(work, batches, progress) as tick:
         measured, rows, found = measure_layers(
-            passes, probe, chosen, names, weighting=weighting, held_out=others, tick=tick
+            passes, probe, chosen, names, weighting=weighting, components=components, held_out=others, tick=tick
         )
     convention = "evaluation mode" if batch_norm == "running" else f"statistics of batches of {passes.sizes[0]}"
     return NetworkMeasurement(
@@ -265,6 +271,7 @@ def measure(
             "batch_size": passes.sizes[0],
             "weighting": weighting,
             "pooling": dict(pooling) if isinstance(pooling, Mapping) else pooling,
+            "components": components,
             "passes": chosen.passes,
         },
         (*_warnings(passes, probe, rows, batch_norm, training=training), *found),
@@ -331,9 +338,6 @@ def _bar(work: str, batches: int, progress: bool | None) -> Iterator[Callable[[]
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task(work, total=batches)
         yield lambda: bar.advance(task)
-
-
-_HEADINGS = {"fuzziness": "D"}
 
 
 def _times(passes: int) -> str:

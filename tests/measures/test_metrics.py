@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from equisep.measures.metrics import STREAMED, LayerPasses
+from equisep.measures.principal_components import PASSES, PrincipalComponents, StreamedComponents
 from equisep.measures.spectra import numerical_rank, rank_me, spectrum
 from tests.measures.test_separation import by_definition
 
@@ -132,6 +133,32 @@ def test_data_that_change_between_passes_are_seen() -> None:
     passes.start_second()
     passes.add_second(torch.eye(3, 6)[labels] + 0.1 * torch.randn(60, 6), labels, None)
     assert passes.changed_between_passes() > 0.01
+
+
+def test_streamed_components_are_the_leading_singular_vectors_or_say_their_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = 0.8 ** torch.arange(80.0)
+    decaying = torch.randn(300, 80, generator=generator) * scales @ torch.randn(80, 500, generator=generator) + 5
+    flat = torch.randn(300, 500, generator=generator)
+    for features, largest in ((decaying, 1e-4), (flat, 1.0)):
+        components = StreamedComponents(12)
+        for _ in range(PASSES):
+            for rows in features.split(70):
+                components.add(rows)
+            components.end_pass()
+        exact = PrincipalComponents(features, 12)
+        assert components.error < largest
+        overlaps = torch.linalg.svdvals(components.axes.mT @ exact.axes)
+        assert (overlaps.min() > 1 - 1e-6) == (largest < 1)
+        variances = torch.linalg.svdvals((features - features.mean(dim=0)).double()) ** 2
+        best = float(variances[:12].sum() / variances.sum())
+        assert best - 0.02 < components.share <= best + 1e-12
+    low = StreamedComponents(12)
+    for _ in range(PASSES):
+        low.add(torch.ones(20, 5) * torch.arange(20)[:, None])
+        low.end_pass()
+    assert low.axes.shape == (5, 1)
+    assert low.share == pytest.approx(1)
 
 
 @pytest.mark.parametrize("shape", [(30, 12), (12, 30)])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equisep.measures.principal_components import OVERSAMPLING, PASSES
 from equisep.measures.recording import Layer
 
 # Arrays of the size of the class means, K·p values in float64, that are in memory at once while a layer is measured.
@@ -34,30 +35,31 @@ class Probe:
 @dataclass(frozen=True)
 class Plan:
     """What will be computed. groups: of layers that are measured together; kept: whether their features are kept, so
-    that one pass is enough; gigabytes: the most memory that a group takes, beside the network.
+    that one pass is enough; gigabytes: the most memory that a group takes, beside the network; passes: over all data.
     """
 
     groups: tuple[tuple[Layer, ...], ...]
     kept: bool
     gigabytes: float
-
-    @property
-    def passes(self) -> int:
-        """Forward passes over all data."""
-        return len(self.groups) * (1 if self.kept else 2)
+    passes: int
 
 
-def plan(probe: Probe, points: int, classes: int, limit: float, *, keep: bool) -> Plan:
-    """Return how the layers are measured within a limit of memory, GB. keep: whether features must be kept.
+def plan(probe: Probe, points: int, classes: int, limit: float, *, keep: bool, components: int | None = None) -> Plan:
+    """Return how the layers are measured within a limit of memory, GB.
 
-    Raises ValueError for a layer that alone needs more.
+    keep: whether features must be kept. components: on which wider ones are projected, or None. Raises ValueError for a
+    layer that alone needs more.
     """
     names = [layer.name for layer in probe.layers]
     state = {name: STATE_ARRAYS * 8 * classes * probe.widths[name] / 1e9 for name in names}
+    wide = [name for name in names if components is not None and probe.widths[name] > components]
+    for name in wide:
+        # Basis, product, their decompositions.
+        state[name] = 4 * 8 * ((components or 0) + OVERSAMPLING) * probe.widths[name] / 1e9
     kept = {name: probe.bytes[name] * points / 1e9 for name in names}
     whole = sum(kept.values()) + max(state.values(), default=0)
     if whole <= limit:
-        return Plan((probe.layers,), True, whole)
+        return Plan((probe.layers,), True, whole, 1)
     # Of features that must be kept, one layer after the other; twice, for their decomposition in float64.
     sizes = {name: 3 * kept[name] + state[name] for name in names} if keep else state
     groups: list[list[Layer]] = [[]]
@@ -70,7 +72,8 @@ def plan(probe: Probe, points: int, classes: int, limit: float, *, keep: bool) -
             groups.append([])
         groups[-1].append(layer)
     largest = max(sum(sizes[layer.name] for layer in group) for group in groups)
-    return Plan(tuple(map(tuple, groups)), keep, largest)
+    projecting = 0 if keep else PASSES * sum(any(layer.name in wide for layer in group) for group in groups)
+    return Plan(tuple(map(tuple, groups)), keep, largest, (1 if keep else 2) * len(groups) + projecting)
 
 
 def free_memory(device: torch.device) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from equisep.measures.principal_components import StreamedComponents
 from equisep.measures.scatter import ClassSums, Weighting, WithinClassScatter, require_finite
 
 # Metrics that follow from D and the class means, without distances of points.
@@ -28,10 +29,18 @@ class LayerPasses:
     """Two passes over one layer's features, then its metrics; a third over held-out features if there are any.
 
     classes: K. weighting: of the classes in D, see :func:`equisep.separation_fuzziness`. names: of the metrics that are
-    wanted; those of OF_MEANS alone spare a part of the second pass, and leave the others undefined.
+    wanted; those of OF_MEANS alone spare a part of the second pass, and leave the others undefined. components: on
+    which features are projected first, or None.
     """
 
-    def __init__(self, classes: int, weighting: Weighting, names: Sequence[str] = STREAMED) -> None:
+    def __init__(
+        self,
+        classes: int,
+        weighting: Weighting,
+        names: Sequence[str] = STREAMED,
+        components: StreamedComponents | None = None,
+    ) -> None:
+        self.components = components
         self.distances_wanted = bool(set(names) - set(OF_MEANS))
         self.sums = ClassSums(classes, weighting)
         self.scatter: WithinClassScatter | None = None
@@ -42,7 +51,11 @@ class LayerPasses:
 
     def add_first(self, features: Tensor, labels: Tensor) -> None:
         """Add the next rows (b, p) with their class numbers (b,) in the first pass."""
-        self.sums.add(features, labels)
+        self.sums.add(self.projected(features), labels)
+
+    def projected(self, features: Tensor) -> Tensor:
+        """Return features (b, p) on the components, where there are any."""
+        return features if self.components is None else self.components.project(features)
 
     def start_second(self) -> None:
         """End the first pass; raises NotFinite."""
@@ -66,7 +79,7 @@ class LayerPasses:
         """Add the rows of the first pass again. predictions: (b,) class numbers that the network predicts, or None."""
         scatter = self._scatter()
         place = 0
-        for part, projected, norms in scatter.project(features, labels, squares=self.distances_wanted):
+        for part, projected, norms in scatter.project(self.projected(features), labels, squares=self.distances_wanted):
             rows = projected[0]
             if norms is not None:
                 of_part = None if predictions is None else predictions[place : place + len(part)]
@@ -80,7 +93,7 @@ class LayerPasses:
     def add_held_out(self, features: Tensor, labels: Tensor, predictions: Tensor | None) -> None:
         """Add rows of other points, whose nearest class mean is that of the points of the first two passes."""
         place = 0
-        for part, projected, _ in self._scatter().project(features, labels):
+        for part, projected, _ in self._scatter().project(self.projected(features), labels):
             own = None if predictions is None else predictions[place : place + len(part)]
             self._count("held_out", projected[0], part, own)
             place += len(part)

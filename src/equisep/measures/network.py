@@ -18,10 +18,13 @@ from equisep.measures.batches import Batch, Batches, Forward, call
 from equisep.measures.layer_choice import Run, choose, trace
 from equisep.measures.memory import Plan, Probe
 from equisep.measures.metrics import LayerPasses
+from equisep.measures.principal_components import PASSES, StreamedComponents
 from equisep.measures.recording import INPUT, Layer, Recorder, measuring_mode
 from equisep.measures.scatter import NotFinite, Weighting
 from equisep.measures.spectra import FULL, linear_probe, numerical_rank, rank_me, two_nn
 
+# Of kept features, that are added to their components at once.
+ROWS = 4096
 # Class means of two passes over equal data differ by less, relative to the spread of the points.
 SAME_DATA = 1e-3
 # Rows of features, their class numbers, and those that the network predicts.
@@ -180,16 +183,25 @@ def measure_layers(
     metrics: Sequence[str],
     *,
     weighting: Weighting = "class_size",
+    components: int | None = None,
     held_out: Batches | None = None,
     tick: Callable[[], Any] = lambda: None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
     """Return the metrics of each layer, its number of rows, and warnings. Arguments as of :func:`equisep.measure`."""
+    projected = {
+        name: StreamedComponents(components)
+        for name, width in probe.widths.items()
+        if components is not None and width > components
+    }
     measured: dict[str, dict[str, float]] = {}
     rows_of: dict[str, int] = {}
     warnings: list[str] = []
     full = [name for name in metrics if name in FULL]
     for group in chosen.groups:
-        states = {layer.name: LayerPasses(len(passes.values), weighting, metrics) for layer in group}
+        states = {
+            layer.name: LayerPasses(len(passes.values), weighting, metrics, projected.get(layer.name))
+            for layer in group
+        }
         features: dict[str, Rows] = {}
         if chosen.kept:
             features = _keep_features(passes, group, states, tick)
@@ -203,11 +215,19 @@ def measure_layers(
                     beyond[name].append(part)
         for layer in group:
             name = layer.name
-            values = states[name].metrics(probe.classifier if layer is probe.layers[-1] else None)
+            entered = layer is probe.layers[-1] and name not in projected
+            values = states[name].metrics(probe.classifier if entered else None)
+            if components is not None:
+                one = projected.get(name)
+                values |= {"components_share": one.share if one else 1.0, "components_error": one.error if one else 0.0}
             for metric in full:
                 others = _joined(beyond[name])[:2] if beyond[name] else None
                 values |= _of_all_features(metric, *features[name][:2], others)
-            measured[name] = {key: value for key, value in values.items() if key.removesuffix("_held_out") in metrics}
+            measured[name] = {
+                key: value
+                for key, value in values.items()
+                if key.removesuffix("_held_out") in metrics or key.startswith("components_")
+            }
             rows_of[name] = int(states[name].sums.counts.sum())
     return measured, rows_of, warnings
 
@@ -223,23 +243,37 @@ def _keep_features(
     features = {}
     for layer in group:
         with _naming(layer.name):
-            rows, labels, predictions = features[layer.name] = _joined(parts.pop(layer.name))
-            states[layer.name].add_first(rows, labels)
-            _start(states[layer.name], passes, layer)
-            states[layer.name].add_second(rows, labels, predictions)
+            rows, labels, predictions = _joined(parts.pop(layer.name))
+            state = states[layer.name]
+            if state.components is not None:
+                for _ in range(PASSES):
+                    for some in torch.split(rows, ROWS):
+                        state.components.add(some)
+                    _ended(state.components.end_pass, passes, layer)
+            state.add_first(rows, labels)
+            _ended(state.start_second, passes, layer)
+            state.add_second(rows, labels, predictions)
+            features[layer.name] = state.projected(rows), labels, predictions
     return features
 
 
 def _stream_features(
     passes: NetworkPasses, group: Sequence[Layer], states: Mapping[str, LayerPasses], tick: Callable[[], Any]
 ) -> list[str]:
-    """Take two passes over the data; return a warning if these differ from pass to pass."""
+    """Take two passes over the data, more for components; return a warning if the data differ from pass to pass."""
+    wide = [(layer, chosen) for layer in group if (chosen := states[layer.name].components) is not None]
+    for _ in range(PASSES if wide else 0):
+        for found, _ in passes.features([layer for layer, _ in wide], tick=tick):
+            for layer, components in wide:
+                components.add(found[layer.name][0])
+        for layer, components in wide:
+            _ended(components.end_pass, passes, layer)
     for found, _ in passes.features(group, tick=tick):
         for name, (rows, labels, _) in found.items():
             with _naming(name):
                 states[name].add_first(rows, labels)
     for layer in group:
-        _start(states[layer.name], passes, layer)
+        _ended(states[layer.name].start_second, passes, layer)
     for found, _ in passes.features(group, tick=tick):
         for name, part in found.items():
             with _naming(name):
@@ -261,10 +295,10 @@ def _of_all_features(
     return {metric: {"rank_me": rank_me, "numerical_rank": numerical_rank, "two_nn": two_nn}[metric](features)}
 
 
-def _start(state: LayerPasses, passes: NetworkPasses, layer: Layer) -> None:
-    """End a layer's first pass; raises NotFinite with the first batch that is not finite."""
+def _ended(end: Callable[[], None], passes: NetworkPasses, layer: Layer) -> None:
+    """End a pass of a layer; raises NotFinite with the first batch that is not finite."""
     try:
-        state.start_second()
+        end()
     except NotFinite:
         for found, number in passes.features([layer]):
             bad = ~torch.isfinite(found[layer.name][0]).all(dim=1)
