@@ -156,7 +156,9 @@ def judge(
     later = ""
     if "seed" in statistics and 0 < statistics["seed"].isin(claim.known_seeds).sum() < len(statistics):
         unknown = statistics[~statistics["seed"].isin(claim.known_seeds)]
-        later = judge(claim, unknown, conditions, full_scale=full_scale).status
+        # One seed has no interval.
+        if unknown["seed"].nunique() > 1:
+            later = judge(claim, unknown, conditions, full_scale=full_scale).status
     too_few = sum(count < claim.seeds for count in seeds.values())
     status = _status(list(outcomes.values()), full_scale)
     return Verdict(claim, status, tuple(findings), outcomes, later=later, too_few=too_few)

@@ -103,8 +103,8 @@ def layer_sensitivities(results: pd.DataFrame, fuzziness: list[float]) -> pd.Dat
 def correlate(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the claim's statistics in one row, as intervals.
 
-    Partial rank correlations over settings (depth and learning rate), each the mean over its seeds; and the median over
-    the networks of a seed of the correlation within a network, over seeds.
+    Partial rank correlations over settings (depth and learning rate), each the mean over its seeds; and the correlation
+    within a network, over settings likewise: seeds repeat a setting.
     """
     scores = score_networks(tables, rows)
     if scores.empty:
@@ -114,7 +114,7 @@ def correlate(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     for name, score in CORRELATIONS.items():
         correlation = _partial_correlation(settings, score)
         values[name] = correlation_interval(correlation, len(settings), len(CONTROLS))
-    within = scores.groupby("seed")["layer_sensitivity"].median()
+    within = settings["layer_sensitivity"].dropna()
     values["layer_sensitivity_with_ratio"] = interval_over_seeds(within, correlations=True)
     return pd.DataFrame([values])
 
