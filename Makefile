@@ -144,10 +144,14 @@ $(VENV)/.dashboard: $(wildcard $(LOCK)/dashboard.txt) $(VENV)/.runtime
 	$(call install,dashboard,[dashboard])
 	@touch $@
 
+$(VENV)/.metrics: $(wildcard $(LOCK)/metrics.txt) $(VENV)/.runtime
+	$(call install,metrics,[metrics])
+	@touch $@
+
 $(VENV)/.slurm: $(wildcard $(LOCK)/slurm.txt) $(VENV)/.runtime
 	$(call install,slurm,[slurm])
 	@touch $@
 
-$(VENV)/.development: $(wildcard $(LOCK)/development.txt) $(VENV)/.robustness $(VENV)/.dashboard $(VENV)/.slurm
+$(VENV)/.development: $(wildcard $(LOCK)/development.txt) $(VENV)/.robustness $(VENV)/.dashboard $(VENV)/.metrics $(VENV)/.slurm
 	$(call install,development,[dev])
 	@touch $@

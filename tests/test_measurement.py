@@ -364,6 +364,25 @@ def test_features_are_projected_on_streamed_components(memory_limit: float | Non
         equisep.measure(network, data, components=0)
 
 
+def test_metrics_of_all_features_keep_them(fashion: Data) -> None:
+    torch.manual_seed(0)
+    network = FeedForwardNetwork(100, 10, [30, 12]).eval()
+    data, others = (fashion.train.inputs, fashion.train.labels), (fashion.test.inputs[:500], fashion.test.labels[:500])
+    names = ["rank_me", "numerical_rank", "linear_probe", "two_nn"]
+    whole = equisep.measure(network, data, metrics=names, held_out=others)
+    grouped = equisep.measure(network, data, metrics=names, held_out=others, memory_limit=1.4e-3)
+    assert (whole.settings["passes"], grouped.settings["passes"]) == (1, 2)
+    for layer, again in zip(whole.layers, grouped.layers, strict=True):
+        assert set(layer.metrics) == {*names, "linear_probe_held_out"}
+        assert layer.metrics == pytest.approx(dict(again.metrics), rel=1e-6)
+        assert layer.metrics["rank_me"] <= layer.features
+        assert 0.5 < layer.metrics["linear_probe_held_out"] <= layer.metrics["linear_probe"] <= 1
+        assert 1 < layer.metrics["two_nn"] < 100
+    assert "no law" not in str(whole)
+    with pytest.raises(ValueError, match="D was not measured: name fuzziness"):
+        _ = whole.law
+
+
 def test_compiled_and_replicated_networks_are_measured_within() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, CLASSES)).eval()

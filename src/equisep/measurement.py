@@ -73,7 +73,9 @@ class NetworkMeasurement:
 
     @property
     def fuzziness(self) -> tuple[float, ...]:
-        """D of each layer."""
+        """D of each layer; raises ValueError where it is not among the metrics."""
+        if "fuzziness" not in self.layers[0].metrics:
+            raise ValueError("D was not measured: name fuzziness among the metrics")
         return tuple(layer.metrics["fuzziness"] for layer in self.layers)
 
     @property

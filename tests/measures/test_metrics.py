@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from equisep.measures.metrics import STREAMED, LayerPasses
 from equisep.measures.principal_components import PASSES, PrincipalComponents, StreamedComponents
-from equisep.measures.spectra import numerical_rank, rank_me, spectrum
+from equisep.measures.spectra import linear_probe, numerical_rank, rank_me, spectrum, two_nn
 from tests.measures.test_separation import by_definition
 
 
@@ -159,6 +160,26 @@ def test_streamed_components_are_the_leading_singular_vectors_or_say_their_error
         low.end_pass()
     assert low.axes.shape == (5, 1)
     assert low.share == pytest.approx(1)
+
+
+def test_the_probe_and_the_dimension_are_those_of_their_libraries() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    plane = torch.randn(300, 2, generator=generator, dtype=torch.float64)
+    embedded = plane @ torch.randn(2, 9, generator=generator, dtype=torch.float64)
+    assert two_nn(embedded) == pytest.approx(2, abs=0.3)
+    separable = torch.eye(3, 9, dtype=torch.float64)[labels] + 0.1 * embedded
+    inside, outside = linear_probe(separable[:200], labels[:200], (separable[200:], labels[200:]))
+    assert min(inside, outside) > 0.95
+    shuffled = labels[torch.randperm(300, generator=generator)]
+    assert linear_probe(separable[:200], shuffled[:200], (separable[200:], shuffled[200:]))[1] < 0.5
+    assert math.isnan(linear_probe(separable, labels, None)[1])
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skdim.id", None)
+    with pytest.raises(ModuleNotFoundError, match=r"metric 'two_nn' needs skdim.*pip install 'equisep\[metrics\]'"):
+        two_nn(torch.randn(20, 3))
 
 
 @pytest.mark.parametrize("shape", [(30, 12), (12, 30)])

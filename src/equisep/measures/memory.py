@@ -57,10 +57,10 @@ def plan(probe: Probe, points: int, classes: int, limit: float, *, keep: bool, c
         # Basis, product, their decompositions.
         state[name] = 4 * 8 * ((components or 0) + OVERSAMPLING) * probe.widths[name] / 1e9
     kept = {name: probe.bytes[name] * points / 1e9 for name in names}
-    whole = sum(kept.values()) + max(state.values(), default=0)
+    # The decomposition of kept features takes copies of one layer in float64.
+    whole = sum(kept.values()) + max(state.values(), default=0) + (2 * max(kept.values(), default=0) if keep else 0)
     if whole <= limit:
         return Plan((probe.layers,), True, whole, 1)
-    # Of features that must be kept, one layer after the other; twice, for their decomposition in float64.
     sizes = {name: 3 * kept[name] + state[name] for name in names} if keep else state
     groups: list[list[Layer]] = [[]]
     for layer in probe.layers:
