@@ -24,6 +24,8 @@ from equisep.networks import FeedForwardNetwork
 from tests.measures.test_metrics import reference
 
 CLASSES, POINTS = 4, 48
+NET = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
+INPUTS, LABELS = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 4
 
 
 def images(size: int, points: int = POINTS, channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -190,6 +192,11 @@ def test_data_come_in_many_forms() -> None:
             found = equisep.measure(network, data, batch_size=16, memory_limit=limit)
             assert found.fuzziness == pytest.approx(expected, rel=1e-6), name
             assert not found.warnings, name
+    forms = {"small integers": (inputs, labels.to(torch.uint8)), "a list": (inputs, labels.tolist())}
+    for name, data in forms.items():
+        assert equisep.measure(network, data, batch_size=16).fuzziness == pytest.approx(expected, rel=1e-9), name
+    empty = [pairs[0], (inputs[:0], labels[:0]), *pairs[1:]]
+    assert equisep.measure(network, empty).fuzziness == pytest.approx(expected, rel=1e-9)
     own = [{"picture": x, "what": y} for x, y in pairs]
     found = equisep.measure(network, own, forward=lambda model, batch: model(batch["picture"]), label_key="what")
     assert found.fuzziness == pytest.approx(expected, rel=1e-6)
@@ -205,7 +212,7 @@ def test_layers_are_chosen_by_name_pattern_or_function() -> None:
     blocks = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
     assert names("auto") == names("layer?.?") == names(["layer[12].?", "layer[34].?"]) == blocks
     assert names("layer1") == ["layer1"]
-    assert names(["layer4.1", "layer1.0"]) == ["layer4.1", "layer1.0"]
+    assert names(["layer4.1", "layer1.0"]) == ["layer1.0", "layer4.1"]
     assert names(lambda name, module: name.endswith("conv2") and "layer1" in name) == [
         "layer1.0.conv2",
         "layer1.1.conv2",
@@ -272,6 +279,58 @@ def test_a_batch_axis_that_is_not_first_is_asked_for_and_never_guessed(tokens: i
     result = equisep.measure(network, (ids, labels), batch_size=16, shapes="t n d", pooling="mean")
     values = network.blocks[0](network.embedding(ids).transpose(0, 1)).detach().mean(dim=0)
     assert result.fuzziness[0] == pytest.approx(equisep.separation_fuzziness(values, labels), rel=1e-4)
+
+
+def test_data_and_random_state_are_left_and_networks_may_work_in_place() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 4)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden = self.first(inputs.sub_(0.5).div_(0.25))
+            return torch.log_softmax(self.last(torch.relu(hidden)), dim=1)
+
+    torch.manual_seed(0)
+    network, inputs, labels = InPlace().eval(), torch.rand(POINTS, 6), torch.arange(POINTS) % CLASSES
+    kept = inputs.clone()
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=16, shuffle=True)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    expected = equisep.separation_fuzziness(network.first((kept - 0.5) / 0.25), labels)
+    for data in ((inputs, labels), loader):
+        result = equisep.measure(network, data, batch_size=16)
+        # The logarithms of the classes' shares are no layer, and neither is the classifier.
+        assert [layer.name for layer in result.layers] == ["input", "first"]
+        assert result.fuzziness[0] == pytest.approx(equisep.separation_fuzziness(kept, labels), rel=1e-6)
+        assert result.fuzziness[1] == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(inputs, kept)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert np.array_equal(states[1], np.random.get_state()[1])
+
+
+def test_several_inputs_are_given_in_order() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = nn.Linear(6, 5)
+            self.last = nn.Linear(5, 4)
+
+        def forward(self, first: Tensor, second: Tensor) -> Tensor:
+            logits: Tensor = self.last(torch.relu(self.hidden(first - second)))
+            return logits
+
+    torch.manual_seed(0)
+    network, labels = Two().eval(), torch.arange(POINTS) % CLASSES
+    first, second = torch.randn(2, POINTS, 6)
+    result = equisep.measure(network, [(first, second, labels)], "hidden")
+    expected = equisep.separation_fuzziness(network.hidden(first - second), labels)
+    assert result.fuzziness[1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_metrics_that_are_asked_for_and_not_defined_are_named() -> None:
+    result = equisep.measure(NET, (INPUTS, LABELS + 1), metrics=["fuzziness", "nc3", "ncm_mismatch"])
+    assert "nc3, ncm_mismatch: not defined, for want of an output for each of the 4 classes" in result.warnings[0]
+    assert not equisep.measure(NET, (INPUTS, LABELS)).warnings
 
 
 def test_what_misleads_is_said_with_its_number() -> None:
@@ -392,10 +451,6 @@ def test_compiled_and_replicated_networks_are_measured_within() -> None:
         assert equisep.measure(wrapped, data).fuzziness == expected
 
 
-NET = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
-INPUTS, LABELS = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 4
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -435,6 +490,19 @@ INPUTS, LABELS = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)),
         (
             lambda: equisep.measure(NET, [(INPUTS, LABELS), (INPUTS * torch.nan, LABELS)]),
             "layer 'input', batch 1 \\(from 0\\): 20 of 20 rows are NaN or infinite",
+        ),
+        (
+            lambda: equisep.measure(NET, (INPUTS, LABELS), held_out=(INPUTS * torch.nan, LABELS)),
+            "layer 'input': features of held-out points are NaN",
+        ),
+        (
+            lambda: equisep.measure(NET, (INPUTS, [str(label) for label in LABELS.tolist()])),
+            "labels must be integers, not <U1: number the classes",
+        ),
+        (lambda: equisep.measure(NET, TensorDataset(INPUTS, LABELS)), "give a data set in a DataLoader"),
+        (
+            lambda: equisep.measure(NET, (INPUTS, LABELS), outputs=0),
+            "layer '1' returns one tensor: outputs=0 is no part",
         ),
         (
             lambda: equisep.measure(NET, (INPUTS, LABELS), held_out=(INPUTS, LABELS + 3)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -24,13 +26,14 @@ from equisep.measures import (
     Law,
     Layers,
     NetworkPasses,
-    Probe,
     Weighting,
     fit_law,
     free_memory,
     measure_layers,
     plan,
+    undefined,
     unwrapped,
+    warnings_of,
     with_options,
 )
 
@@ -237,26 +240,33 @@ def measure(
     if components is not None and components < 1:
         raise ValueError(f"components={components}: must be at least 1, or None for no projection")
     training = network.training
-    passes = NetworkPasses(
-        network, data, batch_size=batch_size, batch_norm=batch_norm, forward=forward, label_key=label_key
-    )
-    if batch_norm == "batch" and 1 in passes.sizes and any(isinstance(part, _BatchNorm) for part in network.modules()):
-        raise ValueError(
-            f"batch {passes.sizes.index(1)} has one input, which has no statistics: set another batch_size"
+    with _random_state_kept():
+        passes = NetworkPasses(
+            network, data, batch_size=batch_size, batch_norm=batch_norm, forward=forward, label_key=label_key
         )
-    others = None if held_out is None else Batches(held_out, batch_size, passes.batches.device, label_key)
-    if others is not None:
-        passes.class_numbers(others.labels(least_classes=1)[0])
-    probe = passes.probe(layers, lambda chosen: with_options(chosen, outputs, shapes, pooling), with_input=True)
-    limit = MEMORY_SHARE * free_memory(passes.batches.device) if memory_limit is None else memory_limit
-    full = any(name in FULL for name in names)
-    chosen = plan(probe, passes.points, len(passes.values), limit, keep=full, components=components)
-    batches = len(passes.sizes) * chosen.passes
-    work = f"{len(probe.layers)} layers, {passes.points:,} inputs, {_times(chosen.passes)}, {chosen.gigabytes:.2g} GB"
-    with _bar(work, batches, progress) as tick:
-        measured, rows, found = measure_layers(
-            passes, probe, chosen, names, weighting=weighting, components=components, held_out=others, tick=tick
+        if (
+            batch_norm == "batch"
+            and 1 in passes.sizes
+            and any(isinstance(part, _BatchNorm) for part in network.modules())
+        ):
+            raise ValueError(
+                f"batch {passes.sizes.index(1)} has one input, which has no statistics: set another batch_size"
+            )
+        others = None if held_out is None else Batches(held_out, batch_size, passes.batches.device, label_key)
+        if others is not None:
+            passes.class_numbers(others.labels(least_classes=1)[0])
+        probe = passes.probe(layers, lambda chosen: with_options(chosen, outputs, shapes, pooling), with_input=True)
+        limit = MEMORY_SHARE * free_memory(passes.batches.device) if memory_limit is None else memory_limit
+        full = any(name in FULL for name in names)
+        chosen = plan(probe, passes.points, len(passes.values), limit, keep=full, components=components)
+        batches = len(passes.sizes) * chosen.passes
+        work = (
+            f"{len(probe.layers)} layers, {passes.points:,} inputs, {_times(chosen.passes)}, {chosen.gigabytes:.2g} GB"
         )
+        with _bar(work, batches, progress) as tick:
+            measured, rows, found = measure_layers(
+                passes, probe, chosen, names, weighting=weighting, components=components, held_out=others, tick=tick
+            )
     convention = "evaluation mode" if batch_norm == "running" else f"statistics of batches of {passes.sizes[0]}"
     return NetworkMeasurement(
         tuple(
@@ -276,7 +286,11 @@ def measure(
             "components": components,
             "passes": chosen.passes,
         },
-        (*_warnings(passes, probe, rows, batch_norm, training=training), *found),
+        (
+            *warnings_of(passes, probe, rows, batch_norm, training=training),
+            *undefined([] if metrics is STREAMED else names, measured, len(passes.values)),
+            *found,
+        ),
     )
 
 
@@ -297,35 +311,16 @@ def _refuse(network: Any, metrics: Sequence[str], batch_norm: str, batch_size: i
             raise ValueError(f"module {name!r} has no running statistics; set batch_norm='batch'")
 
 
-def _warnings(
-    passes: NetworkPasses, probe: Probe, rows: Mapping[str, int], batch_norm: str, *, training: bool
-) -> Iterator[str]:
-    """Yield what may mislead in what was measured, each with its number."""
-    classes = len(passes.values)
-    normalised = any(isinstance(module, _BatchNorm) for module in passes.network.modules())
-    if training:
-        mode = "evaluation mode" if batch_norm == "running" else "evaluation mode but for batch normalisation"
-        yield f"the network was in training mode; it was measured in {mode} and is in training mode again"
-    if batch_norm == "batch" and normalised:
-        parts = torch.split(passes.classes, passes.sizes)
-        present = [int((torch.bincount(part) > 0).sum()) for part in parts]
-        lacking = sum(found < min(classes, len(part)) for found, part in zip(present, parts, strict=True))
-        if lacking:
-            yield (
-                f"{lacking} of {len(parts)} batches lack classes (one has {min(present)} of {classes}): statistics of "
-                "batches of unlike classes put a floor under D; shuffle, or measure with batch_norm='running'"
-            )
-    single = int((torch.bincount(passes.classes) == 1).sum())
-    if single:
-        yield f"{single} of {classes} classes have one point, which has no scatter within its class"
-    wide = [layer.name for layer in probe.layers if probe.widths[layer.name] > rows[layer.name]]
-    if wide:
-        widest = max(wide, key=lambda name: probe.widths[name] / rows[name])
-        noise = (classes - 1) * rows[widest] / probe.widths[widest]
-        yield (
-            f"{len(wide)} of {len(probe.layers)} layers have more features than points; at layer {widest!r} "
-            f"({probe.widths[widest]:,} for {rows[widest]:,}) pure noise would have D of about {noise:.2g}"
-        )
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Restore the random states of Python, NumPy and torch: a DataLoader draws from torch's."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 @contextmanager

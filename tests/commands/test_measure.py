@@ -38,6 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, fashion: Data) -> Path:
     save_file(network.state_dict(), folder / "weights.safetensors")
     torch.save({"state_dict": network.state_dict()}, folder / "weights.pt")
     (folder / "code.pt").write_bytes(pickle.dumps(Path("x")))
+    np.savez(folder / "bytes.npz", inputs=inputs.byte().numpy(), labels=labels[:100].numpy())
     (folder / "empty").mkdir()
     return folder
 
@@ -80,7 +81,7 @@ MISTAKES = {
     "torchvision:resnet18 --data folder:F/none": "a folder has one of images per class",
     "torchvision:resnet18 --data folder:F/empty": "a folder has one of images per class",
     "torchvision:resnet18 --data npz:F/none.npz": "none.npz: no such file",
-    "torchvision:resnet18 --data npz:F/other.npz": "other.npz: has no array 'inputs",
+    "torchvision:resnet18 --data npz:F/other.npz": "other.npz: has images; it needs arrays inputs and labels",
     "torchvision:resnet18 --data npz:F/code.pt": "code.pt: cannot be read",
     "torchvision:resnet18 --data npz:F/arrays.npz --weights F/none.pt": "none.pt: no such file",
     "torchvision:resnet18 --data npz:F/arrays.npz --weights F/code.pt": "not those of this network, or not tensors",
@@ -90,6 +91,8 @@ MISTAKES = {
     "torchvision:resnet18 --data npz:F/arrays.npz --metrics nc9": "metrics: 'nc9'; choose from fuzziness",
     "torchvision:resnet18 --data npz:F/arrays.npz --per-class 0": "--per-class 0: must be at least 1",
     "torchvision:resnet18 --data npz:F/arrays.npz --device tpu": "no such device",
+    "torchvision:vit_b_16 --data npz:F/arrays.npz": "Wrong image height! Expected 224 but got 32!",
+    "torchvision:resnet18 --data npz:F/bytes.npz": "bytes.npz: inputs are torch.uint8; store them",
     "torchvision:resnet18": "the following arguments are required: --data",
     "torchvision:lenet --data npz:F/arrays.npz": "torchvision:lenet: no such network",
     "timm:resnet18 --data npz:F/arrays.npz": "timm",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +80,13 @@ def run(arguments: argparse.Namespace) -> int:
             memory_limit=arguments.memory,
             **options,
         )
-    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
-        raise ConfigError(f"measure {arguments.network}: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        # Whatever a network raises about what it is given, or a reader about an image.
+        problem = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConfigError(f"measure {arguments.network}: {problem}") from None
     print(result)
+    if arguments.weights is None and not arguments.network.startswith("hf:"):
+        print("warning: the network is untrained, since no --weights are given")
     folder, name = Path(arguments.output), arguments.network.split(":")[-1].strip("/").split("/")[-1]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +208,10 @@ def load_data(source: str, loaded: Loaded, size: int | None, per_class: int | No
         raise ConfigError(
             f"--data {source}: {str(error).splitlines()[0]}; a folder has one of images per class"
         ) from None
-    return DataLoader(Subset(images, _first_of_each(images.targets, per_class)), batch_size=batch_size)
+    # Folders are sorted by class, which would make batches of unlike classes.
+    chosen = _first_of_each(images.targets, per_class)
+    random.Random(0).shuffle(chosen)
+    return DataLoader(Subset(images, chosen), batch_size=batch_size)
 
 
 def _transform(loaded: Loaded, size: int | None) -> Callable[[Any], torch.Tensor]:
@@ -226,13 +234,17 @@ def _arrays(kind: str, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
     try:
         arrays: Any = np.load(path, allow_pickle=False) if kind == "npz" else load_file(path)
+        if not {"inputs", "labels"} <= set(arrays):
+            raise ConfigError(f"--data {kind}:{path}: has {', '.join(arrays)}; it needs arrays inputs and labels")
         inputs, labels = (torch.as_tensor(arrays[name]) for name in ("inputs", "labels"))
     except FileNotFoundError:
         raise ConfigError(f"--data {kind}:{path}: no such file") from None
-    except KeyError as error:
-        raise ConfigError(f"--data {kind}:{path}: has no array {error}; it needs inputs and labels") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ConfigError(f"--data {kind}:{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    if not inputs.is_floating_point():
+        raise ConfigError(
+            f"--data {kind}:{path}: inputs are {inputs.dtype}; store them as the network takes them, in float32"
+        )
     return inputs, labels
 
 

@@ -4,6 +4,7 @@ from .layers import Evaluation as Evaluation, evaluate as evaluate, measure_sepa
 from .layer_choice import Layers as Layers
 from .memory import Probe as Probe, free_memory as free_memory, plan as plan
 from .metrics import STREAMED as STREAMED
+from .misleading import undefined as undefined, warnings_of as warnings_of
 from .network import NetworkPasses as NetworkPasses, measure_layers as measure_layers
 from .order import batch_order as batch_order
 from .records import (

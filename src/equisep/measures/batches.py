@@ -39,16 +39,16 @@ class Batches:
     """Batches of labelled data that can be gone through as often as wanted.
 
     data: (inputs, labels) tensors or arrays, which are cut into batches; or an iterable of batches that can be
-    repeated, such as a DataLoader or a list. A batch is (inputs, labels), or a mapping with a key for the labels.
-    label_key: that key; None for one of LABEL_KEYS. device: where batches are moved. Raises ValueError for data of
-    another kind.
+    repeated, such as a DataLoader or a list. A batch is (inputs, labels), (inputs, more inputs, …, labels), or a
+    mapping with a key for the labels. label_key: that key; None for one of LABEL_KEYS. device: where batches are moved.
+    Raises ValueError for data of another kind.
     """
 
     def __init__(self, data: Any, batch_size: int, device: torch.device, label_key: str | None = None) -> None:
         self.device, self.label_key = device, label_key
         self.source: Iterable[Any]
-        if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_array, data)):
-            inputs, labels = map(torch.as_tensor, data)
+        if isinstance(data, tuple | list) and len(data) == 2 and _is_array(data[0]) and not _is_batch(data[1]):
+            inputs, labels = torch.as_tensor(data[0]), _as_integers(data[1])
             if inputs.ndim < 1 or labels.shape != inputs.shape[:1]:
                 shapes = f"{tuple(labels.shape)} for inputs of shape {tuple(inputs.shape)}"
                 raise ValueError(f"labels must have shape (n,), one per input, not {shapes}")
@@ -65,7 +65,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         for number, whole in enumerate(self.source):
-            yield self._read(_moved(whole, self.device), number)
+            batch = self._read(_moved(whole, self.device), number)
+            if len(batch):
+                yield batch
 
     def labels(self, least_classes: int = 2) -> tuple[Tensor, list[int]]:
         """Return the labels of all points, (n,) on the CPU, and the sizes of the batches; no network runs.
@@ -74,10 +76,8 @@ class Batches:
         """
         parts = []
         for number, whole in enumerate(self.source):
-            labels = self._read(whole, number).labels
-            if labels.is_floating_point() or labels.is_complex():
-                raise ValueError(f"labels must be integers, not {labels.dtype}: convert them with .long()")
-            parts.append(labels.cpu())
+            labels = self._read(whole, number).labels.cpu()
+            parts += [labels] if len(labels) else []
         if not parts:
             raise ValueError("data: no batches")
         joined = torch.cat(parts)
@@ -94,8 +94,9 @@ class Batches:
             inputs: Any = {name: value for name, value in whole.items() if name != key}
             mask = inputs.get(MASK_KEY)
             return Batch(inputs, _as_labels(whole[key], number), whole, mask if isinstance(mask, Tensor) else None)
-        if isinstance(whole, Sequence) and len(whole) == 2:
-            return Batch(whole[0], _as_labels(whole[1], number), whole, None)
+        if isinstance(whole, Sequence) and not isinstance(whole, str) and len(whole) >= 2:
+            inputs = whole[0] if len(whole) == 2 else tuple(whole[:-1])
+            return Batch(inputs, _as_labels(whole[-1], number), whole, None)
         raise ValueError(f"batch {number} is a {type(whole).__name__}: batches are (inputs, labels) or mappings")
 
 
@@ -112,12 +113,20 @@ class _Cut:
 
 
 def call(network: nn.Module, batch: Batch, forward: Forward | None) -> Any:
-    """Return the output of a network for a batch. forward: of network and whole batch; None: the inputs are given."""
+    """Return the output of a network for a copy of a batch, which it may work on in place.
+
+    forward: of network and whole batch; None: the inputs are given.
+    """
     if forward is not None:
-        return forward(network, batch.whole)
-    if isinstance(batch.inputs, Mapping):
-        return network(**batch.inputs)
-    return network(*batch.inputs) if isinstance(batch.inputs, tuple | list) else network(batch.inputs)
+        return forward(network, _copied(batch.whole))
+    inputs = _copied(batch.inputs)
+    if isinstance(inputs, Mapping):
+        return network(**inputs)
+    return network(*inputs) if isinstance(inputs, tuple | list) else network(inputs)
+
+
+def _copied(value: Any) -> Any:
+    return _mapped(value, lambda tensor: tensor.clone())
 
 
 def iter_of(data: Any) -> Iterator[Any]:
@@ -135,20 +144,43 @@ def _is_array(value: Any) -> bool:
 
 
 def _as_labels(values: Any, number: int) -> Tensor:
-    labels = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    labels = _as_integers(values)
     if labels.ndim != 1:
-        raise ValueError(f"labels of batch {number} have shape {tuple(labels.shape)}, not (points,)")
+        shape = f"labels of batch {number} have shape {tuple(labels.shape)}, not (points,)"
+        raise ValueError(shape if labels.ndim else f"{shape}: give a data set in a DataLoader")
     return labels
 
 
+def _as_integers(values: Any) -> Tensor:
+    """Return labels as int64; raises ValueError for labels that are no integers."""
+    if not isinstance(values, Tensor):
+        array = np.asarray(values)
+        if array.dtype.kind not in "iubf":
+            raise ValueError(f"labels must be integers, not {array.dtype}: number the classes")
+        values = torch.from_numpy(np.ascontiguousarray(array))
+    if values.is_floating_point() or values.is_complex():
+        raise ValueError(f"labels must be integers, not {values.dtype}: convert them with .long()")
+    integers: Tensor = values.long()
+    return integers
+
+
+def _is_batch(value: Any) -> bool:
+    """Whether the second of two values is a batch, and no labels."""
+    return isinstance(value, tuple | list) and any(isinstance(part, Tensor | np.ndarray) for part in value)
+
+
 def _moved(value: Any, device: torch.device) -> Any:
-    """Return a batch with its tensors on a device; containers keep their kind where it is a plain one."""
+    return _mapped(value, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a batch with its tensors and arrays changed; containers keep their kind where it is a plain one."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, np.ndarray):
-        return torch.as_tensor(value).to(device)
+        return change(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iubf":
+        return change(torch.as_tensor(value))
     if isinstance(value, Mapping):
-        return {name: _moved(part, device) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_moved(part, device) for part in value) if type(value) in (tuple, list) else value
+        return {name: _mapped(part, change) for name, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_mapped(part, change) for part in value)
     return value

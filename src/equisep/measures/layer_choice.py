@@ -7,8 +7,8 @@ The rule of ``layers="auto"``, on one forward pass:
    block. Blocks within blocks do not count, nn.Sequential and lists of modules are looked into, and beside a block
    other modules that are made of several count as blocks too, so that parallel branches are never taken for layers.
 2. Else the layers are its modules with weights (linear, convolutional, recurrent, …), each measured after the
-   normalisations and activations that follow it and keep its shape. The last one, whose output is the network's, is
-   the classifier and no layer.
+   normalisations and activations that follow it and keep its shape. The last one, whose output is the network's or has
+   its shape, is the classifier and no layer.
 """
 
 from __future__ import annotations
@@ -38,22 +38,18 @@ class Run:
     module: nn.Module
     call: int
     shape: tuple[int, ...] | None
-    result: int
 
 
-def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], int]:
-    """Return the calls of all modules in the order in which they end, and the identity of the network's output."""
+def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], tuple[int, ...]]:
+    """Return the calls of all modules in the order in which they end, and the shape of the network's output."""
     runs: list[Run] = []
     calls: Counter[str] = Counter()
-    # Identities are those of objects that live until the end.
-    alive = []
 
     def hook(name: str) -> Callable[..., None]:
         def record(module: nn.Module, args: Any, output: Any) -> None:
             calls[name] += 1
             tensor = _first_tensor(output)
-            alive.append(tensor)
-            runs.append(Run(name, module, calls[name], None if tensor is None else tuple(tensor.shape), id(tensor)))
+            runs.append(Run(name, module, calls[name], None if tensor is None else tuple(tensor.shape)))
 
         return record
 
@@ -62,12 +58,11 @@ def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], in
             if name:
                 stack.callback(module.register_forward_hook(hook(name)).remove)
         output = _first_tensor(forward())
-    alive.append(output)
-    return runs, id(output)
+    return runs, () if output is None else tuple(output.shape)
 
 
-def choose(network: nn.Module, layers: Layers, runs: Sequence[Run], output: int) -> tuple[Layer, ...]:
-    """Return the chosen layers in the order in which they run; those named one by one in the order given.
+def choose(network: nn.Module, layers: Layers, runs: Sequence[Run], output: tuple[int, ...]) -> tuple[Layer, ...]:
+    """Return the chosen layers in the order in which they run.
 
     layers: ``auto``, the rule above; a name or a pattern such as ``layer*.[01]``; several of them; or a function of
     name and module. A name may end in ``#2``, the second call of a module, or in ``:input``. runs, output: of
@@ -105,7 +100,8 @@ def choose(network: nn.Module, layers: Layers, runs: Sequence[Run], output: int)
     repeated = [layer.name for index, layer in enumerate(chosen) if layer in chosen[:index]]
     if repeated:
         raise ValueError(f"layer {repeated[0]!r}: listed more than once")
-    return tuple(chosen)
+    places = {(run.name, run.call): place for place, run in reversed(list(enumerate(runs)))}
+    return tuple(sorted(chosen, key=lambda layer: places.get((layer.module, layer.call or 1), len(runs))))
 
 
 def _blocks(network: nn.Module, runs: Sequence[Run]) -> Iterator[Run]:
@@ -148,7 +144,7 @@ def _is_composite(module: nn.Module) -> bool:
     return next(module.children(), None) is not None and type(module) not in (nn.Sequential, *CONTAINERS)
 
 
-def _weighted(runs: Sequence[Run], output: int) -> Iterator[Run]:
+def _weighted(runs: Sequence[Run], output: tuple[int, ...]) -> Iterator[Run]:
     """Yield, for each module with weights but the classifier, the last run that belongs to it."""
     leaves = [run for run in runs if next(run.module.children(), None) is None and run.shape is not None]
     groups: list[list[Run]] = []
@@ -164,7 +160,7 @@ def _weighted(runs: Sequence[Run], output: int) -> Iterator[Run]:
             # Pooling or flattening ends what belongs to the module.
             groups.append([])
     kept = [group for group in groups if group]
-    if kept and any(run.result == output for run in kept[-1]):
+    if kept and kept[-1][0].shape == output:
         kept.pop()
     yield from (group[-1] for group in kept)
 

@@ -157,7 +157,8 @@ def _validate(
 ) -> None:
     """Raise ValueError for arguments that cannot be measured, before any computation."""
     if not isinstance(inputs, Tensor):
-        raise ValueError(f"inputs must be a tensor, not {type(inputs).__name__}: convert with torch.as_tensor")
+        kind = type(inputs).__name__
+        raise ValueError(f"inputs must be a tensor, not {kind}: equisep.measure takes arrays, batches and a DataLoader")
     if batch_norm not in BATCH_NORMS:
         raise ValueError(f"batch_norm={batch_norm!r}: choose one of {', '.join(BATCH_NORMS)}")
     if batch_size < 1:

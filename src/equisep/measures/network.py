@@ -73,7 +73,8 @@ class NetworkPasses:
             return None
         numbers = torch.full((logits.shape[1],), -1)
         numbers[self.values] = torch.arange(len(self.values))
-        return numbers[logits.argmax(dim=1).cpu()]
+        # Logits that are NaN predict nothing.
+        return torch.where(torch.isfinite(logits).all(dim=1).cpu(), numbers[logits.argmax(dim=1).cpu()], -1)
 
     def _has_classes(self, outputs: int) -> bool:
         """Whether a network of so many outputs can be trained on these labels."""
@@ -121,7 +122,8 @@ class NetworkPasses:
             if with_input and _input(batch) is not None:
                 chosen = (Layer(INPUT, ""), *chosen)
             chosen = declare(chosen)
-            classifier = next((run for run in runs if run.result == output and isinstance(run.module, nn.Linear)), None)
+            linear = [run for run in runs if run.shape == output and isinstance(run.module, nn.Linear)]
+            classifier = linear[-1] if linear else None
             self._refuse_ambiguous_axes(chosen, batch, runs)
         extra = [] if classifier is None else [Layer(f"{classifier.name}:input", classifier.name, before=True)]
         shapes = {(run.name, run.call): run.shape for run in runs}
@@ -210,6 +212,8 @@ def measure_layers(
         beyond: dict[str, list[Rows]] = {name: [] for name in states}
         for found, _ in () if held_out is None else passes.features(group, held_out, tick):
             for name, part in found.items():
+                if not torch.isfinite(part[0]).all():
+                    raise NotFinite(f"layer {name!r}: features of held-out points are NaN or infinite")
                 states[name].add_held_out(*part)
                 if "linear_probe" in full:
                     beyond[name].append(part)

@@ -91,6 +91,8 @@ class Layer:
 
     def _tensor(self, output: Any) -> Tensor:
         part = output
+        if isinstance(output, Tensor) and isinstance(self.element, int | str):
+            raise ValueError(f"layer {self.name!r} returns one tensor: outputs={self.element!r} is no part of it")
         if callable(self.element):
             part = self.element(output)
         elif isinstance(self.element, int):
