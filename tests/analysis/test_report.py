@@ -111,7 +111,7 @@ def test_the_page_opens_with_the_answer(page: Page, results: Path) -> None:
     assert rows.first.bounding_box()["y"] < 844  # type: ignore[index]
     numbers = [match.group(1) for text in rows.all_inner_texts() if (match := re.search(r"[( ]claim (\d)", text))]
     assert numbers[:20] == sorted(numbers[:20])
-    for name in ("optimizers", "no_batch_norm", "width"):
+    for name in ("optimizers", "no_batch_norm", "vgg13"):
         cells = page.locator(f"tr:has(a[href='#{name}']) td.glyph")
         verdicts = json.loads((results / f"verdicts/{name}.json").read_text())["verdicts"]
         # Without batch normalisation there is one cell; what was measured as published alone is not tested otherwise.
@@ -141,7 +141,7 @@ def test_conventions_can_be_switched_and_points_name_their_run(page: Page, resul
     assert named.removeprefix("run ") in runs
     assert named.removeprefix("run ") in str(group.get_attribute("data-runs"))
     # What was measured under one convention alone is shown nevertheless, and said.
-    single = page.locator("section#width")
+    single = page.locator("section#vgg13")
     assert single.locator("figure > svg, figure > img").is_visible()
     assert "Not measured in evaluation mode" in single.inner_text()
     same = page.locator("section#no_batch_norm")
