@@ -116,7 +116,7 @@ def test_the_page_opens_with_the_answer(page: Page, results: Path) -> None:
         verdicts = json.loads((results / f"verdicts/{name}.json").read_text())["verdicts"]
         # Without batch normalisation there is one cell; what was measured as published alone is not tested otherwise.
         expected = [verdict["verdict"] for verdict in verdicts.values()]
-        expected += ["not tested"] if name == "width" and len(expected) == 1 else []
+        expected += ["not tested"] if name == "vgg13" and len(expected) == 1 else []
         assert cells.locator(".words").all_text_contents() == expected
         assert cells.locator("[aria-hidden]").all_text_contents() == [GLYPHS[verdict] for verdict in expected]
 
