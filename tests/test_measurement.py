@@ -327,6 +327,18 @@ def test_several_inputs_are_given_in_order() -> None:
     assert result.fuzziness[1] == pytest.approx(expected, rel=1e-6)
 
 
+def test_places_of_an_image_can_be_points_of_their_own() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.Conv2d(5, 6, 1)).eval()
+    inputs, labels = images(4)
+    result = equisep.measure(network, (inputs, labels), "1", pooling="each")
+    of_places = labels.repeat_interleave(16)
+    for layer, values in zip(result.layers, (inputs, network[:2](inputs)), strict=True):
+        rows = values.permute(0, 2, 3, 1).reshape(-1, values.shape[1])
+        assert layer.points == POINTS * 16
+        assert layer.metrics["fuzziness"] == pytest.approx(equisep.separation_fuzziness(rows, of_places), rel=1e-5)
+
+
 def test_metrics_that_are_asked_for_and_not_defined_are_named() -> None:
     result = equisep.measure(NET, (INPUTS, LABELS + 1), metrics=["fuzziness", "nc3", "ncm_mismatch"])
     assert "nc3, ncm_mismatch: not defined, for want of an output for each of the 4 classes" in result.warnings[0]
@@ -382,6 +394,14 @@ def test_a_result_is_printed_saved_tabulated_and_drawn(tmp_path: Path) -> None:
     assert lines[1].split()[:3] == ["0", "input", "3×4×4"]
     assert f"r = {result.law.pearson_r:.4f}" in str(result)
     result.plot().savefig(tmp_path / "law.png")
+    named = equisep.NetworkMeasurement(
+        (equisep.LayerMetrics("NaN", (2,), 2, 9, {"fuzziness": math.nan, "cdnv": math.inf}),),
+        3,
+        result.settings,
+        ("NaN and Infinity are words",),
+    )
+    named.save(tmp_path / "named.json")
+    assert repr(equisep.NetworkMeasurement.load(tmp_path / "named.json")) == repr(named)
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="other.json is no saved measurement"):
         equisep.NetworkMeasurement.load(tmp_path / "other.json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from equisep.measures import (
     FULL,
@@ -27,10 +23,12 @@ from equisep.measures import (
     Layers,
     NetworkPasses,
     Weighting,
+    batch_norms,
     fit_law,
     free_memory,
     measure_layers,
     plan,
+    random_state_kept,
     undefined,
     unwrapped,
     warnings_of,
@@ -82,6 +80,13 @@ class NetworkMeasurement:
         return tuple(layer.metrics["fuzziness"] for layer in self.layers)
 
     @property
+    def convention(self) -> str:
+        """How batch normalisation was measured, in words."""
+        if self.settings["batch_norm"] == "running":
+            return "evaluation mode"
+        return f"statistics of batches of {self.settings['batch_size']}"
+
+    @property
     def law(self) -> Law:
         """The law through the layers; raises ValueError for fewer than two or a D without logarithm."""
         return fit_law(self.fuzziness)
@@ -118,12 +123,17 @@ class NetworkMeasurement:
         """Return a figure of log D against layer with the law and its residuals."""
         from equisep.plots import layer_plot
 
-        return layer_plot(self.fuzziness, f"{self.settings['network']}, {self.settings['convention']}")
+        return layer_plot(self.fuzziness, f"{self.settings['network']}, {self.convention}")
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON, to be read by :meth:`load`."""
-        text = json.dumps({"version": VERSION} | asdict(self), indent=1, ensure_ascii=False, default=str)
-        Path(path).write_text(text.replace("NaN", "null").replace("Infinity", '"inf"'), encoding="utf-8")
+        # JSON has neither NaN nor infinity.
+        layers = [
+            asdict(layer) | {"metrics": {name: _as_plain(value) for name, value in layer.metrics.items()}}
+            for layer in self.layers
+        ]
+        stored = {"version": VERSION} | asdict(self) | {"layers": layers}
+        Path(path).write_text(json.dumps(stored, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> NetworkMeasurement:
@@ -166,15 +176,13 @@ class NetworkMeasurement:
         ]
         if self._has_law:
             law = self.law
-            fit = (
-                f"r = {law.pearson_r:.4f}, decay ratio ρ = {law.decay_ratio:.4f}, half-life {law.half_life:.2f} layers"
-            )
+            fit = f"r = {law.pearson_r:.4f}, ρ = {law.decay_ratio:.4f}, half-life {law.half_life:.2f} layers"
             curved = "" if math.isnan(law.curvature) else f", curvature {law.relative_curvature:.3f}"
             lines += ["", f"law: {fit}; residual {law.relative_residual:.3f}{curved} (of the fall of log D)"]
         elif "fuzziness" in shown:
             lines += ["", "no law: it needs D of two layers, positive and finite"]
         points = f"{self.layers[0].points:,} points, {self.classes} classes"
-        lines += [f"{self.settings['network']}, {points}, {self.settings['convention']}"]
+        lines += [f"{self.settings['network']}, {points}, {self.convention}"]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(line.rstrip() for line in lines)
 
@@ -236,38 +244,29 @@ def measure(
     """
     network = unwrapped(model)
     names = [metrics] if isinstance(metrics, str) else list(metrics)
-    _refuse(network, names, batch_norm, batch_size, memory_limit)
-    if components is not None and components < 1:
-        raise ValueError(f"components={components}: must be at least 1, or None for no projection")
+    _refuse(network, names, batch_norm, batch_size, components, memory_limit)
     training = network.training
-    with _random_state_kept():
+    with random_state_kept():
         passes = NetworkPasses(
             network, data, batch_size=batch_size, batch_norm=batch_norm, forward=forward, label_key=label_key
         )
-        if (
-            batch_norm == "batch"
-            and 1 in passes.sizes
-            and any(isinstance(part, _BatchNorm) for part in network.modules())
-        ):
-            raise ValueError(
-                f"batch {passes.sizes.index(1)} has one input, which has no statistics: set another batch_size"
-            )
+        if batch_norm == "batch" and 1 in passes.sizes and batch_norms(network):
+            single = passes.sizes.index(1)
+            raise ValueError(f"batch {single} has one input, which has no statistics: set another batch_size")
         others = None if held_out is None else Batches(held_out, batch_size, passes.batches.device, label_key)
         if others is not None:
             passes.class_numbers(others.labels(least_classes=1)[0])
-        probe = passes.probe(layers, lambda chosen: with_options(chosen, outputs, shapes, pooling), with_input=True)
+        probe = passes.probe(layers, lambda chosen: with_options(chosen, outputs, shapes, pooling))
         limit = MEMORY_SHARE * free_memory(passes.batches.device) if memory_limit is None else memory_limit
         full = any(name in FULL for name in names)
         chosen = plan(probe, passes.points, len(passes.values), limit, keep=full, components=components)
         batches = len(passes.sizes) * chosen.passes
-        work = (
-            f"{len(probe.layers)} layers, {passes.points:,} inputs, {_times(chosen.passes)}, {chosen.gigabytes:.2g} GB"
-        )
+        size = f"{len(probe.layers)} layers, {passes.points:,} inputs"
+        work = f"{size}, {chosen.passes} × through the data, {chosen.gigabytes:.2g} GB"
         with _bar(work, batches, progress) as tick:
             measured, rows, found = measure_layers(
                 passes, probe, chosen, names, weighting=weighting, components=components, held_out=others, tick=tick
             )
-    convention = "evaluation mode" if batch_norm == "running" else f"statistics of batches of {passes.sizes[0]}"
     return NetworkMeasurement(
         tuple(
             LayerMetrics(
@@ -278,7 +277,6 @@ def measure(
         len(passes.values),
         {
             "network": type(network).__name__,
-            "convention": convention,
             "batch_norm": batch_norm,
             "batch_size": passes.sizes[0],
             "weighting": weighting,
@@ -294,7 +292,14 @@ def measure(
     )
 
 
-def _refuse(network: Any, metrics: Sequence[str], batch_norm: str, batch_size: int, memory_limit: float | None) -> None:
+def _refuse(
+    network: Any,
+    metrics: Sequence[str],
+    batch_norm: str,
+    batch_size: int,
+    components: int | None,
+    memory_limit: float | None,
+) -> None:
     if not isinstance(network, nn.Module):
         raise ValueError(f"model: {type(network).__name__} is no torch module")
     unknown = [name for name in metrics if name not in METRICS]
@@ -304,23 +309,13 @@ def _refuse(network: Any, metrics: Sequence[str], batch_norm: str, batch_size: i
         raise ValueError(f"batch_norm={batch_norm!r}: choose running (evaluation mode) or batch")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    if components is not None and components < 1:
+        raise ValueError(f"components={components}: must be at least 1, or None for no projection")
     if memory_limit is not None and not memory_limit > 0:
         raise ValueError(f"memory_limit={memory_limit}: GB, must be positive")
-    for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm) and batch_norm == "running" and module.running_mean is None:
+    for name, module in batch_norms(network).items():
+        if batch_norm == "running" and module.running_mean is None:
             raise ValueError(f"module {name!r} has no running statistics; set batch_norm='batch'")
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Restore the random states of Python, NumPy and torch: a DataLoader draws from torch's."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 @contextmanager
@@ -337,8 +332,8 @@ def _bar(work: str, batches: int, progress: bool | None) -> Iterator[Callable[[]
         yield lambda: bar.advance(task)
 
 
-def _times(passes: int) -> str:
-    return "1 pass" if passes == 1 else f"{passes} passes"
+def _as_plain(value: float) -> float | str | None:
+    return value if math.isfinite(value) else None if math.isnan(value) else str(value)
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.figures.catalogue import REPRODUCTIONS, at_best_and_published_rate
 from equisep.analysis.figures.depths import rise_beyond_best_depth
 from equisep.analysis.figures.out_of_sample import compare
+from equisep.analysis.figures.robustness import correlate
 from equisep.analysis.reproduction import Reproduction, load_profile
 from equisep.analysis.result import former_verdicts
 from equisep.analysis.tables import Tables, load_tables
@@ -238,6 +239,20 @@ def test_an_experiment_without_a_claim_is_drawn(
     assert main(["figure", "width", f"tables={ROOT}/results/reference/width", f"results={tmp_path}"]) == 0
     assert (tmp_path / "verdicts/width.json").read_text() == earlier
     assert json.loads((tmp_path / "partial/verdicts/width.json").read_text())["verdict"] == "no claim"
+
+
+def test_a_result_does_not_record_where_files_lie(tmp_path: Path) -> None:
+    tables = load_tables(ROOT / "results/reference/width", "width")
+    call = ["dataset.root=/data", f"results={tmp_path}", "seed=range(666,669)"]
+    assert reproduction_of("width").make(tables, call).record()["call"] == ["seed=range(666,669)"]
+
+
+def test_within_networks_settings_are_the_cases_and_seeds_are_not() -> None:
+    tables = load_tables(ROOT / "results/reference/robustness", "robustness")
+    (row,) = correlate(tables.under("paper"), tables.under("paper").runs).to_dict("records")
+    deep = tables.runs[tables.runs["depth"] > 4]
+    assert row["layer_sensitivity_with_ratio"].n == len(deep[["depth", "learning_rate"]].drop_duplicates()) == 10
+    assert row["seeds"] == 4
 
 
 def test_all_figures_of_a_folder_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,6 +134,8 @@ def test_failures_are_adjusted_for_their_number() -> None:
 def test_later_seeds_are_judged_by_themselves_too() -> None:
     known = statistics(GOOD, HIGH).assign(seed=range(666, 670))
     later = statistics(BAD, HIGH).assign(seed=range(700, 704))
+    # One seed has no interval.
+    assert judge(claim(), pd.concat([known, later.head(1)]), []).later == ""
     assert judge(claim(), known, []).later == ""
     assert judge(claim(), later, []).later == ""
     verdict = judge(claim(), pd.concat([known, later]), [])

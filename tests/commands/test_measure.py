@@ -71,7 +71,7 @@ def test_images_are_resized_and_chosen(files: Path, tmp_path: Path, capsys: pyte
     assert [layer["name"] for layer in stored["layers"]] == ["input", "features.3", "features.6", "classifier.1:input"]
     assert [layer["points"] for layer in stored["layers"]] == [30] * 4
     assert list(stored["layers"][1]["metrics"]) == ["fuzziness", "ncm_accuracy", "ncm_accuracy_held_out"]
-    assert "ResNet" not in capsys.readouterr().out
+    assert "warning: the network is untrained" in capsys.readouterr().out
 
 
 MISTAKES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -136,8 +136,7 @@ class Result:
             "experiment": self.name,
             "claim": claim.text,
             "changed": claim.changed,
-            # Where a result lies is no part of how it was made.
-            "call": [word for word in self.call if not word.startswith("results=")],
+            "call": without_places(self.call),
             "claims": claims_digest(),
             "lock": lock_in_use(),
             "verdict": self.words,
@@ -157,6 +156,11 @@ class Result:
                 for convention, verdict in self.verdicts.items()
             },
         }
+
+
+def without_places(words: Sequence[str]) -> list[str]:
+    """Return the words of a command without those that say where files lie: a result does not depend on them."""
+    return [word for word in words if not word.startswith(("results=", "dataset.root="))]
 
 
 def _as_plain(finding: Finding) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.figures.catalogue import REPRODUCTIONS
 from equisep.analysis.reproduction import load_profile
+from equisep.analysis.result import without_places
 from equisep.analysis.verdicts import NOT_TESTED
 from equisep.config import PAPER, Config, ConfigError, compose_config, config_hash, refuse_unknown_words
 from equisep.data import DataUnavailable
@@ -140,7 +141,7 @@ def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
     """Write an experiment's figure, tables and verdict; return the verdict's record."""
     reproduction = REPRODUCTIONS[plan.name]
     try:
-        calls = [shlex.join(word for word in sweep if not word.startswith("results=")) for sweep in plan.sweeps]
+        calls = [shlex.join(without_places(sweep)) for sweep in plan.sweeps]
         result = reproduction.make(reproduction.collect(plan.sweeps), calls)
         result.write(results)
     except (ConfigError, DamagedRun) as error:

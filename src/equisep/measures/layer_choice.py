@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from equisep.measures.recording import INPUT, Layer, parse_layer
+from equisep.measures.recording import INPUT, Layer, first_tensor, parse_layer
 
 Layers = str | Sequence[str] | Callable[[str, nn.Module], bool]
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
@@ -48,7 +47,7 @@ def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], tu
     def hook(name: str) -> Callable[..., None]:
         def record(module: nn.Module, args: Any, output: Any) -> None:
             calls[name] += 1
-            tensor = _first_tensor(output)
+            tensor = first_tensor(output)
             runs.append(Run(name, module, calls[name], None if tensor is None else tuple(tensor.shape)))
 
         return record
@@ -57,7 +56,7 @@ def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], tu
         for name, module in network.named_modules(remove_duplicate=True):
             if name:
                 stack.callback(module.register_forward_hook(hook(name)).remove)
-        output = _first_tensor(forward())
+        output = first_tensor(forward())
     return runs, () if output is None else tuple(output.shape)
 
 
@@ -178,12 +177,3 @@ def _named(runs: Sequence[Run], chosen: Sequence[Run]) -> tuple[Layer, ...]:
         Layer(f"{run.name}#{run.call}", run.name, run.call) if often[run.name] > 1 else Layer(run.name, run.name)
         for run in chosen
     )
-
-
-def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        return output
-    values = list(output.values()) if hasattr(output, "values") else output
-    if isinstance(values, tuple | list):
-        return next((value for value in values if isinstance(value, torch.Tensor)), None)
-    return None

@@ -18,17 +18,16 @@ STATE_ARRAYS = 8
 
 @dataclass(frozen=True)
 class Probe:
-    """What a forward pass of the first batch shows: layers, widths, values per point, classifier, warnings.
+    """What a forward pass of the first batch shows.
 
-    shapes: of a point's values, by layer. widths: features p. bytes: per point. devices: of the features. classifier:
-    (K, p) weights that the last layer's features enter, or None.
+    shapes: of a point's values, by layer. widths: features p. bytes: per point. classifier: (K, p) weights that the
+    last layer's features enter, or None.
     """
 
     layers: tuple[Layer, ...]
     shapes: Mapping[str, tuple[int, ...]]
     widths: Mapping[str, int]
     bytes: Mapping[str, int]
-    devices: Mapping[str, torch.device]
     classifier: Tensor | None
 
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from equisep.measures.memory import Probe
 from equisep.measures.network import NetworkPasses
+from equisep.measures.recording import batch_norms
 
 
 def warnings_of(
@@ -17,11 +17,10 @@ def warnings_of(
 ) -> Iterator[str]:
     """Yield what may mislead in what was measured, each with its number."""
     classes = len(passes.values)
-    normalised = any(isinstance(module, _BatchNorm) for module in passes.network.modules())
     if training:
         mode = "evaluation mode" if batch_norm == "running" else "evaluation mode but for batch normalisation"
         yield f"the network was in training mode; it was measured in {mode} and is in training mode again"
-    if batch_norm == "batch" and normalised:
+    if batch_norm == "batch" and batch_norms(passes.network):
         parts = torch.split(passes.classes, passes.sizes)
         present = [int((torch.bincount(part) > 0).sum()) for part in parts]
         lacking = sum(found < min(classes, len(part)) for found, part in zip(present, parts, strict=True))

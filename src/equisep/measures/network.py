@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from equisep.measures.batches import Batch, Batches, Forward, call
-from equisep.measures.layer_choice import Run, choose, trace
+from equisep.measures.layer_choice import Layers, Run, choose, trace
 from equisep.measures.memory import Plan, Probe
 from equisep.measures.metrics import LayerPasses
 from equisep.measures.principal_components import PASSES, StreamedComponents
@@ -96,30 +96,28 @@ class NetworkPasses:
                 predictions = self.predicted(self.run(batch))
                 recorded = recorder.recorded()
                 if inputs is not None:
-                    recorded = {INPUT: inputs.rows(_input(batch), len(batch))[0]} | recorded
+                    values, repeats = inputs.rows(_input(batch), len(batch), batch.mask)
+                    recorded = {INPUT: values} | recorded
+                    recorder.repeats |= {} if repeats is None else {INPUT: repeats}
                 found = {}
                 for name, rows in recorded.items():
                     of_rows, of_predictions = classes.to(rows.device), predictions
                     if name in recorder.repeats:
-                        repeats = recorder.repeats[name].to(rows.device)
-                        of_rows = of_rows.repeat_interleave(repeats)
+                        often = recorder.repeats[name].to(rows.device)
+                        of_rows = of_rows.repeat_interleave(often)
                         if predictions is not None:
-                            of_predictions = predictions.to(rows.device).repeat_interleave(repeats)
+                            of_predictions = predictions.to(rows.device).repeat_interleave(often)
                     found[name] = (rows, of_rows, of_predictions)
                 yield found, number
                 tick()
 
-    def first_batch(self) -> Batch:
-        """Return the first batch."""
-        return next(iter(self.batches))
-
-    def probe(self, layers: Any, declare: Callable[[Sequence[Layer]], tuple[Layer, ...]], *, with_input: bool) -> Probe:
+    def probe(self, layers: Layers, declare: Callable[[Sequence[Layer]], tuple[Layer, ...]]) -> Probe:
         """Return what a pass of the first batch shows. declare: adds elements, shapes and poolings to layers."""
-        batch = self.first_batch()
+        batch = next(iter(self.batches))
         with measuring_mode(self.network, self.batch_norm):
             runs, output = trace(self.network, lambda: self.run(batch))
             chosen = choose(self.network, layers, runs, output)
-            if with_input and _input(batch) is not None:
+            if _input(batch) is not None:
                 chosen = (Layer(INPUT, ""), *chosen)
             chosen = declare(chosen)
             linear = [run for run in runs if run.shape == output and isinstance(run.module, nn.Linear)]
@@ -146,7 +144,6 @@ class NetworkPasses:
             {layer.name: of_point.get(layer.name, tuple(rows[layer.name].shape[1:])) for layer in chosen},
             {layer.name: rows[layer.name].shape[1] for layer in chosen},
             {layer.name: rows[layer.name].nbytes // len(batch) for layer in chosen},
-            {layer.name: rows[layer.name].device for layer in chosen},
             weights,
         )
 

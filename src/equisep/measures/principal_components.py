@@ -9,7 +9,19 @@ from equisep.measures.scatter import as_draws, require_finite
 PASSES, OVERSAMPLING = 3, 10
 
 
-class PrincipalComponents:
+class _Axes:
+    """A centre (p,) and axes (p, components), float64, on which features are projected."""
+
+    mean: Tensor
+    axes: Tensor
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return (b, p) features as (b, components) float64 coordinates."""
+        coordinates: Tensor = (as_draws(features)[0].double() - self.mean) @ self.axes
+        return coordinates
+
+
+class PrincipalComponents(_Axes):
     """The first principal components of features, for projecting other rows of the same features.
 
     The axes are the leading right singular vectors of the centred (n, p) features, computed in float64 from the n×n
@@ -30,13 +42,8 @@ class PrincipalComponents:
         lengths = torch.where(variances[kept] > 0, variances[kept], 1.0).sqrt()
         self.axes = centred.T @ (vectors[:, kept] / lengths)
 
-    def project(self, features: Tensor) -> Tensor:
-        """Return (b, p) features as (b, components) float64 coordinates."""
-        coordinates: Tensor = (as_draws(features)[0].double() - self.mean) @ self.axes
-        return coordinates
 
-
-class StreamedComponents:
+class StreamedComponents(_Axes):
     """The first principal components of features that are added in batches of rows, several times, with their error.
 
     Randomised subspace iteration (Halko, Martinsson & Tropp, SIAM Review 2011): each pass multiplies an orthonormal
@@ -99,8 +106,3 @@ class StreamedComponents:
         self.share = float(variances.sum()) / self.squares if self.squares else 1.0
         self.error = float(residual.norm(dim=0).max() / variances.max()) if float(variances.max()) else 0.0
         self.basis = self.product = torch.empty(0)
-
-    def project(self, features: Tensor) -> Tensor:
-        """Return (b, p) features as (b, components) float64 coordinates."""
-        coordinates: Tensor = (as_draws(features)[0].double() - self.mean) @ self.axes
-        return coordinates

@@ -5,12 +5,14 @@ All measured layers of a pass are recorded by hooks: nothing is traced, so that 
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -99,11 +101,10 @@ class Layer:
             part = list(output.values())[self.element] if isinstance(output, Mapping) else output[self.element]
         elif isinstance(self.element, str):
             part = output[self.element] if isinstance(output, Mapping) else getattr(output, self.element)
-        elif isinstance(output, Mapping | tuple | list):
-            members = output.values() if isinstance(output, Mapping) else output
-            part = next((member for member in members if isinstance(member, Tensor)), output)
+        else:
+            part = first_tensor(output)
         if not isinstance(part, Tensor):
-            kind = type(part).__name__
+            kind = type(output if part is None else part).__name__
             raise ValueError(f"layer {self.name!r} returns {kind}: name a tensor of it, outputs={{{self.name!r}: 0}}")
         if part.layout != torch.strided or part.is_quantized or part.is_complex():
             kind = "complex" if part.is_complex() else "quantised" if part.is_quantized else "sparse"
@@ -131,6 +132,19 @@ def unwrapped(network: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return network
         network = inner
+
+
+def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
+    """Return a network's modules of batch normalisation by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """Return a module's output if it is a tensor, else the first tensor of a tuple, list, mapping or ModelOutput."""
+    if isinstance(output, Tensor):
+        return output
+    members = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    return next((member for member in members if isinstance(member, Tensor)), None)
 
 
 @contextmanager
@@ -162,6 +176,19 @@ def measuring_mode(network: nn.Module, batch_norm: str) -> Iterator[None]:
                 # Buffers registered by the forward pass are new and have no earlier value.
                 if name in buffers:
                     buffer.copy_(buffers[name])
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Restore the random states of Python, NumPy and torch: a DataLoader draws from torch's."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        # Those of GPUs are kept in each pass.
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 class Recorder:
