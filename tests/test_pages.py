@@ -50,19 +50,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith(EQUISEP)])
-def test_commands_of_the_package(
-    command: str, store: Path, tmp_path: Path, fashion: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_of_the_package(command: str, store: Path, tmp_path: Path, fashion: Data) -> None:
     words = shlex.split(command)[1:]
     if words[0] == "figure":
         _test_figure(words, store, tmp_path)
     elif words[0] == "measure":
-        monkeypatch.chdir(tmp_path)
         save_file(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "net.safetensors")
         for place, label in enumerate(fashion.train.labels[:50].tolist()):
             (tmp_path / f"images/{label}").mkdir(parents=True, exist_ok=True)
             save_image(fashion.train.inputs[place], tmp_path / f"images/{label}/{place}.png")
-        ended = call(*words)
+        words = [
+            word.replace("net.safe", f"{tmp_path}/net.safe").replace("r:images", f"r:{tmp_path}/images")
+            for word in words
+        ]
+        ended = call(*words, "--output", str(tmp_path / "measured"))
         assert ended.code == 0, ended.err
         assert (tmp_path / "measured/resnet18.png").exists()
     elif words[0] in ("show", "status", "mirror"):

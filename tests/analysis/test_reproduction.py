@@ -9,6 +9,7 @@ import re
 import runpy
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,9 @@ def test_within_networks_settings_are_the_cases_and_seeds_are_not() -> None:
     deep = tables.runs[tables.runs["depth"] > 4]
     assert row["layer_sensitivity_with_ratio"].n == len(deep[["depth", "learning_rate"]].drop_duplicates()) == 10
     assert row["seeds"] == 4
+    shallow = replace(tables.under("paper"), runs=tables.runs[tables.runs["depth"] == 4])
+    (row,) = correlate(shallow, shallow.runs[shallow.runs["convention"] == "paper"]).to_dict("records")
+    assert math.isnan(row["layer_sensitivity_with_ratio"].mean)
 
 
 def test_all_figures_of_a_folder_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

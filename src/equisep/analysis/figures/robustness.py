@@ -114,7 +114,8 @@ def correlate(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     for name, score in CORRELATIONS.items():
         correlation = _partial_correlation(settings, score)
         values[name] = correlation_interval(correlation, len(settings), len(CONTROLS))
-    within = settings["layer_sensitivity"].dropna()
+    # Networks of few layers have none.
+    within = settings["layer_sensitivity"].dropna().to_list() or [math.nan]
     values["layer_sensitivity_with_ratio"] = interval_over_seeds(within, correlations=True)
     return pd.DataFrame([values])
 
