@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 
@@ -155,6 +156,21 @@ def test_the_numbers_of_captions_are_those_of_the_captions() -> None:
         for convention in ("paper", "evaluation"):
             (interval,) = re.findall(rf"{convention}: Depth {depth}: .*place (\S+ \[\S+ \S+\]), n = 10", emergence)
             assert interval in page()
+
+
+def test_the_correlations_with_test_accuracy_are_those_of_the_verdict() -> None:
+    verdicts = json.loads((REFERENCE / "test_accuracy/test_accuracy.json").read_text())["verdicts"]
+    means = []
+    for convention, verdict in verdicts.items():
+        for found in verdict["findings"]:
+            if found["statistic"] != "correlation_with_log_ratio_cv_at_equal_depth_and_rate":
+                continue
+            mean, low, high = (f"{found[name]:.2f}".replace("-", "−") for name in ("mean", "low", "high"))
+            means += [found["mean"]] if convention == "paper" else []
+            if convention == "evaluation":
+                assert f"{mean} [{low}, {high}]" in page()
+                assert f"({found['n']} settings)" in page() or f"({found['n']})" in page()
+    assert f"between {min(means):.2f} and {max(means):.2f}".replace("-", "−") in page()
 
 
 def test_the_page_is_short() -> None:

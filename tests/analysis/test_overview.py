@@ -149,7 +149,7 @@ def test_a_claim_over_all_data_sets_is_not_tested_on_some_of_them() -> None:
     result = overview("decay_ratio").make(tabulate(records))
     assert result.words == "not tested"
     assert result.verdicts["paper"].missing == "no networks on MNIST 10×10, CIFAR-10 10×10"
-    assert result.scope.startswith("Scope: 3 networks; 1 seeds; ")
+    assert result.scope.startswith("Scope: 3 feed-forward networks; 1 seed; ")
 
 
 def test_seeds_with_few_of_the_networks_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:

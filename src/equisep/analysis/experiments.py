@@ -25,6 +25,11 @@ class PlannedRun:
 NOT_VARIED = ("seed", "optimizer.learning_rate", "measure.view", "architecture.width_multiplier")
 
 
+def column_of(key: str) -> str:
+    """Return the column of a field, or of a group, in an experiment's tables."""
+    return key.rsplit(".", maxsplit=1)[-1]
+
+
 def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[PlannedRun]:
     """Return the runs of ``equisep -m experiment=NAME OVERRIDES…``, in the sweep's order.
 
@@ -48,7 +53,7 @@ def _expand(name: str, overrides: Sequence[str]) -> list[PlannedRun]:
         choices[key] = list(override.sweep_string_iterator()) if sweeps else [override.get_value_element_as_str()]
         if number < len(grid) or sweeps:
             varied[key] = None
-    columns = {key: key.split(".")[-1] for key in varied if key not in NOT_VARIED}
+    columns = {key: column_of(key) for key in varied if key not in NOT_VARIED}
     chosen = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     jobs = [[f"experiment={name}", *(f"{key}={value}" for key, value in choice.items())] for choice in chosen]
     planned = []

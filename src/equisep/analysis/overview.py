@@ -1,7 +1,8 @@
 """All runs of a source side by side, whatever their experiment: what decay ratio and test accuracy depend on.
 
-``equisep figure NAME [source=SOURCE] [results=FOLDER]`` for NAME decay_ratio or test_accuracy. A table has a row
-per run and epoch. Statistics are computed for each data set and seed, over all networks of that seed.
+``equisep figure NAME [source=SOURCE | tables=FOLDER] [results=FOLDER]`` for NAME decay_ratio or test_accuracy. With
+``tables``, the runs are those of all saved tables FOLDER/EXPERIMENT/EXPERIMENT.csv. A table has a row per run and
+epoch. Statistics are computed for each data set and seed, over all networks of that seed.
 """
 
 import math
@@ -19,6 +20,7 @@ from equisep.analysis.figures.panels import FITTED
 from equisep.analysis.reproduction import NOT_AT_HAND
 from equisep.analysis.result import Result
 from equisep.analysis.rival_laws import compare_laws
+from equisep.analysis.saved_tables import load_saved_runs
 from equisep.analysis.statistics import (
     correlation_interval,
     partial_rank_correlation,
@@ -240,10 +242,14 @@ def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
 def _describe_scope(table: pd.DataFrame, claim: Claim) -> str:
     """Return what the verdicts are about: networks, seeds, rates and data sets; and whether the claim was read."""
     parts = []
+    # The others are shown in the table alone.
+    table = comparable(table)
     if len(table):
         rates = [name_value("learning_rate", rate) for rate in table["learning_rate"].agg(["min", "max"])]
         names = ", ".join(name_value("dataset", str(name)) for name in dict.fromkeys(table["dataset"]))
-        parts += [f"{table['run'].nunique()} networks", f"{table['seed'].nunique()} seeds", " to ".join(rates), names]
+        networks = f"{table['run'].nunique()} feed-forward networks"
+        seeds = table["seed"].nunique()
+        parts += [networks, f"{seeds} seed{'s' if seeds != 1 else ''}", " to ".join(rates), names]
     parts += [] if claim.full_text else [NOT_AT_HAND]
     return f"Scope: {'; '.join(parts)}." if parts else ""
 
@@ -266,13 +272,16 @@ class Overview:
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 if there are too few runs, 2 if the arguments are invalid."""
         try:
-            sources = [word.removeprefix("source=") for word in arguments if word.startswith("source=")]
-            others = [word for word in arguments if not word.startswith("source=")]
+            places = [word for word in arguments if word.startswith(("source=", "tables="))]
+            others = [word for word in arguments if word not in places]
             invalid = [word for word in others if not word.startswith("results=")]
-            if invalid or len(sources) > 1:
-                raise ConfigError(f"{(invalid or sources)[-1]}: use source=SOURCE and results=FOLDER, once each")
+            if invalid or len(places) > 1:
+                expected = "source=SOURCE or tables=FOLDER, and results=FOLDER, once each"
+                raise ConfigError(f"{(invalid or places)[-1]}: use {expected}")
             results = Path(compose_config(others).results)
-            result = self.make(load_runs(sources[0] if sources else results), arguments)
+            kind, _, place = (places or [f"source={results}"])[0].partition("=")
+            runs = load_saved_runs(Path(place)) if kind == "tables" else load_runs(place)
+            result = self.make(runs, arguments)
             result.write(results)
         except ConfigError as error:
             print(f"{self.name}: {error}", file=sys.stderr)

@@ -2,8 +2,8 @@
 
 ``equisep figure NAME [profile=NAME] [source=SOURCE] [tables=FOLDER] [KEY=VALUE …]`` reads the experiment's runs
 from the store, or from the wandb logs or project given by ``source`` (see equisep.store.readers). A profile selects
-the runs that conf/profile defines; further overrides are those of the sweep. With ``tables`` the figure is drawn from
-saved tables instead, for example from the reference results.
+the runs that conf/profile defines; further overrides are those of the sweep. With ``tables`` alone the figure is drawn
+from saved tables, for example from the reference results; together with others, they hold the runs that a source lacks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from equisep.analysis.descriptions import describe_conditions, describe_course, 
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch
 from equisep.analysis.figures.panels import FITTED, Part, Parts
 from equisep.analysis.result import Result
+from equisep.analysis.saved_tables import complete_from
 from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables
 from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Verdict, judge
 from equisep.config import (
@@ -95,20 +96,14 @@ class Reproduction:
         refuse_unknown_words(overrides, ("profile", "source", "tables"))
         output = [override for override in overrides if override.startswith("results=")]
         results = Path(compose_config(output).results)
-        if "tables" in options:
-            if len(options) > 1 or overrides != output:
-                raise ConfigError(f"tables={options['tables']}: can be combined with results=FOLDER only")
-            tables = load_tables(Path(options["tables"]), self.name)
-            absent = [name for name in (*self.conditions, self.repeats) if name not in tables.runs]
-            if absent:
-                problem = f"the table of runs has no column {absent[0]}, by which this figure tells its networks apart"
-                raise ConfigError(f"tables={options['tables']}: {problem}")
-            return tables, results
+        saved = self._load(Path(options["tables"])) if "tables" in options else None
+        if saved and len(options) == 1 and overrides == output:
+            return saved, results
         selected = load_profile(options["profile"]).get(self.name) if "profile" in options else [[]]
         if selected is None:
             raise ConfigError(f"profile={options['profile']}: does not include this experiment; choose another one")
         sweeps = [[*sweep, *overrides] for sweep in selected]
-        tables = self.collect(sweeps, options.get("source"))
+        tables = self.collect(sweeps, options.get("source"), saved)
         if tables.missing:
             # A run that is trained is not trained again.
             problem = f"{tables.missing} runs are missing or not measured under every convention"
@@ -117,11 +112,21 @@ class Reproduction:
                 print(f"  {shlex.join(['equisep', '-m', f'experiment={self.name}', *sweep])}", file=sys.stderr)
         return tables, results
 
-    def collect(self, sweeps: Sequence[Sequence[str]], source: str | None = None) -> Tables:
+    def _load(self, folder: Path) -> Tables:
+        tables = load_tables(folder, self.name)
+        absent = [name for name in (*self.conditions, self.repeats) if name not in tables.runs]
+        if absent:
+            problem = f"the table of runs has no column {absent[0]}, by which this figure tells its networks apart"
+            raise ConfigError(f"tables={folder}: {problem}")
+        return tables
+
+    def collect(
+        self, sweeps: Sequence[Sequence[str]], source: str | None = None, saved: Tables | None = None
+    ) -> Tables:
         """Return the tables of the experiment's runs under all given lists of overrides.
 
-        source: see :func:`equisep.analysis.tables.collect_tables`. Raises ConfigError if the overrides vary a field
-        that is no condition of the figure, or for an invalid source.
+        source: see :func:`equisep.analysis.tables.collect_tables`. saved: tables with runs that the source lacks.
+        Raises ConfigError if the overrides vary a field that is no condition of the figure, or for an invalid source.
         """
         points = [point for overrides in sweeps for point in expand_experiment(self.name, overrides)]
         for name in points[0].varied:
@@ -130,6 +135,7 @@ class Reproduction:
                 listed = ",".join(map(str, sorted(values)))
                 raise ConfigError(f"{name}={listed}: this figure does not vary {name}; choose one value")
         tables = collect_tables(points, self.epochs, source)
+        tables = complete_from(saved, tables, points) if saved and tables.missing else tables
         return replace(tables, layers=self.kept_layers(tables).reset_index(drop=True))
 
     def parts(self, tables: Tables) -> dict[str, Part]:
@@ -277,7 +283,7 @@ def describe_scope(runs: pd.DataFrame, claim: Claim | None, config: Config) -> s
         # Data sets that an experiment compares are named in its panels.
         data = "" if "dataset" in runs else f" of {name_value('dataset', config.dataset.name)}"
         parts.append(f"{images}{data}, {config.dataset.size}×{config.dataset.size} pixels")
-        parts.append(f"{config.training.epochs} epochs")
+        parts.append(f"{runs['epoch'].max()} epochs")
     if claim is not None and not claim.full_text:
         parts.append(NOT_AT_HAND)
     return f"Scope: {'; '.join(parts)}." if parts else ""

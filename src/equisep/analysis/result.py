@@ -160,7 +160,7 @@ class Result:
 
 def without_places(words: Sequence[str]) -> list[str]:
     """Return the words of a command without those that say where files lie: a result does not depend on them."""
-    return [word for word in words if not word.startswith(("results=", "dataset.root="))]
+    return [word for word in words if not word.startswith(("results=", "dataset.root=", "source=", "tables="))]
 
 
 def _as_plain(finding: Finding) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         else:
             _compare_training(panels[row, 3], best_rates(last))
             title(panels[row, 3], 3, "at the best rate of each")
-    legend_above(figure, [dataset_look(name) for name in sorted(names)])
+    # Images of two sizes have one look.
+    legend_above(figure, list(dict.fromkeys(dataset_look(name) for name in sorted(names))))
     return figure
 
 

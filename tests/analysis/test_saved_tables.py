@@ -1,0 +1,105 @@
+"""Saved tables read as runs: the same rows as from the store, each run once, and what cannot be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from equisep.analysis.experiments import expand_experiment
+from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
+from equisep.analysis.overview import CONVENTIONS, summarise_runs
+from equisep.analysis.saved_tables import load_saved_runs
+from equisep.analysis.tables import LAYERS_OF, load_tables
+from equisep.config import ConfigError
+from equisep.execution.train import execute
+from equisep.store import load_runs
+from tests.conftest import ROOT
+
+REFERENCE = ROOT / "results/reference"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with runs of two experiments, and their tables saved as in results/reference."""
+    results = tmp_path_factory.mktemp("results")
+    usual = [f"results={results}", "tracking=off", "training=smoke", "seed=1"]
+    chosen = {
+        "optimizers": [*usual, "architecture.depth=4", "optimizer=sgd,adam"],
+        "controls": [*usual, "architecture.depth=4", "architecture=fnn"],
+    }
+    for name, overrides in chosen.items():
+        execute([point.config for point in expand_experiment(name, overrides)])
+        reproduction = REPRODUCTIONS[name]
+        reproduction.make(reproduction.collect([overrides]), overrides).write(results)
+        folder = results / "saved" / name
+        folder.mkdir(parents=True)
+        for path in (*results.glob(f"tables/{name}*.csv"), results / f"verdicts/{name}.json"):
+            shutil.copy(path, folder)
+    return results
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_saved_tables_give_the_rows_of_the_store(results: Path, convention: str) -> None:
+    stored = summarise_runs(load_runs(results), convention).table
+    saved = summarise_runs(load_saved_runs(results / "saved"), convention).table
+    last, again = (table[table["last"]].sort_values("run", ignore_index=True) for table in (stored, saved))
+    assert len(last) == 2  # a network is in both tables
+    # The experiment that a run was first trained for, and the one whose table comes first.
+    pd.testing.assert_frame_equal(again.drop(columns="experiment"), last.drop(columns="experiment"), rtol=1e-7)
+
+
+def test_the_figures_over_all_runs_are_drawn_from_saved_tables(results: Path, tmp_path: Path) -> None:
+    assert OVERVIEWS["decay_ratio"].main([f"tables={results / 'saved'}", f"results={tmp_path}"]) == 1
+    assert json.loads((tmp_path / "verdicts/decay_ratio.json").read_text())["call"] == []
+    assert len(pd.read_csv(tmp_path / "tables/decay_ratio.csv")) == 2 * len(CONVENTIONS)
+
+
+def test_saved_tables_complete_a_store(results: Path, tmp_path: Path) -> None:
+    """A seed in a store and one in saved tables give the tables of a store with both."""
+    chosen = [*("tracking=off", "training=smoke", "seed=1,2"), *("architecture.depth=4", "optimizer=sgd,adam")]
+    reproduction, store = REPRODUCTIONS["optimizers"], tmp_path / "later"
+    later = [point.config for point in expand_experiment("optimizers", [*chosen, "seed=2", f"results={store}"])]
+    execute(later)
+    saved = load_tables(results / "saved/optimizers", "optimizers")
+    assert reproduction.collect([chosen], str(store)).missing == 2
+    completed = reproduction.collect([chosen], str(store), saved)
+    for run in (results / "runs").iterdir():
+        shutil.copytree(run, store / "runs" / run.name, dirs_exist_ok=True)
+    whole = reproduction.collect([chosen], str(store))
+    assert (completed.missing, whole.missing) == (0, 0)
+    pd.testing.assert_frame_equal(completed.runs, whole.runs, check_dtype=False, rtol=1e-7)
+    ordered = [*LAYERS_OF, "layer"]
+    layers, expected = (tables.layers.sort_values(ordered, ignore_index=True) for tables in (completed, whole))
+    pd.testing.assert_frame_equal(layers, expected, rtol=1e-7)
+    # What the store has is taken from there.
+    again = reproduction.collect([chosen], str(store), saved)
+    pd.testing.assert_frame_equal(again.runs, whole.runs)
+
+
+@pytest.mark.slow
+def test_the_reference_results_over_all_runs_are_judged_again() -> None:
+    runs = load_saved_runs(REFERENCE)
+    for name, overview in OVERVIEWS.items():
+        before = json.loads((REFERENCE / name / f"{name}.json").read_text())
+        again = json.loads(json.dumps(overview.make(runs).record()))
+        for verdict in (*again["verdicts"].values(), *before["verdicts"].values()):
+            for finding in verdict["findings"]:
+                for key in ("mean", "low", "high"):
+                    finding[key] = pytest.approx(finding[key], rel=1e-5) if finding[key] is not None else None
+        assert again["verdicts"] == before["verdicts"]
+
+
+def test_what_is_no_folder_of_tables_is_an_error_of_one_line(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no folder NAME with a table"):
+        load_saved_runs(tmp_path)
+    shutil.copytree(results / "saved/optimizers", tmp_path / "optimizers")
+    (tmp_path / "optimizers/optimizers.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"optimizers\.json cannot be read"):
+        load_saved_runs(tmp_path)
+    (tmp_path / "optimizers/optimizers.json").write_text('{"call": ["training=brief"]}')
+    with pytest.raises(ConfigError, match="training=brief"):
+        load_saved_runs(tmp_path)
