@@ -277,6 +277,8 @@ def describe_scope(runs: pd.DataFrame, claim: Claim | None, config: Config) -> s
         seeds, rates = runs["seed"].nunique(), sorted(set(runs["learning_rate"]))
         named = ", ".join(name_value("learning_rate", rate).removeprefix("rate ") for rate in rates)
         parts += [f"{runs['run'].nunique()} networks", f"{seeds} seed{'s' if seeds != 1 else ''}", f"rates {named}"]
+        if "subset_seed" in runs:
+            parts.insert(1, f"{runs['subset_seed'].nunique()} draws of the training images")
         if (runs["width_multiplier"] < 1).any():
             parts.append(f"{_list(runs['width_multiplier'])} of the paper's channels and units")
         images = f"{_list(runs['train_images'])} training and {_list(runs['test_images'])} test images"

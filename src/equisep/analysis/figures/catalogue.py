@@ -26,6 +26,9 @@ from equisep.analysis.tables import Tables
 # Learning rate of the published figures on networks without batch normalisation and on linear networks.
 PUBLISHED_RATE_OF_NEGATIVE_RESULTS = 3e-5
 
+# What a condition's networks differ in, by the column that numbers them.
+REPEATS = {"seed": "seeds", "subset_seed": "draws of images"}
+
 
 def compare_views(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
     """Return by seed the statistics per block and per layer, and ``residual_excess``: per layer minus per block."""
@@ -65,7 +68,7 @@ def grid(
     """Return the reproduction with a panel for each value of one or two columns, by default its conditions."""
 
     def draw(parts: Parts) -> Figure:
-        return law_grid(parts, across, down)
+        return law_grid(parts, across, down, REPEATS[options.get("repeats", "seed")])
 
     columns = tuple(filter(None, (down, across))) if conditions is None else conditions
     return Reproduction(name, draw, f"{shows} {LAWS}".strip(), columns, **options)
@@ -85,7 +88,14 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     reproduction.name: reproduction
     for reproduction in (
         grid("optimizers", "depth", "optimizer", ("depth", "optimizer")),
-        grid("subsets", "depth", "optimizer", ("depth", "optimizer"), repeats="subset_seed"),
+        grid(
+            "subsets",
+            "depth",
+            "optimizer",
+            ("depth", "optimizer"),
+            shows="Networks of one seed on draws of the training images, which take the place of seeds.",
+            repeats="subset_seed",
+        ),
         emergence.REPRODUCTION,
         *(depths.reproduction(f"depth_{dataset}") for dataset in ("mnist", "fashion_mnist", "cifar10")),
         grid("learning_rate", "learning_rate"),

@@ -187,10 +187,10 @@ def _write(axes: Axes, text: str, corner: tuple[int, int], shift: tuple[float, f
     )
 
 
-def law_grid(parts: Parts, across: str, down: str | None = None) -> Figure:
+def law_grid(parts: Parts, across: str, down: str | None = None, repeats: str = "seeds") -> Figure:
     """Return a figure with a panel for each value of the columns ``across`` and ``down``, all conventions in each.
 
-    Each panel has one learning rate.
+    Each panel has one learning rate. repeats: what the networks of a panel differ in.
     """
     rows = all_rows(parts)
     columns, lines = list(dict.fromkeys(rows[across])), list(dict.fromkeys(rows[down])) if down else [None]
@@ -215,7 +215,7 @@ def law_grid(parts: Parts, across: str, down: str | None = None) -> Figure:
     for panel in panels[len(values) :]:
         for axes in panel:
             axes.set_visible(False)
-    legend_above(figure, [look for look, _ in drawn_parts(parts)], seeds)
+    legend_above(figure, [look for look, _ in drawn_parts(parts)], seeds, repeats=repeats)
     return figure
 
 
@@ -254,14 +254,16 @@ def title(axes: Axes, number: int | None, text: str) -> None:
     axes.set_title(letter + text)
 
 
-def legend_above(figure: Figure, looks: Iterable[Look], seeds: Iterable[int] = (), **options: Any) -> None:
-    """Write above all panels what each colour and marker is, and the number of seeds where it is the same in all."""
+def legend_above(
+    figure: Figure, looks: Iterable[Look], seeds: Iterable[int] = (), repeats: str = "seeds", **options: Any
+) -> None:
+    """Write above all panels what each colour and marker is, and the number of seeds, or of other ``repeats``."""
     handles = [mark(look) for look in looks]
     counts = set(seeds)
     if len(counts) == 1 and (count := counts.pop()) > 1:
-        handles.append(Line2D([], [], linestyle="", label=f"n = {count} seeds"))
+        handles.append(Line2D([], [], linestyle="", label=f"n = {count} {repeats}"))
     elif counts:
-        handles.append(Line2D([], [], linestyle="", label=f"n = {min(counts)} to {max(counts)} seeds"))
+        handles.append(Line2D([], [], linestyle="", label=f"n = {min(counts)} to {max(counts)} {repeats}"))
     place: dict[str, Any] = {"loc": "outside upper left", "ncols": len(handles) or 1, "columnspacing": 1.4} | options
     figure.legend(handles=handles, fontsize=7, **place)
 
