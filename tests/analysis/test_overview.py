@@ -165,13 +165,15 @@ def test_seeds_with_few_of_the_networks_are_not_judged(monkeypatch: pytest.Monke
     assert {finding.interval.n for finding in result.verdicts["paper"].findings} == {3}
 
 
-def test_networks_with_random_labels_are_not_comparable() -> None:
-    plain, random = (make_record(run, [8.0, 4.0, 2.0, 1.0]) for run in ("a", "b"))
+def test_networks_with_random_labels_or_on_another_draw_are_not_comparable() -> None:
+    plain, random, drawn = (make_record(run, [8.0, 4.0, 2.0, 1.0]) for run in ("a", "b", "d"))
+    drawn = replace(drawn, config=drawn.config | {"dataset": drawn.config["dataset"] | {"subset_seed": 1}})
     random = replace(random, config=random.config | {"dataset": random.config["dataset"] | {"label_seed": 0}})
     # Older records lack the field.
     older = {key: value for key, value in plain.config["dataset"].items() if key != "label_seed"}
     old = replace(plain, run="c", config=plain.config | {"dataset": older})
-    table = summarise_runs(tabulate([plain, random, old])).table
+    table = summarise_runs(tabulate([plain, random, old, drawn])).table
+    assert set(table.loc[table["run"] == "d", "dataset"]) == {"fashion_mnist 10×10, another draw"}
     assert set(table.loc[table["run"] == "b", "dataset"]) == {"fashion_mnist 10×10, random labels"}
     assert set(comparable(table)["run"]) == {"a", "c"}
 
