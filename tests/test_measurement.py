@@ -268,6 +268,43 @@ def test_tokens_are_pooled_and_masked() -> None:
         assert result.layers[0].metrics["fuzziness"] == pytest.approx(exact, rel=1e-4), pooling
 
 
+def test_options_of_layers_are_given_by_name_or_pattern() -> None:
+    torch.manual_seed(0)
+    network = Tokens().eval()
+    data = torch.randint(20, (POINTS, 5)), torch.arange(POINTS) % CLASSES
+
+    def fuzziness(pooling: Any) -> list[float]:
+        return list(equisep.measure(network, data, pooling=pooling).fuzziness)
+
+    mean, first, last = fuzziness("mean"), fuzziness("first"), fuzziness("last")
+    assert fuzziness({"blocks.*": "mean"}) == mean
+    assert fuzziness({"blocks.[01]": "mean", "blocks.1": "first", "*": "last"}) == [mean[0], first[1]]
+    assert fuzziness({"blocks.0": "mean", "*": "last"}) == [mean[0], last[1]]
+
+
+class Branches(nn.Module):
+    """Two branches of one input, added, and a layer after them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True)), nn.Linear(6, 6)
+        self.after, self.classifier = nn.Linear(6, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.classifier(self.after(self.left(inputs) + self.right(inputs)).relu())  # type: ignore[no-any-return]
+
+
+def test_branches_of_one_tensor_are_no_successive_layers() -> None:
+    torch.manual_seed(0)
+    network, data = Branches().eval(), (torch.randn(POINTS, 6), torch.arange(POINTS) % CLASSES)
+    result = equisep.measure(network, data)
+    assert [layer.name for layer in result.layers] == ["input", "left.1", "right", "after"]
+    assert [text for text in result.warnings if text.startswith("layers 'left.1' and 'right' take the same tensor")]
+    assert not equisep.measure(network, data, ["left", "after"]).warnings
+    # Blocks that add their input to their output follow each other.
+    assert not equisep.measure(torchvision.models.resnet18(num_classes=CLASSES).eval(), images(32, 8)).warnings[1:]
+
+
 @pytest.mark.parametrize("tokens", [5, 16])
 def test_a_batch_axis_that_is_not_first_is_asked_for_and_never_guessed(tokens: int) -> None:
     """Also where the number of tokens is that of the batch."""
@@ -439,7 +476,7 @@ def test_features_are_projected_on_streamed_components(memory_limit: float | Non
         )
         assert layer.metrics["components_error"] < 0.02
         assert 0.5 < layer.metrics["components_share"] <= 1
-    with pytest.raises(ValueError, match="components=0: must be at least 1"):
+    with pytest.raises(ValueError, match="components=0: must be an integer, at least 1"):
         equisep.measure(network, data, components=0)
 
 
@@ -502,6 +539,10 @@ def test_compiled_and_replicated_networks_are_measured_within() -> None:
             "batch_norm='expected': choose running",
         ),
         (lambda: equisep.measure(NET, (INPUTS, LABELS), batch_size=0), "batch_size=0"),
+        (lambda: equisep.measure(NET, (INPUTS, LABELS), batch_size="8"), "batch_size='8': must be an integer"),  # type: ignore[arg-type]
+        (lambda: equisep.measure(NET, (INPUTS, LABELS), 3), "layers=3: use 'auto', names"),  # type: ignore[arg-type]
+        (lambda: equisep.measure(NET, (INPUTS, LABELS), metrics=None), "metrics: 'none'; choose from"),  # type: ignore[arg-type]
+        (lambda: equisep.measure(NET, (INPUTS, LABELS), shapes={"9*": "n d"}), "shapes: no measured layer '9\\*'"),
         (lambda: equisep.measure(NET, (INPUTS, LABELS), memory_limit=0), "memory_limit=0: GB"),
         (lambda: equisep.measure(NET, (INPUTS, LABELS), pooling="max"), "pooling='max': choose one of flatten"),
         (lambda: equisep.measure(NET, (INPUTS, LABELS), shapes={"9": "n d"}), "shapes: no measured layer '9'"),

@@ -229,7 +229,8 @@ def measure(
     outputs: which part of a tuple or ModelOutput a layer is, by index, name or function; by default the first tensor.
     shapes: axes of a layer's values where they are not n d, n t d or n c h w: ``t n d``, ``n h w c``.
     pooling: of tokens or places: flatten, mean, first, last or each (a point of its own). ``attention_mask`` in a batch
-        leaves tokens out of mean, last and each. These three take one value for all layers or a mapping by layer.
+        leaves tokens out of mean, last and each. These three take one value for all layers or a mapping by name or
+        pattern.
     batch_norm: running statistics, or those of each batch as in the paper.
     batch_size: of tensors; data in batches keep theirs.
     weighting: of the classes in D, as in :func:`equisep.separation_fuzziness`.
@@ -243,7 +244,7 @@ def measure(
     Raises ValueError for what cannot be measured, before the first pass where that can be known.
     """
     network = unwrapped(model)
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    names = [metrics] if isinstance(metrics, str) else list(metrics or ())
     _refuse(network, names, batch_norm, batch_size, components, memory_limit)
     training = network.training
     with random_state_kept():
@@ -296,8 +297,8 @@ def _refuse(
     network: Any,
     metrics: Sequence[str],
     batch_norm: str,
-    batch_size: int,
-    components: int | None,
+    batch_size: object,
+    components: object,
     memory_limit: float | None,
 ) -> None:
     if not isinstance(network, nn.Module):
@@ -307,10 +308,9 @@ def _refuse(
         raise ValueError(f"metrics: {unknown[0] if unknown else 'none'!r}; choose from {', '.join(METRICS)}")
     if batch_norm not in ("running", "batch"):
         raise ValueError(f"batch_norm={batch_norm!r}: choose running (evaluation mode) or batch")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1")
-    if components is not None and components < 1:
-        raise ValueError(f"components={components}: must be at least 1, or None for no projection")
+    for name, number in (("batch_size", batch_size), ("components", components)):
+        if (number is not None or name == "batch_size") and (not isinstance(number, int) or number < 1):
+            raise ValueError(f"{name}={number!r}: must be an integer, at least 1")
     if memory_limit is not None and not memory_limit > 0:
         raise ValueError(f"memory_limit={memory_limit}: GB, must be positive")
     for name, module in batch_norms(network).items():

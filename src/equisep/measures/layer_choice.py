@@ -13,14 +13,15 @@ The rule of ``layers="auto"``, on one forward pass:
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from equisep.measures.recording import INPUT, Layer, first_tensor, parse_layer
@@ -31,24 +32,37 @@ CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 @dataclass(frozen=True)
 class Run:
-    """One call of a module in a forward pass. shape: of the first tensor of its output, or None."""
+    """One call of a module in a forward pass.
+
+    shape: of the first tensor of its output, or None. source: number of the first tensor that enters it, or None.
+    """
 
     name: str
     module: nn.Module
     call: int
     shape: tuple[int, ...] | None
+    source: int | None = None
 
 
 def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], tuple[int, ...]]:
     """Return the calls of all modules in the order in which they end, and the shape of the network's output."""
     runs: list[Run] = []
     calls: Counter[str] = Counter()
+    # By id, which is used again when its tensor is gone; keeping the tensors would take the memory of all activations.
+    entered: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+
+    def number(tensor: Tensor) -> int:
+        known = entered.get(id(tensor))
+        if known is None or known[0]() is not tensor:
+            entered[id(tensor)] = known = weakref.ref(tensor), len(runs)
+        return known[1]
 
     def hook(name: str) -> Callable[..., None]:
         def record(module: nn.Module, args: Any, output: Any) -> None:
             calls[name] += 1
-            tensor = first_tensor(output)
-            runs.append(Run(name, module, calls[name], None if tensor is None else tuple(tensor.shape)))
+            tensor, source = first_tensor(output), first_tensor(args)
+            shape = None if tensor is None else tuple(tensor.shape)
+            runs.append(Run(name, module, calls[name], shape, None if source is None else number(source)))
 
         return record
 
@@ -77,6 +91,8 @@ def choose(network: nn.Module, layers: Layers, runs: Sequence[Run], output: tupl
         if not found:
             raise ValueError("layers: the function chooses none of the modules that run in a forward pass")
         return _named(runs, found)
+    if not isinstance(layers, str | Iterable):
+        raise ValueError(f"layers={layers!r}: use 'auto', names, patterns or a function of name and module")
     wanted = [layers] if isinstance(layers, str) else list(layers)
     if not wanted:
         raise ValueError("layers: none are named; use 'auto', names, patterns or a function")
@@ -101,6 +117,26 @@ def choose(network: nn.Module, layers: Layers, runs: Sequence[Run], output: tupl
         raise ValueError(f"layer {repeated[0]!r}: listed more than once")
     places = {(run.name, run.call): place for place, run in reversed(list(enumerate(runs)))}
     return tuple(sorted(chosen, key=lambda layer: places.get((layer.module, layer.call or 1), len(runs))))
+
+
+def parallel(layers: Sequence[Layer], runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of chosen layers that take the same tensor, so that neither follows the other.
+
+    Where a layer is the activation after a module, it is what enters that module that counts.
+    """
+    chosen = {(layer.module, layer.call or 1): layer.name for layer in layers}
+    first: dict[int, str] = {}
+    source: int | None = None
+    for run in runs:
+        name = chosen.get((run.name, run.call))
+        if _has_weights(run.module) or (name and next(run.module.children(), None) is not None):
+            source = run.source
+        if name is None or source is None:
+            continue
+        if source in first:
+            yield first[source], name
+        else:
+            first[source] = name
 
 
 def _blocks(network: nn.Module, runs: Sequence[Run]) -> Iterator[Run]:

@@ -21,7 +21,7 @@ class Probe:
     """What a forward pass of the first batch shows.
 
     shapes: of a point's values, by layer. widths: features p. bytes: per point. classifier: (K, p) weights that the
-    last layer's features enter, or None.
+    last layer's features enter, or None. parallel: pairs of layers that take the same tensor.
     """
 
     layers: tuple[Layer, ...]
@@ -29,6 +29,7 @@ class Probe:
     widths: Mapping[str, int]
     bytes: Mapping[str, int]
     classifier: Tensor | None
+    parallel: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

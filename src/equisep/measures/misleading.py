@@ -32,6 +32,13 @@ def warnings_of(
     single = int((torch.bincount(passes.classes) == 1).sum())
     if single:
         yield f"{single} of {classes} classes have one point, which has no scatter within its class"
+    if probe.parallel:
+        one, other = probe.parallel[0]
+        more = f" ({len(probe.parallel)} such pairs)" if len(probe.parallel) > 1 else ""
+        yield (
+            f"layers {one!r} and {other!r} take the same tensor{more}: they are parallel, and ratios and law are of "
+            "successive layers; name the layers"
+        )
     wide = [layer.name for layer in probe.layers if probe.widths[layer.name] > rows[layer.name]]
     if wide:
         widest = max(wide, key=lambda name: probe.widths[name] / rows[name])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from equisep.measures.batches import Batch, Batches, Forward, call
-from equisep.measures.layer_choice import Layers, Run, choose, trace
+from equisep.measures.layer_choice import Layers, Run, choose, parallel, trace
 from equisep.measures.memory import Plan, Probe
 from equisep.measures.metrics import LayerPasses
 from equisep.measures.principal_components import PASSES, StreamedComponents
@@ -145,6 +145,7 @@ class NetworkPasses:
             {layer.name: rows[layer.name].shape[1] for layer in chosen},
             {layer.name: rows[layer.name].nbytes // len(batch) for layer in chosen},
             weights,
+            tuple(parallel(chosen, runs)),
         )
 
     def _refuse_ambiguous_axes(self, layers: Sequence[Layer], batch: Batch, traced: Sequence[Run]) -> None:

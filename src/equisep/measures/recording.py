@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -269,20 +270,20 @@ def with_options(
     shapes: Mapping[str, str] | str | None,
     pooling: Mapping[str, str] | str,
 ) -> tuple[Layer, ...]:
-    """Return layers with the given elements, shapes and poolings, each for all layers or by name.
+    """Return layers with the given elements, shapes and poolings, each for all layers or by name or pattern.
 
-    Raises ValueError for a layer that is not among them and for values that mean nothing.
+    A layer's own name goes before a pattern, such as ``blocks.*``, and an earlier pattern before a later one. Raises
+    ValueError for a name or pattern of none of the layers and for values that mean nothing.
     """
     known = [layer.name for layer in layers]
     for argument, values in (("outputs", outputs), ("shapes", shapes), ("pooling", pooling)):
-        for name in values if isinstance(values, Mapping) else ():
-            if name not in known:
-                raise ValueError(f"{argument}: no measured layer {name!r}; choose from {', '.join(known)}")
+        for word in values if isinstance(values, Mapping) else ():
+            if not any(name == word or fnmatchcase(name, word) for name in known):
+                raise ValueError(f"{argument}: no measured layer {word!r}; choose from {', '.join(known)}")
     changed = []
     for layer in layers:
-        element = outputs.get(layer.name) if isinstance(outputs, Mapping) else outputs
-        shape = shapes.get(layer.name) if isinstance(shapes, Mapping) else shapes
-        pool = pooling.get(layer.name, "flatten") if isinstance(pooling, Mapping) else pooling
+        element, shape = _option(outputs, layer.name), _option(shapes, layer.name)
+        pool = _option(pooling, layer.name) or "flatten"
         axes = shape.split() if isinstance(shape, str) else ["n"]
         if axes.count("n") != 1 or set(axes) - set("nthwcd"):
             expected = "axes of n, t, h, w, c, d with n once, such as 'n t d' or 't n d'"
@@ -291,3 +292,10 @@ def with_options(
             raise ValueError(f"pooling={pool!r}: choose one of {', '.join(POOLINGS)}")
         changed.append(replace(layer, element=element, shape=shape, pooling=pool))
     return tuple(changed)
+
+
+def _option(values: Any, name: str) -> Any:
+    """Return what an option for all layers, or by name or pattern, says about one; None if nothing."""
+    if not isinstance(values, Mapping):
+        return values
+    return values.get(name, next((value for word, value in values.items() if fnmatchcase(name, word)), None))

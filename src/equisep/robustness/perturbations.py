@@ -31,7 +31,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from equisep.config import Measure, Robustness
-from equisep.measures import PerturbationResult, as_class_labels, fit_law, fuzziness_of_draws
+from equisep.measures import PerturbationResult, Recorder, as_class_labels, fit_law, fuzziness_of_draws, parse_layer
 from equisep.networks import gains_from_batching
 from equisep.robustness.attacks import attack
 from equisep.robustness.corruptions import corrupt
@@ -202,7 +202,7 @@ class _Probe:
                     dict(weights), images.reshape(*images.shape[:-4], *shape, *images.shape[-3:])
                 )
                 for parts, output in zip(features, outputs, strict=True):
-                    parts.append(output.flatten(1, 2).flatten(2))
+                    parts.append(output.flatten(1, 2))
         of_input = [(inputs if per_draw else inputs[None]).flatten(2)] if layers is None else []
         rows = itertools.chain(of_input, (torch.cat(parts, 1) for parts in features))
         # A relative error of 1e-5 is far below the spread of draws.
@@ -227,23 +227,14 @@ class _Probe:
         return one_by_one
 
     def _outputs(self, names: Sequence[str]) -> Outputs:
-        """Return the function from weights and a batch to the outputs of the named modules."""
-        modules = dict(self.measured.named_modules())
+        """Return the function from weights and a batch to the features (n, p) of the named layers."""
+        recorder = Recorder([parse_layer(name) for name in names])
 
         def outputs_of(weights: Weights, batch: Tensor) -> tuple[Tensor, ...]:
-            outputs: dict[str, Tensor] = {}
-
-            def record(name: str) -> Any:
-                # A later in-place operation would overwrite the output.
-                return lambda module, args, output: outputs.update({name: output.clone()})
-
-            handles = [modules[name].register_forward_hook(record(name)) for name in names]
-            try:
+            recorder.start(len(batch))
+            with recorder.hooked(self.measured):
                 functional_call(self.measured, weights, (batch,))
-            finally:
-                for handle in handles:
-                    handle.remove()
-            return tuple(outputs[name] for name in names)
+            return tuple(recorder.recorded().values())
 
         return outputs_of
 
