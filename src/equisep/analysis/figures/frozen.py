@@ -45,7 +45,7 @@ def draw(parts: Parts) -> Figure:
     axes.set_xticks(range(len(MODES)), MODES)
     axes.set(xlim=(-0.5, 1.5), ylabel="test accuracy")
     title(axes, 2, "test accuracy")
-    legend_above(figure, [look for look, _ in drawn_parts(parts)], {rows["seed"].nunique()})
+    legend_above(figure, [look for look, _ in drawn_parts(parts)], {mode["seed"].nunique() for mode in by_mode(rows)})
     return figure
 
 
