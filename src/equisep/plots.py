@@ -230,7 +230,9 @@ def describe_law(laws: Sequence[Law]) -> str:
     """Return r (the mean of atanh r, transformed back) and ρ (the mean) of networks, as the text of a panel."""
     r = np.tanh(np.mean([np.arctanh(np.clip(law.pearson_r, -1 + 1e-12, 1 - 1e-12)) for law in laws]))
     ratio = np.mean([law.decay_ratio for law in laws])
-    return f"r {r:.3f}  ρ {ratio:.3f}".replace("-", "−")
+    # Three digits unless they would read as exactly −1.
+    digits = 3 if abs(r) < 0.9995 else 4
+    return f"r {r:.{digits}f}  ρ {ratio:.3f}".replace("-", "−")
 
 
 def layer_plot(fuzziness: Sequence[float], title: str) -> Figure:

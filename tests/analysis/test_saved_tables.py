@@ -12,6 +12,7 @@ import pytest
 from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
 from equisep.analysis.overview import CONVENTIONS, summarise_runs
+from equisep.analysis.pictures import inline_svg
 from equisep.analysis.saved_tables import load_saved_runs
 from equisep.analysis.tables import LAYERS_OF, load_tables
 from equisep.config import ConfigError
@@ -56,6 +57,10 @@ def test_the_figures_over_all_runs_are_drawn_from_saved_tables(results: Path, tm
     assert OVERVIEWS["decay_ratio"].main([f"tables={results / 'saved'}", f"results={tmp_path}"]) == 1
     assert json.loads((tmp_path / "verdicts/decay_ratio.json").read_text())["call"] == []
     assert len(pd.read_csv(tmp_path / "tables/decay_ratio.csv")) == 2 * len(CONVENTIONS)
+    # Its panels follow the switch of conventions on the report's page.
+    picture = inline_svg(tmp_path / "figures/decay_ratio.svg", "")
+    for look in ("as_published", "evaluation_mode"):
+        assert picture.count(f'<g data-look="{look}">') == 5
 
 
 def test_saved_tables_complete_a_store(results: Path, tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for depth, seed in networks
         ]
     )
+    # A measurement without a name, which in evaluation mode gives the same D.
+    other = ["measures=null", "measure=evaluation", "measure.batch_size=50"]
+    execute([compose_config([*usual, *other, "architecture.depth=4", "seed=1", "optimizer.learning_rate=0.002"])])
     # A run that another tool has damaged is left out.
     damaged = Run(folder, "0" * 16)
     damaged.path.mkdir(parents=True)
@@ -88,6 +91,14 @@ def test_runs_are_filtered_sorted_and_drawn(page: Page) -> None:
     assert page.locator("#training path[data-run]").count() == 3
     page.get_by_role("button", name="choose none").click()
     assert str(page.locator("#layers").text_content()).endswith("choose runs in the table")
+
+
+def test_conventions_come_before_other_measurements(page: Page) -> None:
+    groups = page.locator("#measure optgroup")
+    labels = [group.get_attribute("label") for group in groups.all()]
+    assert labels == ["conventions", "other measurements: running"]
+    options = [group.locator("option").all_text_contents() for group in groups.all()]
+    assert options == [["paper", "evaluation"], ["running, stored, 50"]]
 
 
 def test_the_law_is_that_of_the_chosen_epoch_and_convention(page: Page, store: Path) -> None:

@@ -56,7 +56,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         _lines(panels[row, 4], epochs[several], "epoch", "depth", depth_look)
         shown |= {name: dataset_look(name) for name in sorted(set(small["dataset"]))}
         for number, axes in enumerate(panels[row]):
-            title(axes, 5 * row + number, look_of(convention).label)
+            title(axes, 5 * row + number, look_of(convention).label, only=look_of(convention))
         panels[row, 0].set(ylabel="decay ratio ρ", xlabel="depth")
         use_log_scale(panels[row, 1], "x")
         panels[row, 1].set_xlabel("learning rate")

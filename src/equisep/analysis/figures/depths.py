@@ -58,7 +58,7 @@ def draw(parts: Parts) -> Figure:
         use_log_scale(axes)
         axes.set_ylabel("D of the last layer")
         draw_against(ratio, part.rows, "depth", "decay_ratio", look)
-        title(axes, panels.index(axes), look.label)
+        title(axes, panels.index(axes), look.label, only=look)
     ratio.set_ylabel("decay ratio ρ")
     ratio.legend(handles=[mark(look) for look, _ in drawn], loc="lower right")
     title(ratio, len(drawn), "at the best rate of each depth")

@@ -123,7 +123,7 @@ def _draw_surfaces(
                 axes.axvline(sum(epoch <= drop for epoch in epochs), color="white", linewidth=0.75)
             axes.tick_params(length=2, rotation=0)
             axes.set(xlabel="epoch" if row else "", ylabel="" if column else f"{label}\nlayer")
-            title(axes, first + row * len(drawn) + column, f"depth {depth:g}, {look.label}")
+            title(axes, first + row * len(drawn) + column, f"depth {depth:g}, {look.label}", only=look)
         bar.set_ylabel(label)
 
 

@@ -248,8 +248,13 @@ def label_law(panel: tuple[Axes, Axes], label: str, *, last: bool = True) -> Non
             axes.tick_params(labelleft=False)
 
 
-def title(axes: Axes, number: int | None, text: str) -> None:
-    """Give a panel its letter, by its number in the figure, and a title."""
+def title(axes: Axes, number: int | None, text: str, only: Look | None = None) -> None:
+    """Give a panel its letter, by its number in the figure, and a title. only: the look of all that it shows, if one.
+
+    A page on which one convention is chosen hides the panels of others.
+    """
+    if only is not None:
+        tag(axes, only)
     letter = f"$\\mathbf{{{string.ascii_lowercase[number]}}}$  " if number is not None else ""
     axes.set_title(letter + text)
 

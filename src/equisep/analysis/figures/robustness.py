@@ -195,7 +195,7 @@ def draw(parts: Parts) -> Figure:
         _scatter(panels[row, 1], found, "rise", "rise of log D, noisy weights")
         _layers(panels[row, 2], part)
         for column, axes in enumerate(panels[row]):
-            title(axes, 3 * row + column, look.label)
+            title(axes, 3 * row + column, look.label, only=look)
     legend_above(figure, depths)
     return figure
 

@@ -41,7 +41,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set(xlabel=label, ylabel="" if number else "test accuracy − median")
-            title(axes, 4 * row + number, look_of(convention).label)
+            title(axes, 4 * row + number, look_of(convention).label, only=look_of(convention))
         # Accuracies do not depend on how D is measured.
         if row:
             panels[row, 3].set_axis_off()
