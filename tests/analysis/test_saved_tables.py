@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +15,10 @@ from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
 from equisep.analysis.overview import CONVENTIONS, summarise_runs
 from equisep.analysis.pictures import inline_svg
-from equisep.analysis.saved_tables import load_saved_runs
+from equisep.analysis.saved_tables import are_saved, load_saved_runs
 from equisep.analysis.tables import LAYERS_OF, load_tables
+from equisep.commands import reproduce as whole
+from equisep.commands.main import main
 from equisep.config import ConfigError
 from equisep.execution.train import execute
 from equisep.store import load_runs
@@ -83,6 +87,47 @@ def test_saved_tables_complete_a_store(results: Path, tmp_path: Path) -> None:
     # What the store has is taken from there.
     again = reproduction.collect([chosen], str(store), saved)
     pd.testing.assert_frame_equal(again.runs, whole.runs)
+
+
+def test_what_saved_tables_hold_is_not_trained_again(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = {"optimizers": [["seed=1,2", "architecture.depth=4", "optimizer=sgd,adam", "training=smoke"]]}
+    trained: list[tuple[str, ...]] = []
+
+    def train(name: str, sweep: Sequence[str]) -> int:
+        trained.append(tuple(sweep))
+        execute([point.config for point in expand_experiment(name, sweep)])
+        return 0
+
+    monkeypatch.setattr(whole, "load_profile", lambda name: profile)
+    monkeypatch.setattr(whole, "multiplication_rate", lambda config: 1e11)
+    monkeypatch.setattr(whole, "train", train)
+    words = [f"results={tmp_path}", "tracking=off", f"tables={results / 'saved'}"]
+    assert main(["reproduce", "tiny", *words]) == 1
+    assert [word for sweep in trained for word in sweep if word.startswith("seed=")] == ["seed=2", "seed=2"]
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert len(pd.read_csv(tmp_path / "tables/optimizers.csv")["run"].unique()) == 4
+    assert "2 networks to train" in capsys.readouterr().out
+    # Nothing is left to train.
+    profile["optimizers"][0][0] = "seed=1"
+    trained.clear()
+    assert main(["reproduce", "tiny", *words]) == 1
+    assert not trained
+    assert main(["reproduce", "tiny", "tables=nowhere"]) == 2
+    assert "tables=nowhere: must be set once, to a folder" in capsys.readouterr().err
+
+
+def test_tables_without_a_convention_or_an_evaluation_do_not_hold_a_run(results: Path) -> None:
+    saved = load_tables(results / "saved/optimizers", "optimizers")
+    words = ["training=smoke", "seed=1", "architecture.depth=4", "optimizer=sgd,adam"]
+    points = expand_experiment("optimizers", words)
+    assert are_saved(saved, points) == [True, True]
+    assert are_saved(saved, expand_experiment("optimizers", [*words, "seed=2"])) == [False, False]
+    assert are_saved(saved, expand_experiment("optimizers", [*words, "robustness=standard"])) == [False, False]
+    published = replace(saved, runs=saved.runs[saved.runs["convention"] == "paper"])
+    assert are_saved(published, points) == [False, False]
+    assert are_saved(published, expand_experiment("optimizers", [*words, "measures=[paper]"])) == [True, True]
 
 
 @pytest.mark.slow

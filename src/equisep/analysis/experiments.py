@@ -15,10 +15,11 @@ from equisep.config import Config, ConfigError, Training, compose_sweep, format_
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of an experiment: the values of the varied fields, by name, and the full config."""
+    """One run of an experiment: the values of the varied fields, by name, the full config, and its overrides."""
 
     varied: dict[str, Any]
     config: Config
+    overrides: tuple[str, ...] = ()
 
 
 # Fields that a grid may vary and that have their own column in every table.
@@ -41,6 +42,15 @@ def expand_experiment(name: str, overrides: Sequence[str] = ()) -> list[PlannedR
         raise ConfigError(format_config_error(error)) from None
 
 
+def sweeps_of(points: Sequence[PlannedRun]) -> list[tuple[str, ...]]:
+    """Return the overrides of sweeps that make exactly these runs: one for those that differ in their seed alone."""
+    seeds: dict[tuple[str, ...], list[int]] = {}
+    for point in points:
+        others = tuple(word for word in point.overrides if not word.startswith(("experiment=", "seed=")))
+        seeds.setdefault(others, []).append(point.config.seed)
+    return [(*others, f"seed={','.join(map(str, own))}") for others, own in seeds.items()]
+
+
 def _expand(name: str, overrides: Sequence[str]) -> list[PlannedRun]:
     grid = [f"{key}={values}" for key, values in sweep_grid(name).items()]
     # The launcher's options do not change the runs.
@@ -57,11 +67,11 @@ def _expand(name: str, overrides: Sequence[str]) -> list[PlannedRun]:
     chosen = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     jobs = [[f"experiment={name}", *(f"{key}={value}" for key, value in choice.items())] for choice in chosen]
     planned = []
-    for choice, config in zip(chosen, compose_sweep(jobs), strict=True):
+    for choice, job, config in zip(chosen, jobs, compose_sweep(jobs), strict=True):
         if isinstance(config, ConfigError):
             raise config
         values = {column: _value(config, key, choice[key]) for key, column in columns.items()}
-        planned.append(PlannedRun(values, config))
+        planned.append(PlannedRun(values, config, tuple(job)))
     return planned
 
 

@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 
 from equisep.analysis.claims import Claim, load_claims, name_value
 from equisep.analysis.descriptions import describe_conditions, describe_course, summarise
-from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch
+from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch, sweeps_of
 from equisep.analysis.figures.panels import FITTED, Part, Parts
 from equisep.analysis.result import Result
-from equisep.analysis.saved_tables import complete_from
+from equisep.analysis.saved_tables import are_saved, complete_from
 from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables
 from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Verdict, judge
 from equisep.config import (
@@ -96,7 +96,7 @@ class Reproduction:
         refuse_unknown_words(overrides, ("profile", "source", "tables"))
         output = [override for override in overrides if override.startswith("results=")]
         results = Path(compose_config(output).results)
-        saved = self._load(Path(options["tables"])) if "tables" in options else None
+        saved = self.load(Path(options["tables"]) if "tables" in options else None)
         if saved and len(options) == 1 and overrides == output:
             return saved, results
         selected = load_profile(options["profile"]).get(self.name) if "profile" in options else [[]]
@@ -112,7 +112,31 @@ class Reproduction:
                 print(f"  {shlex.join(['equisep', '-m', f'experiment={self.name}', *sweep])}", file=sys.stderr)
         return tables, results
 
-    def _load(self, folder: Path) -> Tables:
+    def remaining(
+        self, sweeps: Sequence[Sequence[str]], saved: Path | None = None
+    ) -> tuple[list[PlannedRun], list[PlannedRun], tuple[tuple[str, ...], ...]]:
+        """Return the runs of sweeps, those that saved tables do not hold, and overrides of the sweeps that make these.
+
+        saved: folder of the tables, or None. Raises ConfigError.
+        """
+        expanded = [expand_experiment(self.name, sweep) for sweep in sweeps]
+        points = [point for part in expanded for point in part]
+        tables = self.load(saved)
+        if tables is None:
+            return points, points, tuple(map(tuple, sweeps))
+        lacking, commands = [], []
+        for sweep, part in zip(sweeps, expanded, strict=True):
+            missing = [point for point, held in zip(part, are_saved(tables, part), strict=True) if not held]
+            lacking += missing
+            # They choose no run and are no part of a planned one.
+            launcher = [word for word in sweep if word.startswith(("hydra.", "hydra/"))]
+            commands += [(*words, *launcher) for words in sweeps_of(missing)]
+        return points, lacking, tuple(commands)
+
+    def load(self, folder: Path | None) -> Tables | None:
+        """Return the experiment's tables in a folder, None without one; raises ConfigError for those of another one."""
+        if folder is None:
+            return None
         tables = load_tables(folder, self.name)
         absent = [name for name in (*self.conditions, self.repeats) if name not in tables.runs]
         if absent:

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from equisep.analysis.experiments import PlannedRun, column_of
-from equisep.analysis.tables import LAYERS_OF, Tables, load_tables
+from equisep.analysis.tables import LAYERS_OF, Tables, load_tables, name_conventions
 from equisep.config import (
     ALL_CONVENTIONS,
     PAPER,
@@ -54,18 +55,17 @@ def load_saved_runs(folder: Path) -> pd.DataFrame:
 def complete_from(saved: Tables, tables: Tables, points: Sequence[PlannedRun]) -> Tables:
     """Return tables with the planned runs that they lack, as far as saved tables of the experiment hold them.
 
-    A saved run is a planned one if all varied fields, seed, learning rate, scale of channels and view are equal; the
-    other fields have to be. Their course over epochs is not saved. points: the planned runs.
+    See :func:`are_saved`. The course over epochs is not saved. points: the planned runs.
     """
-    varied = list(points[0].varied)
-    columns = [*varied, *IDENTIFYING]
-    planned = {_key(point): place for place, point in enumerate(points)}
-    known = _places(tables.runs, columns, planned)
-    places = _places(saved.runs, columns, planned)
-    added = places.notna() & ~places.isin(set(known.dropna()))
+    places = {_key(point): place for place, point in enumerate(points)}
+    known = _places(tables.runs, points[0], places)
+    held = {places[_key(point)] for point, found in zip(points, are_saved(saved, points), strict=True) if found}
+    of_saved = _places(saved.runs, points[0], places)
+    added = of_saved.isin(held - set(known.dropna()))
     rows = saved.runs[added]
-    runs = pd.concat([tables.runs, rows[list(tables.runs)]]) if len(tables.runs) else rows[list(tables.runs)]
-    runs = runs.iloc[np.argsort(pd.concat([known, places[added]]).to_numpy(), kind="stable")]
+    both = [table for table in (tables.runs, rows[list(tables.runs)]) if len(table)]
+    runs = pd.concat(both) if both else tables.runs
+    runs = runs.iloc[np.argsort(pd.concat([known, of_saved[added]]).to_numpy(), kind="stable")]
     belonging = rows[list(LAYERS_OF)].drop_duplicates()
     layers = pd.concat([tables.layers, saved.layers.merge(belonging, on=list(LAYERS_OF))], ignore_index=True)
     perturbed = saved.perturbed.merge(rows[["run", "convention"]].drop_duplicates(), on=["run", "convention"])
@@ -74,8 +74,27 @@ def complete_from(saved: Tables, tables: Tables, points: Sequence[PlannedRun]) -
         runs=runs.reset_index(drop=True),
         layers=layers.drop_duplicates([*LAYERS_OF, "layer"], ignore_index=True),
         perturbed=pd.concat([tables.perturbed, perturbed], ignore_index=True).drop_duplicates(ignore_index=True),
-        missing=tables.missing - places[added].nunique(),
+        missing=tables.missing - of_saved[added].nunique(),
     )
+
+
+def are_saved(saved: Tables, points: Sequence[PlannedRun]) -> list[bool]:
+    """Return which planned runs saved tables of their experiment hold, under all conventions that they ask for.
+
+    A saved run is a planned one if all varied fields, seed, learning rate, scale of channels and view are equal; the
+    other fields have to be. A robustness evaluation that is asked for must be there too.
+    """
+    places = {_key(point): place for place, point in enumerate(points)}
+    rows = saved.runs.assign(place=_places(saved.runs, points[0], places)).dropna(subset=["place"])
+    conventions_of: dict[Any, set[str]] = {place: set(own) for place, own in rows.groupby("place")["convention"]}
+    diverged = set(rows.loc[rows["train_loss"].isna(), "place"])
+    evaluated = set(rows.loc[rows["run"].isin(saved.perturbed["run"]), "place"]) | diverged
+    found = []
+    for point in points:
+        place = places[_key(point)]
+        complete = set(name_conventions(point.config)) <= conventions_of.get(place, set())
+        found.append(complete and (point.config.robustness is None or place in evaluated))
+    return found
 
 
 def _key(point: PlannedRun) -> tuple[str, ...]:
@@ -85,10 +104,11 @@ def _key(point: PlannedRun) -> tuple[str, ...]:
     return tuple(str(_as_typed(value)) for value in (*point.varied.values(), *own))
 
 
-def _places(rows: pd.DataFrame, columns: Sequence[str], planned: Mapping[tuple[str, ...], int]) -> pd.Series:
-    """Return the place of each row of a table of runs among the planned runs, NaN for others."""
-    keys = (tuple(str(_as_typed(value)) for value in row) for row in rows[list(columns)].itertuples(index=False))
-    return pd.Series([planned.get(key) for key in keys], index=rows.index, dtype=float)
+def _places(rows: pd.DataFrame, point: PlannedRun, places: Mapping[tuple[str, ...], int]) -> pd.Series:
+    """Return the place of each row of a table of runs among the planned runs, one of them given; NaN for others."""
+    columns = [*point.varied, *IDENTIFYING]
+    keys = (tuple(str(_as_typed(value)) for value in row) for row in rows[columns].itertuples(index=False))
+    return pd.Series([places.get(key) for key in keys], index=rows.index, dtype=float)
 
 
 def _runs_of(folder: Path, name: str) -> pd.DataFrame:

@@ -215,9 +215,7 @@ def collect_tables(
             if any(_lacks(record, alone, selected) for alone in by_convention(point.config)):
                 missing += 1
                 continue
-        for alone in by_convention(point.config):
-            same = point.config.measures and not has_batch_norm(point.config.architecture)
-            convention = ALL_CONVENTIONS if same else convention_of(identity_of_measure(alone.measure))
+        for alone, convention in zip(by_convention(point.config), name_conventions(point.config), strict=True):
             by_epoch = _measured(record, alone)
             named = {"run": record.run, "view": alone.measure.view, "convention": convention}
             course += [named | _course_row(layer) for (_, split), layer in sorted(by_epoch.items()) if split == "train"]
@@ -251,6 +249,13 @@ def _course_row(record: LayerRecord) -> dict[str, Any]:
 def measures_of(config: Config) -> list[Measure]:
     """Return the measures that a config asks for, one per convention."""
     return [alone.measure for alone in by_convention(config)]
+
+
+def name_conventions(config: Config) -> list[str]:
+    """Return the conventions that a config asks for, as tables name them."""
+    if config.measures and not has_batch_norm(config.architecture):
+        return [ALL_CONVENTIONS]
+    return [convention_of(identity_of_measure(measure)) for measure in measures_of(config)]
 
 
 def _measured(record: RunRecord, config: Config) -> dict[tuple[int, str], LayerRecord]:

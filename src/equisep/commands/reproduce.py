@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from equisep.analysis.experiments import expand_experiment
 from equisep.analysis.figures.catalogue import REPRODUCTIONS
 from equisep.analysis.reproduction import load_profile
 from equisep.analysis.result import without_places
@@ -35,13 +34,16 @@ EFFICIENCY = {True: 0.4, False: 0.3}
 class Plan:
     """An experiment of the profile: its sweeps, missing runs and number of networks.
 
-    problem: why some runs cannot be prepared, or ''. blocked: whether this holds for all of them.
+    saved: folder of tables with runs that are not trained again. commands: overrides of the sweeps that train the
+    others. problem: why some runs cannot be prepared, or ''. blocked: whether this holds for all of them.
     """
 
     name: str
     sweeps: tuple[tuple[str, ...], ...]
     to_train: tuple[Job, ...]
     networks: int
+    commands: tuple[tuple[str, ...], ...]
+    saved: Path | None = None
     problem: str = ""
     blocked: bool = False
 
@@ -49,11 +51,21 @@ class Plan:
 def reproduce(profile: str, overrides: Sequence[str]) -> int:
     """Train, draw and judge the experiments of a profile; return the exit code, 1 if something was not run.
 
-    overrides: of every run. Raises ConfigError for an unknown profile or override.
+    overrides: of every run; also tables=FOLDER: runs that the saved tables FOLDER/NAME/NAME.csv hold are not trained
+    again. Raises ConfigError for an unknown profile, override or folder.
     """
-    refuse_unknown_words(overrides)
+    folders = [Path(word.removeprefix("tables=")) for word in overrides if word.startswith("tables=")]
+    if len(folders) > 1 or not all(folder.is_dir() for folder in folders):
+        raise ConfigError(f"tables={folders[-1]}: must be set once, to a folder of saved tables")
+    overrides = [word for word in overrides if not word.startswith("tables=")]
+    refuse_unknown_words(overrides, ("tables",))
     config = compose_config([word for word in overrides if word.startswith(("results=", "compute."))])
-    plans = [make_plan(name, sweeps, overrides) for name, sweeps in load_profile(profile).items()]
+    plans = [
+        make_plan(
+            name, sweeps, overrides, next((folder / name for folder in folders if (folder / name).is_dir()), None)
+        )
+        for name, sweeps in load_profile(profile).items()
+    ]
     print(estimate(plans, config), flush=True)
     verdicts: dict[str, Mapping[str, Any]] = {}
     for plan in plans:
@@ -62,7 +74,7 @@ def reproduce(profile: str, overrides: Sequence[str]) -> int:
         if plan.blocked:
             verdicts[plan.name] = not_tested(plan.problem)
             continue
-        for sweep in plan.sweeps if plan.to_train else ():
+        for sweep in plan.commands if plan.to_train else ():
             print(f"{plan.name}: {' '.join(sweep)}".rstrip(": "), flush=True)
             if train(plan.name, sweep) == 130:
                 return 130
@@ -72,10 +84,10 @@ def reproduce(profile: str, overrides: Sequence[str]) -> int:
     return int(NOT_TESTED in tested)
 
 
-def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[str]) -> Plan:
+def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[str], saved: Path | None) -> Plan:
     """Return the plan of an experiment; data sets that are unavailable and damaged runs are noted."""
     complete = tuple((*sweep, *overrides) for sweep in sweeps)
-    points = [point for sweep in complete for point in expand_experiment(name, sweep)]
+    all_points, points, commands = REPRODUCTIONS[name].remaining(complete, saved)
     jobs: dict[Path, Job] = {}
     problem = ""
     for point in points:
@@ -87,8 +99,8 @@ def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[st
             jobs[job.run.path] = job
     # The sweep also takes missing measures of trained runs.
     to_train = tuple(job for job in jobs.values() if not job.complete)
-    networks = len({config_hash(point.config) for point in points})
-    return Plan(name, complete, to_train, networks, problem, not jobs)
+    networks = len({config_hash(point.config) for point in all_points})
+    return Plan(name, complete, to_train, networks, commands, saved, problem, bool(points) and not jobs)
 
 
 def estimate(plans: Sequence[Plan], config: Config) -> str:
@@ -142,7 +154,7 @@ def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
     reproduction = REPRODUCTIONS[plan.name]
     try:
         calls = [shlex.join(without_places(sweep)) for sweep in plan.sweeps]
-        result = reproduction.make(reproduction.collect(plan.sweeps), calls)
+        result = reproduction.make(reproduction.collect(plan.sweeps, saved=reproduction.load(plan.saved)), calls)
         result.write(results)
     except (ConfigError, DamagedRun) as error:
         print(f"{plan.name}: {error}", file=sys.stderr, flush=True)
