@@ -20,8 +20,9 @@ CACHED_VALUES, CACHED_COLUMNS = 1 << 16, 1 << 11
 DEVICE_VALUES = 1 << 24
 # Draws share a block while it has at least so many rows.
 LEAST_ROWS = 32
-# Sums of float32 products over so many rows are added up in float64.
-SINGLE_ROWS = 1 << 12
+# Sums of float32 products over so many rows are added up in float64. Where a library adds one row after the other, sums
+# of equal values are wrong by a tenth of the number of rows, in units of the last place.
+SINGLE_ROWS = 1 << 7
 # Values of an indicator of classes, 8 MiB as float64.
 INDICATOR_VALUES = 1 << 20
 # The common centre of float32 features is subtracted where it is so many times the largest distance of a class mean
