@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -125,6 +126,9 @@ def test_tables_without_a_convention_or_an_evaluation_do_not_hold_a_run(results:
     assert are_saved(saved, points) == [True, True]
     assert are_saved(saved, expand_experiment("optimizers", [*words, "seed=2"])) == [False, False]
     assert are_saved(saved, expand_experiment("optimizers", [*words, "robustness=standard"])) == [False, False]
+    assert are_saved(saved, expand_experiment("optimizers", words[1:])) == [False, False]  # of another length
+    with pytest.raises(ConfigError, match="no column optimizer, which tells runs"):
+        are_saved(replace(saved, runs=saved.runs.drop(columns="optimizer")), points)
     published = replace(saved, runs=saved.runs[saved.runs["convention"] == "paper"])
     assert are_saved(published, points) == [False, False]
     assert are_saved(published, expand_experiment("optimizers", [*words, "measures=[paper]"])) == [True, True]
@@ -133,6 +137,14 @@ def test_tables_without_a_convention_or_an_evaluation_do_not_hold_a_run(results:
 @pytest.mark.slow
 def test_the_reference_results_over_all_runs_are_judged_again() -> None:
     runs = load_saved_runs(REFERENCE)
+    for path in REFERENCE.glob("*/*_layers.csv"):
+        table = pd.read_csv(path.with_name(path.name.replace("_layers", "")), dtype={"run": str})
+        # D of permuted layers is not told apart from that of the network.
+        if {"convention", "r"} <= set(table) and "permutation_seed" not in table:
+            read = summarise_runs(runs[runs["run"].isin(table["run"])]).table
+            both = read.merge(table[table["convention"] == "paper"], on=["run", "epoch"], suffixes=("", "_saved"))
+            both = both[both["r_saved"].notna() & (both["view"] == "layer")]
+            np.testing.assert_allclose(both["r"], both["r_saved"], rtol=1e-6)
     for name, overview in OVERVIEWS.items():
         before = json.loads((REFERENCE / name / f"{name}.json").read_text())
         again = json.loads(json.dumps(overview.make(runs).record()))

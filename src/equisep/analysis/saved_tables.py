@@ -81,18 +81,21 @@ def complete_from(saved: Tables, tables: Tables, points: Sequence[PlannedRun]) -
 def are_saved(saved: Tables, points: Sequence[PlannedRun]) -> list[bool]:
     """Return which planned runs saved tables of their experiment hold, under all conventions that they ask for.
 
-    A saved run is a planned one if all varied fields, seed, learning rate, scale of channels and view are equal; the
-    other fields have to be. A robustness evaluation that is asked for must be there too.
+    A saved run is a planned one if all varied fields, seed, learning rate, scale of channels, view and number of epochs
+    are equal; the other fields have to be. A robustness evaluation that is asked for must be there too. Raises
+    ConfigError for tables without a column of these.
     """
     places = {_key(point): place for place, point in enumerate(points)}
     rows = saved.runs.assign(place=_places(saved.runs, points[0], places)).dropna(subset=["place"])
     conventions_of: dict[Any, set[str]] = {place: set(own) for place, own in rows.groupby("place")["convention"]}
+    epochs = rows.groupby("place")["epoch"].max()
     diverged = set(rows.loc[rows["train_loss"].isna(), "place"])
     evaluated = set(rows.loc[rows["run"].isin(saved.perturbed["run"]), "place"]) | diverged
     found = []
     for point in points:
         place = places[_key(point)]
         complete = set(name_conventions(point.config)) <= conventions_of.get(place, set())
+        complete = complete and epochs[place] == point.config.training.epochs
         found.append(complete and (point.config.robustness is None or place in evaluated))
     return found
 
@@ -107,6 +110,11 @@ def _key(point: PlannedRun) -> tuple[str, ...]:
 def _places(rows: pd.DataFrame, point: PlannedRun, places: Mapping[tuple[str, ...], int]) -> pd.Series:
     """Return the place of each row of a table of runs among the planned runs, one of them given; NaN for others."""
     columns = [*point.varied, *IDENTIFYING]
+    absent = [name for name in columns if name not in rows]
+    if absent:
+        raise ConfigError(
+            f"the saved table of runs has no column {absent[0]}, which tells runs of the experiment apart"
+        )
     keys = (tuple(str(_as_typed(value)) for value in row) for row in rows[columns].itertuples(index=False))
     return pd.Series([places.get(key) for key in keys], index=rows.index, dtype=float)
 
