@@ -72,7 +72,7 @@ NUMBERS = [
     ),
     *(
         (("depth_fashion_mnist", "depth"), f"depth == {depth} and convention == '{convention}'", "D_last", 3)
-        for depth in (9, 18)
+        for depth in (9, 20)
         for convention in ("paper", "evaluation")
     ),
     (
@@ -113,13 +113,13 @@ def paired(rows: pd.DataFrame, column: str) -> pd.Series:
 
 def test_comparisons_are_paired_by_seed() -> None:
     depths = table("depth_fashion_mnist").query("learning_rate == 3e-5 and convention == 'evaluation'")
-    deep, shallow = (paired(depths[depths["depth"] == depth], "D_last") for depth in (18, 11))
+    deep, shallow = (paired(depths[depths["depth"] == depth], "D_last") for depth in (20, 13))
     ratio = interval_over_seeds((deep / shallow).to_numpy())
     assert f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" in page()
     best = table("depth_fashion_mnist", "depth").query("convention == 'paper'")
     fall = interval_over_seeds(
         (
-            paired(best[best["depth"] == 3], "test_accuracy") - paired(best[best["depth"] == 18], "test_accuracy")
+            paired(best[best["depth"] == 3], "test_accuracy") - paired(best[best["depth"] == 20], "test_accuracy")
         ).to_numpy()
     )
     assert f"{fall.mean:.3f} [{fall.low:.3f}, {fall.high:.3f}]" in page()
