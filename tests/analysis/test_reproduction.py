@@ -18,14 +18,15 @@ import pytest
 from PIL import Image
 
 from equisep.analysis.claims import load_claims
-from equisep.analysis.experiments import expand_experiment
+from equisep.analysis.experiments import expand_experiment, load_profile
 from equisep.analysis.figures.catalogue import REPRODUCTIONS, at_best_and_published_rate
 from equisep.analysis.figures.depths import rise_beyond_best_depth
 from equisep.analysis.figures.out_of_sample import compare
 from equisep.analysis.figures.robustness import correlate
-from equisep.analysis.reproduction import Reproduction, load_profile
+from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.result import former_verdicts
-from equisep.analysis.tables import Tables, load_tables
+from equisep.analysis.saved_tables import load_tables
+from equisep.analysis.tables import Tables
 from equisep.analysis.verdicts import judge
 from equisep.commands import reproduce as whole
 from equisep.commands.main import main
@@ -302,8 +303,8 @@ def test_a_script_names_missing_runs_and_how_to_train_them(
         (["architecture.dept=3"], "architecture.dept: "),
         (["profile=gpu"], "choose one of cpu, headline, paper, reference"),
         (["profile=headline"], "profile=headline: does not include"),
-        (["tables=nowhere"], "nowhere/width.csv not found"),
-        (["tables=nowhere", "seed=1"], "nowhere/width.csv not found"),
+        (["tables=nowhere"], "nowhere/width.csv cannot be read (No such file or directory)"),
+        (["tables=nowhere", "seed=1"], "nowhere/width.csv cannot be read (No such file or directory)"),
         (["seed"], "seed: unknown argument; use KEY=VALUE"),
         (["architecture.depth=4,8"], "depth=4,8: this figure does not vary depth; choose one value"),
     ],

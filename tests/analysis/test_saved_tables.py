@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equisep.analysis.experiments import expand_experiment
+from equisep.analysis.experiments import expand_experiment, last_epoch
 from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
 from equisep.analysis.overview import CONVENTIONS, summarise_runs
 from equisep.analysis.pictures import inline_svg
-from equisep.analysis.saved_tables import are_saved, load_saved_runs
-from equisep.analysis.tables import LAYERS_OF, load_tables
+from equisep.analysis.saved_tables import SavedTables, load_saved_runs, load_tables, save_tables, with_configs
+from equisep.analysis.tables import LAYERS_OF
 from equisep.commands import reproduce as whole
 from equisep.commands.main import main
 from equisep.config import ConfigError
@@ -74,7 +74,7 @@ def test_saved_tables_complete_a_store(results: Path, tmp_path: Path) -> None:
     reproduction, store = REPRODUCTIONS["optimizers"], tmp_path / "later"
     later = [point.config for point in expand_experiment("optimizers", [*chosen, "seed=2", f"results={store}"])]
     execute(later)
-    saved = load_tables(results / "saved/optimizers", "optimizers")
+    saved = reproduction.saved(results / "saved/optimizers")
     assert reproduction.collect([chosen], str(store)).missing == 2
     completed = reproduction.collect([chosen], str(store), saved)
     for run in (results / "runs").iterdir():
@@ -119,19 +119,82 @@ def test_what_saved_tables_hold_is_not_trained_again(
     assert "tables=nowhere: must be set once, to a folder" in capsys.readouterr().err
 
 
-def test_tables_without_a_convention_or_an_evaluation_do_not_hold_a_run(results: Path) -> None:
-    saved = load_tables(results / "saved/optimizers", "optimizers")
+def test_a_saved_run_is_known_by_its_configuration(results: Path, tmp_path: Path) -> None:
+    """Overrides of fields without a column of their own, other measures and other lengths are other runs."""
+    folder = results / "saved/optimizers"
+    saved = with_configs(load_tables(folder, "optimizers"), folder, "optimizers")
     words = ["training=smoke", "seed=1", "architecture.depth=4", "optimizer=sgd,adam"]
-    points = expand_experiment("optimizers", words)
-    assert are_saved(saved, points) == [True, True]
-    assert are_saved(saved, expand_experiment("optimizers", [*words, "seed=2"])) == [False, False]
-    assert are_saved(saved, expand_experiment("optimizers", [*words, "robustness=standard"])) == [False, False]
-    assert are_saved(saved, expand_experiment("optimizers", words[1:])) == [False, False]  # of another length
-    with pytest.raises(ConfigError, match="no column optimizer, which tells runs"):
-        are_saved(replace(saved, runs=saved.runs.drop(columns="optimizer")), points)
-    published = replace(saved, runs=saved.runs[saved.runs["convention"] == "paper"])
-    assert are_saved(published, points) == [False, False]
-    assert are_saved(published, expand_experiment("optimizers", [*words, "measures=[paper]"])) == [True, True]
+
+    def held(saved: SavedTables, *overrides: str) -> list[bool]:
+        points = [point.config for point in expand_experiment("optimizers", overrides)]
+        return [saved.of(config, last_epoch(config.training)) is not None for config in points]
+
+    assert held(saved, *words) == held(saved, *words, "measures=[evaluation]") == [True, True]
+    one = expand_experiment("optimizers", [*words, "measures=[evaluation]"])[0].config
+    rows = saved.of(one, last_epoch(one.training))
+    assert rows is not None
+    assert rows.runs["convention"].tolist() == ["evaluation"]
+    others = ("seed=2", "robustness=standard", "dataset=mnist_10x10", "architecture.width=50", "dataset.subset_seed=1")
+    others += ("optimizer.weight_decay=0", "training.batch_size=50", "measure.view=block", "measures=[paper,shuffled]")
+    for other in others:
+        assert held(saved, *words, other) == [False, False], other
+    assert held(saved, *words[1:]) == [False, False]  # of another length
+    # The places of data and results, and the number of processes, do not matter.
+    assert held(saved, *words, "dataset.root=elsewhere", "compute.threads=1") == [True, True]
+    published = saved.tables.runs["convention"] == "paper"
+    tables = replace(saved.tables, runs=saved.tables.runs[published])
+    save_tables({"": tables.runs, "_layers": tables.layers}, tmp_path, "optimizers")
+    shutil.copy(folder / "optimizers.json", tmp_path)
+    fewer = with_configs(load_tables(tmp_path, "optimizers"), tmp_path, "optimizers")
+    assert held(fewer, *words) == [False, False]
+    assert held(fewer, *words, "measures=[paper]") == [True, True]
+
+
+def test_a_figure_of_other_networks_takes_none_from_saved_tables(results: Path, tmp_path: Path) -> None:
+    usual = [f"results={tmp_path}", f"tables={results / 'saved/optimizers'}", "training=smoke", "seed=1"]
+    chosen = [*usual, "architecture.depth=4", "optimizer=sgd,adam"]
+    collect = REPRODUCTIONS["optimizers"]
+    assert collect.main([*chosen, "architecture.width=50"]) == 1
+    assert not (tmp_path / "tables").exists()
+    assert collect.main(chosen) == 1  # conditions are missing, no runs
+    assert len(pd.read_csv(tmp_path / "tables/optimizers.csv")) == 4
+
+
+def test_permuted_layers_are_told_from_those_of_the_network(results: Path, tmp_path: Path) -> None:
+    """An experiment with two measures of equal names for a network continues from its tables whole."""
+    reproduction, folder = REPRODUCTIONS["controls"], results / "saved/controls"
+    words = ["training=smoke", "seed=1", "architecture.depth=4", "architecture=fnn", f"results={tmp_path}"]
+    stored = reproduction.collect([[*words, "tracking=off"]], str(results))
+    completed = reproduction.collect([words], saved=reproduction.saved(folder))
+    assert completed.missing == stored.missing == 0
+    pd.testing.assert_frame_equal(completed.runs, stored.runs, check_dtype=False, rtol=1e-7)
+    pd.testing.assert_frame_equal(completed.layers, stored.layers, check_dtype=False, rtol=1e-7)
+    curves = [stored.fuzziness(row) for row in stored.runs.to_dict("records")]
+    assert {len(curve) for curve in curves} == {4}
+    assert [completed.fuzziness(row) for row in completed.runs.to_dict("records")] == [
+        pytest.approx(curve, rel=1e-7) for curve in curves
+    ]
+
+
+def test_a_robustness_evaluation_is_taken_with_its_network(tmp_path: Path) -> None:
+    """Also where the store has no run at all."""
+    words = ["tracking=off", "training=smoke", "seed=1", "architecture.depth=4", "optimizer.learning_rate=1e-3"]
+    words += ["robustness.input_noise=[0.1]", "robustness.draws=2"]
+    reproduction = REPRODUCTIONS["robustness"]
+    chosen = [*words, f"results={tmp_path}"]
+    execute([point.config for point in expand_experiment("robustness", chosen)])
+    stored = reproduction.collect([chosen])
+    reproduction.make(stored, chosen).write(tmp_path)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    for path in (*tmp_path.glob("tables/robustness*.csv"), tmp_path / "verdicts/robustness.json"):
+        shutil.copy(path, saved)
+    elsewhere = [*words, f"results={tmp_path / 'empty'}"]
+    completed = reproduction.collect([elsewhere], saved=reproduction.saved(saved))
+    assert completed.missing == 0
+    pd.testing.assert_frame_equal(completed.perturbed, stored.perturbed, check_dtype=False, rtol=1e-7)
+    other = reproduction.collect([[*elsewhere, "robustness.draws=3"]], saved=reproduction.saved(saved))
+    assert (other.missing, len(other.perturbed)) == (1, 0)
 
 
 @pytest.mark.slow
@@ -139,7 +202,7 @@ def test_the_reference_results_over_all_runs_are_judged_again() -> None:
     runs = load_saved_runs(REFERENCE)
     for path in REFERENCE.glob("*/*_layers.csv"):
         table = pd.read_csv(path.with_name(path.name.replace("_layers", "")), dtype={"run": str})
-        # D of permuted layers is not told apart from that of the network.
+        # Layers in another order are no network's.
         if {"convention", "r"} <= set(table) and "permutation_seed" not in table:
             read = summarise_runs(runs[runs["run"].isin(table["run"])]).table
             both = read.merge(table[table["convention"] == "paper"], on=["run", "epoch"], suffixes=("", "_saved"))
@@ -158,10 +221,33 @@ def test_the_reference_results_over_all_runs_are_judged_again() -> None:
 def test_what_is_no_folder_of_tables_is_an_error_of_one_line(results: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no folder NAME with a table"):
         load_saved_runs(tmp_path)
-    shutil.copytree(results / "saved/optimizers", tmp_path / "optimizers")
-    (tmp_path / "optimizers/optimizers.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"optimizers\.json cannot be read"):
-        load_saved_runs(tmp_path)
-    (tmp_path / "optimizers/optimizers.json").write_text('{"call": ["training=brief"]}')
-    with pytest.raises(ConfigError, match="training=brief"):
-        load_saved_runs(tmp_path)
+    folder = tmp_path / "optimizers"
+    shutil.copytree(results / "saved/optimizers", folder)
+    record = folder / "optimizers.json"
+    for text, problem in (
+        ("{", r"optimizers\.json cannot be read"),
+        ('{"call": ["training=brief"]}', "training=brief"),
+        ('{"call": ["training=smoke architecture.width=50", "architecture.width=60"]}', "width=60 are both recorded"),
+    ):
+        record.write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            load_saved_runs(tmp_path)
+    # Words that no run depends on are no reason to refuse.
+    record.write_text(
+        '{"call": ["training=smoke hydra/launcher=basic source=wandb:a/b profile=cpu compute.threads=1"]}'
+    )
+    runs = load_saved_runs(tmp_path)
+    assert set(runs["training.epochs"]) == {2}
+    whole, layers = (pd.read_csv(folder / f"optimizers{suffix}.csv", dtype=str) for suffix in ("", "_layers"))
+    for table, suffix, problem in (
+        (whole.drop(columns="optimizer"), "", "has no column optimizer, which the experiment varies"),
+        (whole[:0], "", "optimizers.csv has no rows"),
+        (layers[:-1], "_layers", "has 3 of 4 layers in optimizers_layers.csv"),
+    ):
+        table.to_csv(folder / f"optimizers{suffix}.csv", index=False)
+        with pytest.raises(ConfigError, match=problem):
+            load_saved_runs(tmp_path)
+        complete = {"": whole, "_layers": layers}[suffix]
+        complete.to_csv(folder / f"optimizers{suffix}.csv", index=False)
+    with pytest.raises(ConfigError, match=r"cannot be read \(Not a directory\)"):
+        load_tables(record, "optimizers")

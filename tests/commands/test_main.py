@@ -258,7 +258,7 @@ MISTAKES = {
     "figure all tables=nowhere": "tables=nowhere: no folder NAME with a table NAME.csv of an experiment",
     "figure all tables=nowhere seed=1": "tables=nowhere: can be combined with results=FOLDER only",
     "figure all profile=cp": "profile=cp: no such profile; choose one of",
-    "figure optimizers tables=nowhere": "tables=nowhere: file nowhere/optimizers.csv not found",
+    "figure optimizers tables=nowhere": "nowhere/optimizers.csv cannot be read (No such file or directory)",
     "reproduce gpu": "profile=gpu: no such profile; choose one of cpu, headline, paper, reference",
     "reproduce headline sead=1": "sead: no such field or group; did you mean seed",
     "report results=nowhere": "results=nowhere: contains no verdicts; run equisep reproduce",

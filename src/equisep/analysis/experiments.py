@@ -1,4 +1,4 @@
-"""Expand an experiment file of conf/ into its list of runs."""
+"""The runs of an experiment's file in conf/, and the experiments of a profile."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from equisep.config import Config, ConfigError, Training, compose_sweep, format_config_error, sweep_grid
+from equisep.config import Config, ConfigError, Training, compose_sweep, conf_folder, format_config_error, sweep_grid
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,19 @@ class PlannedRun:
 
 # Fields that a grid may vary and that have their own column in every table.
 NOT_VARIED = ("seed", "optimizer.learning_rate", "measure.view", "architecture.width_multiplier")
+# Overrides of the launcher, which do not change the runs.
+LAUNCHER = ("hydra.", "hydra/")
+
+
+def load_profile(name: str) -> dict[str, list[list[str]]]:
+    """Return a profile's experiments with the overrides of their sweeps; raises ConfigError for an unknown profile."""
+    folder = conf_folder() / "profile"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        choices = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise ConfigError(f"profile={name}: no such profile; choose one of {choices}")
+    experiments: dict[str, list[list[str]]] = yaml.safe_load(path.read_text())
+    return experiments
 
 
 def column_of(key: str) -> str:
@@ -53,8 +67,7 @@ def sweeps_of(points: Sequence[PlannedRun]) -> list[tuple[str, ...]]:
 
 def _expand(name: str, overrides: Sequence[str]) -> list[PlannedRun]:
     grid = [f"{key}={values}" for key, values in sweep_grid(name).items()]
-    # The launcher's options do not change the runs.
-    requested = [override for override in overrides if not override.startswith(("hydra.", "hydra/"))]
+    requested = [override for override in overrides if not override.startswith(LAUNCHER)]
     choices: dict[str, list[str]] = {}
     varied: dict[str, None] = {}
     for number, override in enumerate(OverridesParser.create().parse_overrides([*grid, *requested])):

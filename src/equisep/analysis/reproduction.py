@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 
 from equisep.analysis.claims import Claim, load_claims, name_value
 from equisep.analysis.descriptions import describe_conditions, describe_course, summarise
-from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch, sweeps_of
+from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch, load_profile
 from equisep.analysis.figures.panels import FITTED, Part, Parts
 from equisep.analysis.result import Result
-from equisep.analysis.saved_tables import are_saved, complete_from
-from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables, load_tables
+from equisep.analysis.saved_tables import SavedTables, load_tables, with_configs
+from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables
 from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Verdict, judge
 from equisep.config import (
     PAPER,
@@ -34,7 +33,6 @@ from equisep.config import (
     EquisepError,
     Training,
     compose_config,
-    conf_folder,
     refuse_unknown_words,
 )
 from equisep.plots import style
@@ -96,14 +94,14 @@ class Reproduction:
         refuse_unknown_words(overrides, ("profile", "source", "tables"))
         output = [override for override in overrides if override.startswith("results=")]
         results = Path(compose_config(output).results)
-        saved = self.load(Path(options["tables"]) if "tables" in options else None)
-        if saved and len(options) == 1 and overrides == output:
-            return saved, results
+        folder = Path(options["tables"]) if "tables" in options else None
+        if folder and len(options) == 1 and overrides == output:
+            return self.load(folder), results
         selected = load_profile(options["profile"]).get(self.name) if "profile" in options else [[]]
         if selected is None:
             raise ConfigError(f"profile={options['profile']}: does not include this experiment; choose another one")
         sweeps = [[*sweep, *overrides] for sweep in selected]
-        tables = self.collect(sweeps, options.get("source"), saved)
+        tables = self.collect(sweeps, options.get("source"), self.saved(folder))
         if tables.missing:
             # A run that is trained is not trained again.
             problem = f"{tables.missing} runs are missing or not measured under every convention"
@@ -112,31 +110,12 @@ class Reproduction:
                 print(f"  {shlex.join(['equisep', '-m', f'experiment={self.name}', *sweep])}", file=sys.stderr)
         return tables, results
 
-    def remaining(
-        self, sweeps: Sequence[Sequence[str]], saved: Path | None = None
-    ) -> tuple[list[PlannedRun], list[PlannedRun], tuple[tuple[str, ...], ...]]:
-        """Return the runs of sweeps, those that saved tables do not hold, and overrides of the sweeps that make these.
+    def saved(self, folder: Path | None) -> SavedTables | None:
+        """Return the tables in a folder with the configuration of each row; None without a folder."""
+        return with_configs(self.load(folder), folder, self.name) if folder else None
 
-        saved: folder of the tables, or None. Raises ConfigError.
-        """
-        expanded = [expand_experiment(self.name, sweep) for sweep in sweeps]
-        points = [point for part in expanded for point in part]
-        tables = self.load(saved)
-        if tables is None:
-            return points, points, tuple(map(tuple, sweeps))
-        lacking, commands = [], []
-        for sweep, part in zip(sweeps, expanded, strict=True):
-            missing = [point for point, held in zip(part, are_saved(tables, part), strict=True) if not held]
-            lacking += missing
-            # They choose no run and are no part of a planned one.
-            launcher = [word for word in sweep if word.startswith(("hydra.", "hydra/"))]
-            commands += [(*words, *launcher) for words in sweeps_of(missing)]
-        return points, lacking, tuple(commands)
-
-    def load(self, folder: Path | None) -> Tables | None:
-        """Return the experiment's tables in a folder, None without one; raises ConfigError for those of another one."""
-        if folder is None:
-            return None
+    def load(self, folder: Path) -> Tables:
+        """Return the experiment's tables in a folder; raises ConfigError for those of another one."""
         tables = load_tables(folder, self.name)
         absent = [name for name in (*self.conditions, self.repeats) if name not in tables.runs]
         if absent:
@@ -145,7 +124,7 @@ class Reproduction:
         return tables
 
     def collect(
-        self, sweeps: Sequence[Sequence[str]], source: str | None = None, saved: Tables | None = None
+        self, sweeps: Sequence[Sequence[str]], source: str | None = None, saved: SavedTables | None = None
     ) -> Tables:
         """Return the tables of the experiment's runs under all given lists of overrides.
 
@@ -158,8 +137,7 @@ class Reproduction:
             if name not in (*self.conditions, self.repeats) and len(values) > 1:
                 listed = ",".join(map(str, sorted(values)))
                 raise ConfigError(f"{name}={listed}: this figure does not vary {name}; choose one value")
-        tables = collect_tables(points, self.epochs, source)
-        tables = complete_from(saved, tables, points) if saved and tables.missing else tables
+        tables = collect_tables(points, self.epochs, source, saved.of if saved else None)
         return replace(tables, layers=self.kept_layers(tables).reset_index(drop=True))
 
     def parts(self, tables: Tables) -> dict[str, Part]:
@@ -336,14 +314,3 @@ def _describe_rows(rows: pd.DataFrame) -> list[str]:
         if lawless:
             notes.append(f"{convention}: {lawless} of {len(group)} networks have a layer without a usable D.")
     return notes
-
-
-def load_profile(name: str) -> dict[str, list[list[str]]]:
-    """Return a profile's experiments with the overrides of their sweeps; raises ConfigError for an unknown profile."""
-    folder = conf_folder() / "profile"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        choices = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise ConfigError(f"profile={name}: no such profile; choose one of {choices}")
-    experiments: dict[str, list[list[str]]] = yaml.safe_load(path.read_text())
-    return experiments

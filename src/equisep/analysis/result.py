@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from equisep.analysis.claims import claims_digest
 from equisep.analysis.figures.panels import FORMATS, save_figure
-from equisep.analysis.tables import save_tables
+from equisep.analysis.saved_tables import save_tables
 from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Finding, Verdict
 from equisep.config import ConfigError, conf_folder
 from equisep.plots import style
@@ -159,8 +159,12 @@ class Result:
 
 
 def without_places(words: Sequence[str]) -> list[str]:
-    """Return the words of a command without those that say where files lie: a result does not depend on them."""
-    return [word for word in words if not word.startswith(("results=", "dataset.root=", "source=", "tables="))]
+    """Return the words of a command without those that say where files lie: a result does not depend on them.
+
+    A project of wandb is named.
+    """
+    folders = ("results=", "dataset.root=", "source=", "tables=")
+    return [word for word in words if word.startswith("source=wandb:") or not word.startswith(folders)]
 
 
 def _as_plain(finding: Finding) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The recorded runs of an experiment as tables, written and read."""
+"""The recorded runs of an experiment as tables."""
 
 import math
 from collections import defaultdict
@@ -14,7 +14,6 @@ import pandas as pd
 from equisep.analysis.experiments import PlannedRun, last_epoch
 from equisep.config import (
     ALL_CONVENTIONS,
-    PAPER,
     PROTOCOL,
     Config,
     ConfigError,
@@ -39,16 +38,14 @@ RUN_COLUMNS = (
     *("train_loss", "train_accuracy", "test_accuracy", "train_images", "test_images", "width_multiplier"),
     *("seconds", "ended", "engine", "commit", "torch", "processor", "lock"),
 )
-# Text even if it consists of digits.
-TEXT_COLUMNS = ("run", "engine", "commit", "torch", "processor", "ended", "lock")
 LAYER_COLUMNS = ("run", "view", "convention", "epoch", "layer", "name", "D")
-# Columns of runs that were not always recorded.
-ADDED = ("lock", "engine", "r_test", "decay_ratio_test")
 # Columns of runs that follow from the layers.
 DERIVED = ("points", "log_ratio_cv")
 COURSE_COLUMNS = ("run", "view", "convention", "epoch", "r", "decay_ratio", "D_last")
 # What tells which layers belong to a row of runs.
 LAYERS_OF = ("run", "view", "convention", "epoch")
+# Column that also does, of runs and layers, in an experiment that measures networks with permuted layers too.
+PERMUTATION = "permutation_seed"
 PERTURBED_COLUMNS = (
     *("run", "convention", "kind", "strength", "layer", "draws"),
     *("D_last", "log_D_spread", "change", "r", "r_spread"),
@@ -93,60 +90,27 @@ class Tables:
         )
         return replace(self, runs=runs, layers=layers, perturbed=perturbed, course=course)
 
+    @property
+    def layers_of(self) -> list[str]:
+        """The columns that tell which layers belong to a row of ``runs``."""
+        return [*LAYERS_OF, *([PERMUTATION] if PERMUTATION in self.layers else [])]
+
     def fuzziness(self, row: Mapping[Any, Any]) -> list[float]:
         """Return D of each layer, the input first, for a row of ``runs``."""
-        return self._fuzziness.get(tuple(row[name] for name in LAYERS_OF), [])
+        return self._fuzziness.get(tuple(row[name] for name in self.layers_of), [])
 
     @cached_property
     def _fuzziness(self) -> dict[tuple[Any, ...], list[float]]:
-        grouped = self.layers.sort_values("layer").groupby(list(LAYERS_OF), sort=False)["D"]
+        grouped = self.layers.sort_values("layer").groupby(self.layers_of, sort=False)["D"]
         return {key: values.tolist() for key, values in grouped}
 
     def curves(self, rows: pd.DataFrame) -> list[list[float]]:
         """Return D per layer for each of the given rows of ``runs`` that did not diverge."""
         usable = rows[rows["train_loss"].notna()]
-        return [self.fuzziness(row) for row in usable[list(LAYERS_OF)].to_dict("records")]
+        return [self.fuzziness(row) for row in usable[self.layers_of].to_dict("records")]
 
 
-def save_tables(tables: Mapping[str, pd.DataFrame], folder: Path, name: str) -> list[Path]:
-    """Write tables, by the suffix of their name, as FOLDER/NAME.csv, FOLDER/NAME_layers.csv, …; return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}{suffix}.csv" for suffix in tables]
-    for path, table in zip(paths, tables.values(), strict=True):
-        table.to_csv(path, index=False, float_format="%.9g")
-    return paths
-
-
-def load_tables(folder: Path, name: str) -> Tables:
-    """Return tables that :func:`save_tables` wrote; raises ConfigError for missing or unreadable files or columns."""
-    tables: dict[str, pd.DataFrame] = {}
-    for suffix, columns in (("", RUN_COLUMNS), ("_layers", LAYER_COLUMNS), ("_perturbed", PERTURBED_COLUMNS)):
-        path = folder / f"{name}{suffix}.csv"
-        if suffix == "_perturbed" and not path.exists():
-            return Tables(_with_derived(tables[""], tables["_layers"]), tables["_layers"], 0)
-        try:
-            table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
-        except FileNotFoundError:
-            raise ConfigError(f"tables={folder}: file {path} not found") from None
-        except ValueError as error:
-            raise ConfigError(f"tables={folder}: {path} cannot be read ({str(error).splitlines()[0]})") from None
-        if suffix == "":
-            # A varied field without a value, which pandas reads as a missing one.
-            varied = {str(name): "null" for name in table if name not in RUN_COLUMNS}
-            table = table.astype(dict.fromkeys(varied, object)).fillna(varied)
-            # Runs did not always record these.
-            table = table.assign(**{name: None for name in ADDED if name not in table})
-        # The only one that there was.
-        table = table if "convention" in table else table.assign(convention=PAPER)
-        absent = [column for column in columns if column not in (*table, *DERIVED)]
-        if absent:
-            raise ConfigError(f"tables={folder}: {path} lacks the column {absent[0]}")
-        tables[suffix] = table
-    runs = _with_derived(tables[""], tables["_layers"])
-    return Tables(runs, tables["_layers"], 0, perturbed=tables["_perturbed"])
-
-
-def _with_derived(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
+def with_derived(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
     """Return the table of runs with the columns DERIVED, from the layers where it was written without them."""
     if set(DERIVED) <= set(runs):
         return runs
@@ -181,12 +145,14 @@ def collect_tables(
     points: Sequence[PlannedRun],
     epochs: Callable[[Training], Sequence[int]] = last_epoch,
     source: str | Path | None = None,
+    saved: Callable[[Config, Sequence[int]], Tables | None] | None = None,
 ) -> Tables:
     """Return the finished runs of an experiment as tables; missing runs are counted, never trained.
 
     epochs: the measured epochs to tabulate. source: where to read the runs, see :mod:`equisep.store.readers`; default:
-    the store named by the points. Raises ConfigError for an invalid source, if a run keeps no snapshot of one of the
-    epochs, or if the source has the same run with different data.
+    the store named by the points. saved: returns the rows of a run that the source lacks, or None. Raises ConfigError
+    for an invalid source, if a run keeps no snapshot of one of the epochs, or if the source has the same run with
+    different data.
     """
     runs: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
@@ -199,22 +165,18 @@ def collect_tables(
     if other_protocol:
         flaws.append(f"Left out: {other_protocol} runs of another protocol version than {PROTOCOL}.")
     for point, record in zip(distinct.values(), records, strict=True):
-        if record is not None and record.flaw:
-            flaws.append(f"Left out: run {record.run}, {record.flaw}.")
-            continue
-        if record is None or record.state["state"] not in FINISHED:
-            missing += 1
-            continue
         selected = epochs(point.config.training)
-        if record.state["state"] != "diverged":
-            # The run keeps the snapshots of the config with which it was started.
-            absent = sorted(set(selected) - set(from_plain(dict(record.config)).training.kept_epochs()))
-            if absent:
-                reason = f"run {record.run} has no snapshot of epoch {absent[0]}"
-                raise ConfigError(f"{reason}: remove it from the store and train it again")
-            if any(_lacks(record, alone, selected) for alone in by_convention(point.config)):
+        if record is None or record.flaw or not _is_complete(record, point.config, selected):
+            rows = saved(point.config, selected) if saved else None
+            if rows is not None:
+                runs += [point.varied | dict(row) for _, row in rows.runs[list(RUN_COLUMNS)].iterrows()]
+                layers += [dict(row) | _permutation(point) for _, row in rows.layers.iterrows()]
+                perturbed += [rows.perturbed] if len(rows.perturbed) else []
+            elif record is not None and record.flaw:
+                flaws.append(f"Left out: run {record.run}, {record.flaw}.")
+            else:
                 missing += 1
-                continue
+            continue
         for alone, convention in zip(by_convention(point.config), name_conventions(point.config), strict=True):
             by_epoch = _measured(record, alone)
             named = {"run": record.run, "view": alone.measure.view, "convention": convention}
@@ -222,7 +184,7 @@ def collect_tables(
             for epoch in selected:
                 train, test = by_epoch.get((epoch, "train")), by_epoch.get((epoch, "test"))
                 runs.append(point.varied | _row(point, record, train, test) | named | {"epoch": epoch})
-                layers += _layer_rows(named | {"epoch": epoch}, train) if train else []
+                layers += _layer_rows(named | {"epoch": epoch} | _permutation(point), train) if train else []
             if alone.robustness is not None and record.state["state"] != "diverged":
                 identity = robustness_id(alone.robustness, alone.measure)
                 evaluation = replace(record, robustness={identity: record.robustness[identity]})
@@ -230,7 +192,7 @@ def collect_tables(
     varied = list(points[0].varied) if points else []
     return Tables(
         pd.DataFrame(runs, columns=[*varied, *RUN_COLUMNS]),
-        pd.DataFrame(layers, columns=list(LAYER_COLUMNS)),
+        pd.DataFrame(layers, columns=[*LAYER_COLUMNS, *([PERMUTATION] if PERMUTATION in varied else [])]),
         missing,
         tuple(flaws),
         pd.concat(perturbed, ignore_index=True)[list(PERTURBED_COLUMNS)]
@@ -238,6 +200,10 @@ def collect_tables(
         else pd.DataFrame(columns=list(PERTURBED_COLUMNS)),
         pd.DataFrame(course, columns=list(COURSE_COLUMNS)),
     )
+
+
+def _permutation(point: PlannedRun) -> dict[str, Any]:
+    return {PERMUTATION: point.varied[PERMUTATION]} if PERMUTATION in point.varied else {}
 
 
 def _course_row(record: LayerRecord) -> dict[str, Any]:
@@ -262,6 +228,20 @@ def _measured(record: RunRecord, config: Config) -> dict[tuple[int, str], LayerR
     """Return the records of a config's measure by epoch and split."""
     measurement = record.measures.get(measure_id(config.measure))
     return {(layer.epoch, layer.split): layer for layer in measurement.records} if measurement else {}
+
+
+def _is_complete(record: RunRecord, config: Config, epochs: Sequence[int]) -> bool:
+    """Whether a run is finished and measured as a config asks; raises ConfigError if it has no snapshot of an epoch."""
+    if record.state["state"] not in FINISHED:
+        return False
+    if record.state["state"] == "diverged":
+        return True
+    # The run keeps the snapshots of the config with which it was started.
+    absent = sorted(set(epochs) - set(from_plain(dict(record.config)).training.kept_epochs()))
+    if absent:
+        reason = f"run {record.run} has no snapshot of epoch {absent[0]}"
+        raise ConfigError(f"{reason}: remove it from the store and train it again")
+    return not any(_lacks(record, alone, epochs) for alone in by_convention(config))
 
 
 def _lacks(record: RunRecord, config: Config, epochs: Sequence[int]) -> bool:

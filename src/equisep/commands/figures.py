@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from equisep.analysis.experiments import load_profile
 from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
-from equisep.analysis.reproduction import load_profile
 from equisep.config import ConfigError, nearest
 
 

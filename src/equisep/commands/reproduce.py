@@ -15,9 +15,10 @@ from typing import Any
 import pandas as pd
 import torch
 
+from equisep.analysis.experiments import LAUNCHER, PlannedRun, expand_experiment, load_profile, sweeps_of
 from equisep.analysis.figures.catalogue import REPRODUCTIONS
-from equisep.analysis.reproduction import load_profile
 from equisep.analysis.result import without_places
+from equisep.analysis.saved_tables import SavedTables
 from equisep.analysis.verdicts import NOT_TESTED
 from equisep.config import PAPER, Config, ConfigError, compose_config, config_hash, refuse_unknown_words
 from equisep.data import DataUnavailable
@@ -34,8 +35,8 @@ EFFICIENCY = {True: 0.4, False: 0.3}
 class Plan:
     """An experiment of the profile: its sweeps, missing runs and number of networks.
 
-    saved: folder of tables with runs that are not trained again. commands: overrides of the sweeps that train the
-    others. problem: why some runs cannot be prepared, or ''. blocked: whether this holds for all of them.
+    saved: tables with runs that are not trained again. commands: overrides of the sweeps that train the others.
+    problem: why some runs cannot be prepared, or ''. blocked: whether this holds for all of them.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Plan:
     to_train: tuple[Job, ...]
     networks: int
     commands: tuple[tuple[str, ...], ...]
-    saved: Path | None = None
+    saved: SavedTables | None = None
     problem: str = ""
     blocked: bool = False
 
@@ -84,10 +85,24 @@ def reproduce(profile: str, overrides: Sequence[str]) -> int:
     return int(NOT_TESTED in tested)
 
 
-def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[str], saved: Path | None) -> Plan:
-    """Return the plan of an experiment; data sets that are unavailable and damaged runs are noted."""
+def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[str], folder: Path | None) -> Plan:
+    """Return the plan of an experiment; data sets that are unavailable and damaged runs are noted.
+
+    folder: of saved tables with runs that are not trained again, or None.
+    """
     complete = tuple((*sweep, *overrides) for sweep in sweeps)
-    all_points, points, commands = REPRODUCTIONS[name].remaining(complete, saved)
+    saved = REPRODUCTIONS[name].saved(folder)
+    expanded = [expand_experiment(name, sweep) for sweep in complete]
+    all_points = points = [point for part in expanded for point in part]
+    commands = complete
+    if saved:
+        lacking = [_lacking(name, saved, part) for part in expanded]
+        points = [point for part in lacking for point in part]
+        commands = tuple(
+            (*words, *(word for word in sweep if word.startswith(LAUNCHER)))
+            for sweep, part in zip(complete, lacking, strict=True)
+            for words in sweeps_of(part)
+        )
     jobs: dict[Path, Job] = {}
     problem = ""
     for point in points:
@@ -101,6 +116,12 @@ def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[st
     to_train = tuple(job for job in jobs.values() if not job.complete)
     networks = len({config_hash(point.config) for point in all_points})
     return Plan(name, complete, to_train, networks, commands, saved, problem, bool(points) and not jobs)
+
+
+def _lacking(name: str, saved: SavedTables, points: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs of an experiment that saved tables do not hold."""
+    epochs = REPRODUCTIONS[name].epochs
+    return [point for point in points if saved.of(point.config, epochs(point.config.training)) is None]
 
 
 def estimate(plans: Sequence[Plan], config: Config) -> str:
@@ -154,7 +175,7 @@ def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
     reproduction = REPRODUCTIONS[plan.name]
     try:
         calls = [shlex.join(without_places(sweep)) for sweep in plan.sweeps]
-        result = reproduction.make(reproduction.collect(plan.sweeps, saved=reproduction.load(plan.saved)), calls)
+        result = reproduction.make(reproduction.collect(plan.sweeps, saved=plan.saved), calls)
         result.write(results)
     except (ConfigError, DamagedRun) as error:
         print(f"{plan.name}: {error}", file=sys.stderr, flush=True)

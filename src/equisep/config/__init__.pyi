@@ -10,7 +10,7 @@ from .conventions import (
     ALL_CONVENTIONS as ALL_CONVENTIONS, PAPER as PAPER, by_convention as by_convention, convention_of as convention_of, conventions as conventions, has_batch_norm as has_batch_norm,
 )
 from .identity import (
-    NOT_MEASURE as NOT_MEASURE, PROTOCOL as PROTOCOL, architecture_from_plain as architecture_from_plain,
+    NOT_IN_IDENTITY as NOT_IN_IDENTITY, NOT_MEASURE as NOT_MEASURE, PROTOCOL as PROTOCOL, architecture_from_plain as architecture_from_plain,
     config_hash as config_hash, from_plain as from_plain, identity_of_measure as identity_of_measure,
     identity_of_robustness as identity_of_robustness, measure_id as measure_id, robustness_id as robustness_id,
     run_id as run_id, to_plain as to_plain,
