@@ -8,6 +8,7 @@ from functools import cache
 
 import pandas as pd
 import pytest
+import yaml
 
 from equisep.analysis.statistics import interval_over_seeds
 from equisep.analysis.tables import at_best_learning_rate
@@ -171,6 +172,72 @@ def test_the_correlations_with_test_accuracy_are_those_of_the_verdict() -> None:
                 assert f"{mean} [{low}, {high}]" in page()
                 assert f"({found['n']} settings)" in page() or f"({found['n']})" in page()
     assert f"between {min(means):.2f} and {max(means):.2f}".replace("-", "−") in page()
+
+
+@cache
+def judged(name: str) -> dict[tuple[str, str, str], dict[str, float]]:
+    """Return the intervals of a verdict by convention, statistic and condition."""
+    verdicts = json.loads((REFERENCE / name / f"{name}.json").read_text())["verdicts"]
+    return {
+        (convention, found["statistic"], found["condition"].split()[0]): found
+        for convention, verdict in verdicts.items()
+        for found in verdict["findings"]
+    }
+
+
+def test_the_rows_over_all_networks_are_those_of_the_verdicts() -> None:
+    """In the README and in the table of results."""
+    readme = (ROOT / "README.md").read_text()
+    prose = yaml.safe_load((REFERENCE / "findings.yaml").read_text())
+    names = ("CIFAR-10", "Fashion-MNIST", "MNIST")
+    shares = [judged("decay_ratio")["paper", "exponential_share", name] for name in names]
+    for share in shares:
+        text = f"{share['mean']:.0%} [{100 * share['low']:.0f}, {100 * share['high']:.0f}]".replace("%", " %")
+        assert text in prose["decay_ratio"]["finding"]
+    first, second, third = (f"{100 * share['mean']:.0f}" for share in shares)
+    assert f"in {first} % of the networks on CIFAR-10, {second} and {third} % on Fashion-MNIST and MNIST" in readme
+    shares = [100 * judged("decay_ratio")["evaluation", "exponential_share", name]["mean"] for name in names]
+    assert (
+        f"in evaluation mode in {shares[0]:.1f}, {shares[1]:.0f} and {shares[2]:.0f} %"
+        in prose["decay_ratio"]["finding"]
+    )
+    assert f"in {min(shares):.0f} to {max(shares):.1f} %" in readme
+    statistic = "correlation_with_log_ratio_cv_at_equal_depth_and_rate"
+    for convention in ("paper", "evaluation"):
+        found = [judged("test_accuracy")[convention, statistic, name] for name in names]
+        for one in found:
+            text = f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]".replace("-", "−")
+            assert text in prose["test_accuracy"]["finding"]
+        means = sorted(one["mean"] for one in found)
+        if convention == "evaluation":
+            assert f"by {means[-1]:.2f} to {means[0]:.2f} over settings".replace("-", "−") in readme
+    (note,) = re.findall(r"evaluation: Judged: (.*?):", (REFERENCE / "test_accuracy/test_accuracy.md").read_text())
+    assert note in readme
+    assert f"{prose['test_accuracy']['networks']:,} networks" in note
+    (note,) = re.findall(r"evaluation: Judged: (.*?) networks", (REFERENCE / "decay_ratio/decay_ratio.md").read_text())
+    assert f"{note} networks, shares" in readme
+    assert f"{prose['decay_ratio']['networks']:,}" == note
+    caption = (REFERENCE / "test_accuracy/test_accuracy.md").read_text()
+    line = next(line for line in caption.splitlines() if line.startswith("evaluation: With one width"))
+    numbers = re.findall(r"(−[\d.]+) \[(−[\d.]+), (−[\d.]+)\]", line)
+    assert len(numbers) == 3
+    for mean, low, high in numbers:
+        text = f"{mean} [{low}, −{abs(float(high[1:])):.2f}]"
+        assert text in prose["test_accuracy"]["finding"]
+        assert text in page()
+
+
+def test_draws_of_the_images_are_compared_with_seeds() -> None:
+    """Their mean r is equal, and ρ varies more over draws."""
+    text = yaml.safe_load((REFERENCE / "findings.yaml").read_text())["subsets"]["finding"]
+    draws, seeds = (
+        table(name).groupby(["convention", "depth", "optimizer"]).agg({"r": "mean", "decay_ratio": "std"})
+        for name in ("subsets", "optimizers")
+    )
+    assert (draws["r"] - seeds["r"]).abs().max() < 0.005
+    ratio = (draws["decay_ratio"] / seeds["decay_ratio"]).groupby("convention").median()
+    assert f"to 0.005, while ρ varies {ratio['paper']:.1f} times as much as published" in text
+    assert f"{ratio['evaluation']:.1f} times in evaluation mode" in text
 
 
 def test_the_page_is_short() -> None:

@@ -1,4 +1,4 @@
-"""Decay ratio and test accuracy over all runs of a source: rows, exclusions, statistics, figures."""
+"""All runs of a source: rows, exclusions and statistics; the figures of decay ratio and test accuracy."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from equisep.analysis.figures.catalogue import OVERVIEWS as FIGURES
-from equisep.analysis.overview import (
+from equisep.analysis.all_runs import (
     COLUMNS,
-    Overview,
     comparable,
     correlations_with_test_accuracy,
     exponential_against_rivals,
+    remark_on_one_protocol,
     summarise_runs,
 )
+from equisep.analysis.figures.catalogue import OVERVIEWS as FIGURES
+from equisep.analysis.overview import Overview
 from equisep.config import compose_config
 from equisep.execution.train import execute
 from equisep.measures import LayerRecord, Measurement, fit_law
@@ -149,7 +151,9 @@ def test_a_claim_over_all_data_sets_is_not_tested_on_some_of_them() -> None:
     result = overview("decay_ratio").make(tabulate(records))
     assert result.words == "not tested"
     assert result.verdicts["paper"].missing == "no networks on MNIST 10×10, CIFAR-10 10×10"
-    assert result.scope.startswith("Scope: 3 feed-forward networks; 1 seed; ")
+    assert result.scope.startswith(
+        "Scope: 3 feed-forward networks, of which those judged are counted in the notes; 1 seed"
+    )
 
 
 def test_seeds_with_few_of_the_networks_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +167,28 @@ def test_seeds_with_few_of_the_networks_are_not_judged(monkeypatch: pytest.Monke
     result = overview("decay_ratio").make(tabulate(records))
     assert any(note.startswith("paper: Not judged") and "1 of Fashion-MNIST 10×10" in note for note in result.notes)
     assert {finding.interval.n for finding in result.verdicts["paper"].findings} == {3}
+    assert "paper: Judged: 12 networks: 12 on Fashion-MNIST 10×10." in result.notes
+
+
+def test_the_correlation_at_one_protocol_leaves_out_what_differs_otherwise() -> None:
+    """With Adam accuracy falls with the CV at each depth and rate; networks of SGD, fewer, would reverse it."""
+    generator = np.random.default_rng(0)
+    settings = [(depth, rate) for depth in range(3, 9) for rate in (1e-4, 1e-3, 1e-2)]
+    depth_of, rate_of = (np.array(values) for values in zip(*settings, strict=True))
+    spread = generator.uniform(0.1, 1, len(settings))
+    adam = pd.DataFrame(
+        {"depth": depth_of, "learning_rate": rate_of, "log_ratio_cv": spread, "optimizer": "adam"}
+    ).assign(test_accuracy=0.9 - 0.1 * spread + 0.3 * (depth_of % 2) + 0.2 * (rate_of == 1e-3))
+    sgd = adam[:12].assign(optimizer="sgd", test_accuracy=lambda rows: 10 * rows["log_ratio_cv"])
+    table = pd.concat([adam, sgd], ignore_index=True).assign(
+        family="fnn", dataset="mnist 10×10", width=100.0, training="joint", seed=1, last=True, train_accuracy=1.0
+    )
+    table = table.assign(r=-1.0, D_last=0.1)
+    (remark,) = remark_on_one_protocol(table)
+    correlation = float(remark.split("MNIST 10×10 ")[1].split()[0].replace("−", "-"))
+    assert correlation < -0.8
+    assert remark.endswith("18 settings.")
+    assert remark_on_one_protocol(table[:3]) == []
 
 
 def test_networks_with_random_labels_or_on_another_draw_are_not_comparable() -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from equisep.analysis.all_runs import CONVENTIONS, summarise_runs
 from equisep.analysis.experiments import expand_experiment, last_epoch
 from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
-from equisep.analysis.overview import CONVENTIONS, summarise_runs
 from equisep.analysis.pictures import inline_svg
 from equisep.analysis.saved_tables import SavedTables, load_saved_runs, load_tables, save_tables, with_configs
 from equisep.analysis.tables import LAYERS_OF

@@ -26,8 +26,9 @@ def draw(name: str, words: Sequence[str]) -> int:
 def draw_all(words: Sequence[str]) -> int:
     """Draw every figure and print what each says; return the highest exit code.
 
-    words: as for one figure. With tables=FOLDER the figures NAME are drawn that FOLDER/NAME has a table of, those over
-    all runs from all tables; with profile=NAME those of the profile; with neither all. Raises ConfigError.
+    words: as for one figure. With tables=FOLDER the figures NAME are drawn that FOLDER/NAME has a table of, and from
+    all tables those over all runs that have a folder; with profile=NAME those of the profile; with neither all. Raises
+    ConfigError.
     """
     calls = {name: list(words) for name in REPRODUCTIONS}
     invalid = [word for word in words if "=" not in word]
@@ -46,7 +47,7 @@ def draw_all(words: Sequence[str]) -> int:
         others = [word for word in words if not word.startswith("tables=")]
         # The figures that take longest first.
         ordered = sorted(sizes, key=lambda name: sizes[name], reverse=True)
-        calls = {name: list(words) for name in OVERVIEWS if (folder / name / f"{name}.csv").is_file()}
+        calls = {name: list(words) for name in OVERVIEWS if (folder / name).is_dir()}
         calls |= {name: [f"tables={folder / name}", *others] for name in ordered}
     elif "profile" in options:
         calls = {name: calls[name] for name in load_profile(options["profile"])}
