@@ -117,13 +117,6 @@ def test_comparisons_are_paired_by_seed() -> None:
     deep, shallow = (paired(depths[depths["depth"] == depth], "D_last") for depth in (20, 13))
     ratio = interval_over_seeds((deep / shallow).to_numpy())
     assert f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" in page()
-    best = table("depth_fashion_mnist", "depth").query("convention == 'paper'")
-    fall = interval_over_seeds(
-        (
-            paired(best[best["depth"] == 3], "test_accuracy") - paired(best[best["depth"] == 20], "test_accuracy")
-        ).to_numpy()
-    )
-    assert f"{fall.mean:.3f} [{fall.low:.3f}, {fall.high:.3f}]" in page()
     networks = table("normalisation").query("depth == 12")
     for rate in (1e-4, 1e-3):
         here = networks[networks["learning_rate"] == rate]
@@ -218,13 +211,28 @@ def test_the_rows_over_all_networks_are_those_of_the_verdicts() -> None:
     assert f"{note} networks, shares" in readme
     assert f"{prose['decay_ratio']['networks']:,}" == note
     caption = (REFERENCE / "test_accuracy/test_accuracy.md").read_text()
-    line = next(line for line in caption.splitlines() if line.startswith("evaluation: With one width"))
+    line = next(line for line in caption.splitlines() if line.startswith("evaluation: Correlation of the CV of log ρ"))
     numbers = re.findall(r"(−[\d.]+) \[(−[\d.]+), (−[\d.]+)\]", line)
     assert len(numbers) == 3
     for mean, low, high in numbers:
         text = f"{mean} [{low}, −{abs(float(high[1:])):.2f}]"
         assert text in prose["test_accuracy"]["finding"]
         assert text in page()
+
+
+def test_the_rises_with_depth_are_those_of_the_verdicts() -> None:
+    readme = (ROOT / "README.md").read_text()
+    prose = yaml.safe_load((REFERENCE / "findings.yaml").read_text())
+    for name in ("depth_fashion_mnist", "depth_mnist", "depth_cifar10"):
+        for verdict in json.loads((REFERENCE / name / f"{name}.json").read_text())["verdicts"].values():
+            (rise,) = verdict["findings"]
+            text = f"{100 * rise['mean']:.0f} % [{100 * rise['low']:.0f}, {100 * rise['high']:.0f}]".replace("-", "−")
+            if verdict["verdict"] != "contradicted":
+                assert text in readme
+                assert text in prose[name]["finding"]
+            if name == "depth_mnist":
+                assert text.partition(" %")[0] in page()
+                assert text.partition(" % ")[2] in page()
 
 
 def test_draws_of_the_images_are_compared_with_seeds() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from equisep.analysis.experiments import PlannedRun, every_snapshot, expand_experiment
-from equisep.analysis.saved_tables import load_tables, save_tables
+from equisep.analysis.table_files import load_tables, save_tables
 from equisep.analysis.tables import (
     LAYER_COLUMNS,
     RUN_COLUMNS,

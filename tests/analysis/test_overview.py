@@ -183,12 +183,13 @@ def test_the_correlation_at_one_protocol_leaves_out_what_differs_otherwise() -> 
     table = pd.concat([adam, sgd], ignore_index=True).assign(
         family="fnn", dataset="mnist 10×10", width=100.0, training="joint", seed=1, last=True, train_accuracy=1.0
     )
-    table = table.assign(r=-1.0, D_last=0.1)
-    (remark,) = remark_on_one_protocol(table)
+    table = table.assign(D_last=0.1)
+    remark, over_depths, _, _ = remark_on_one_protocol(table.assign(r=-table["log_ratio_cv"]))
+    assert "drawn again: MNIST 10×10" in over_depths
     correlation = float(remark.split("MNIST 10×10 ")[1].split()[0].replace("−", "-"))
     assert correlation < -0.8
     assert remark.endswith("18 settings.")
-    assert remark_on_one_protocol(table[:3]) == []
+    assert remark_on_one_protocol(table[:3].assign(r=-1.0)) == []
 
 
 def test_networks_with_random_labels_or_on_another_draw_are_not_comparable() -> None:

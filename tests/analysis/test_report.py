@@ -17,7 +17,7 @@ from equisep.analysis.figures.catalogue import REPRODUCTIONS
 from equisep.analysis.figures.panels import save_figure
 from equisep.analysis.pictures import inline_svg
 from equisep.analysis.report import GLYPHS, write_report
-from equisep.analysis.saved_tables import load_tables
+from equisep.analysis.table_files import load_tables
 from equisep.commands.main import main
 from equisep.commands.report import scripts
 from equisep.config import ConfigError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from equisep.analysis.all_runs import CONVENTIONS, summarise_runs
 from equisep.analysis.experiments import expand_experiment, last_epoch
 from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
 from equisep.analysis.pictures import inline_svg
-from equisep.analysis.saved_tables import SavedTables, load_saved_runs, load_tables, save_tables, with_configs
+from equisep.analysis.saved_tables import SavedTables, load_saved_runs, with_configs
+from equisep.analysis.table_files import load_tables, save_tables
 from equisep.analysis.tables import LAYERS_OF
 from equisep.commands import reproduce as whole
 from equisep.commands.main import main
@@ -218,36 +219,122 @@ def test_the_reference_results_over_all_runs_are_judged_again() -> None:
         assert again["verdicts"] == before["verdicts"]
 
 
-def test_what_is_no_folder_of_tables_is_an_error_of_one_line(results: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no folder NAME with a table"):
-        load_saved_runs(tmp_path)
+def small_tables(results: Path, tmp_path: Path, *, identified: bool = True) -> Path:
+    """Return a folder with a copy of the tables of optimizers; identified: with the hash of each row's config."""
     folder = tmp_path / "optimizers"
     shutil.copytree(results / "saved/optimizers", folder)
+    if not identified:
+        table = pd.read_csv(folder / "optimizers.csv", dtype=str).drop(columns="config")
+        table.to_csv(folder / "optimizers.csv", index=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (["training=brief"], "training=brief"),
+        (["training=smoke architecture.width=50", "training=smoke"], "width=50 is recorded for some runs"),
+        (["training=smoke", "architecture.width=50", "architecture.width=60"], "width=60 are both recorded"),
+        ("training=smoke", "cannot be read .call is no list of words"),
+        (["'"], "cannot be read .No closing quotation"),
+        (["training=smoke", "architecture.width=50"], ""),
+        ([], ""),
+    ],
+)
+def test_a_record_that_does_not_fit_the_table_is_refused(
+    results: Path, tmp_path: Path, call: object, problem: str
+) -> None:
+    """With the hash of each row's config also one that says nothing or something else."""
+    folder = small_tables(results, tmp_path)
+    (folder / "optimizers.json").write_text(json.dumps({"experiment": "optimizers", "call": call}))
+    with pytest.raises(ConfigError, match=problem or "has another configuration than optimizers.json") as raised:
+        load_saved_runs(tmp_path)
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_tables_of_another_experiment_or_without_a_record_are_refused(results: Path, tmp_path: Path) -> None:
+    folder = small_tables(results, tmp_path, identified=False)
     record = folder / "optimizers.json"
-    for text, problem in (
-        ("{", r"optimizers\.json cannot be read"),
-        ('{"call": ["training=brief"]}', "training=brief"),
-        ('{"call": ["training=smoke architecture.width=50", "architecture.width=60"]}', "width=60 are both recorded"),
-    ):
-        record.write_text(text)
-        with pytest.raises(ConfigError, match=problem):
-            load_saved_runs(tmp_path)
     # Words that no run depends on are no reason to refuse.
     record.write_text(
         '{"call": ["training=smoke hydra/launcher=basic source=wandb:a/b profile=cpu compute.threads=1"]}'
     )
-    runs = load_saved_runs(tmp_path)
-    assert set(runs["training.epochs"]) == {2}
-    whole, layers = (pd.read_csv(folder / f"optimizers{suffix}.csv", dtype=str) for suffix in ("", "_layers"))
-    for table, suffix, problem in (
-        (whole.drop(columns="optimizer"), "", "has no column optimizer, which the experiment varies"),
-        (whole[:0], "", "optimizers.csv has no rows"),
-        (layers[:-1], "_layers", "has 3 of 4 layers in optimizers_layers.csv"),
-    ):
-        table.to_csv(folder / f"optimizers{suffix}.csv", index=False)
-        with pytest.raises(ConfigError, match=problem):
-            load_saved_runs(tmp_path)
-        complete = {"": whole, "_layers": layers}[suffix]
-        complete.to_csv(folder / f"optimizers{suffix}.csv", index=False)
+    assert set(load_saved_runs(tmp_path)["training.epochs"]) == {2}
+    record.write_text('{"experiment": "width", "call": ["training=smoke"]}')
+    with pytest.raises(ConfigError, match=r"optimizers\.json is of experiment=width"):
+        load_saved_runs(tmp_path)
+    record.write_text("{")
+    with pytest.raises(ConfigError, match=r"optimizers\.json cannot be read"):
+        load_saved_runs(tmp_path)
+    record.unlink()
+    with pytest.raises(ConfigError, match="it is not known how optimizers.csv was made"):
+        load_saved_runs(tmp_path)
+    record.mkdir()
+    with pytest.raises(ConfigError, match=r"optimizers\.json cannot be read \(Is a directory\)"):
+        load_saved_runs(tmp_path)
+
+
+def test_a_result_drawn_from_tables_keeps_the_words_that_made_it(results: Path, tmp_path: Path) -> None:
+    folder = small_tables(results, tmp_path)
+    before = json.loads((folder / "optimizers.json").read_text())["call"]
+    assert REPRODUCTIONS["optimizers"].main([f"tables={folder}", f"results={tmp_path}"]) == 1
+    assert json.loads((tmp_path / "verdicts/optimizers.json").read_text())["call"] == before
+    assert "training=smoke" in before
+
+
+def test_runs_without_layers_are_not_compared_silently(results: Path, tmp_path: Path) -> None:
+    path = small_tables(results, tmp_path) / "optimizers_layers.csv"
+    pd.read_csv(path, dtype=str)[:0].to_csv(path, index=False)
+    with pytest.raises(ConfigError, match="2 runs have no layers in optimizers_layers.csv"):
+        load_saved_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda runs, layers: (runs.drop(columns="optimizer"), layers), "has no column optimizer"),
+        (lambda runs, layers: (runs[:0], layers), "optimizers.csv has no rows"),
+        (lambda runs, layers: (runs, layers[:-1]), "has 3 of 4 layers in optimizers_layers.csv"),
+        (lambda runs, layers: (runs, layers[:0]), "4 rows have no layers in optimizers_layers.csv"),
+        (lambda runs, layers: (runs, layers[4:]), "1 rows have no layers in optimizers_layers.csv"),
+        (lambda runs, layers: (runs.assign(view=""), layers), "has a row without view: the file is damaged"),
+        (lambda runs, layers: (runs.assign(epoch="two"), layers), "epoch=two: must be a number"),
+        (lambda runs, layers: (runs.assign(epoch=1.5), layers), "epoch=1.5: must be an integer"),
+        (lambda runs, layers: (runs.assign(r="straight"), layers), "r=straight: must be a number"),
+        (lambda runs, layers: (runs, layers.assign(D="small")), "D=small: must be a number"),
+        (lambda runs, layers: (runs.assign(depth="deep"), layers), "architecture.depth=deep: must be an integer"),
+    ],
+)
+def test_a_damaged_table_is_an_error_of_one_line(
+    results: Path,
+    tmp_path: Path,
+    change: Callable[[pd.DataFrame, pd.DataFrame], tuple[pd.DataFrame, pd.DataFrame]],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = small_tables(results, tmp_path)
+    paths = [folder / f"optimizers{suffix}.csv" for suffix in ("", "_layers")]
+    for path, table in zip(paths, change(*(pd.read_csv(path, dtype=str) for path in paths)), strict=True):
+        table.to_csv(path, index=False)
+    words = ["training=smoke", "seed=1", "architecture.depth=4", "optimizer=sgd,adam", f"results={tmp_path}"]
+    assert main(["figure", "optimizers", *words, f"tables={folder}"]) == 2
+    error = capsys.readouterr().err
+    assert problem in error
+    assert error.count("\n") == 1
+
+
+def test_what_is_no_folder_of_tables_is_an_error_of_one_line(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="no folder NAME with a table"):
+        load_saved_runs(tmp_path)
+    record = results / "saved/optimizers/optimizers.json"
     with pytest.raises(ConfigError, match=r"cannot be read \(Not a directory\)"):
         load_tables(record, "optimizers")
+    (tmp_path / "optimizers").write_text("a file")
+    for words, problem in (
+        (["reproduce", "headline", "tables="], "tables=: must be set once, to a folder of saved tables"),
+        (["reproduce", "headline", f"tables={tmp_path}"], "cannot be read (Not a directory)"),
+    ):
+        assert main(words) == 2
+        assert problem in capsys.readouterr().err

@@ -26,6 +26,8 @@ from equisep.measures import fit_law
 
 # Of measuring, under which all runs are compared.
 CONVENTIONS = ("paper", "evaluation")
+# Draws of the bootstrap over depths.
+BOOTSTRAP = 1000
 # Columns that define a condition: equal for runs that differ only in seed and learning rate.
 CONDITION = ("dataset", "depth", "width", "optimizer", "training")
 PROVENANCE = ("seconds", "commit", "torch", "processor")
@@ -224,33 +226,63 @@ def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
         for name in ("r", "log_ratio_cv"):
             for suffix, controls in (("depth", ["depth"]), ("depth_and_rate", ["depth", "learning_rate"])):
                 partial = partial_rank_correlation(group[name], accuracy, [group[column] for column in controls])
-                interval = correlation_interval(partial, cases, len(controls))
+                usable = int((np.isfinite(group[name]) & np.isfinite(accuracy)).sum())
+                interval = correlation_interval(partial, usable, len(controls))
                 values[f"correlation_with_{name}_at_equal_{suffix}"] = interval
         correlations.append(values)
     return pd.DataFrame(correlations, columns=None if correlations else ["dataset", "seeds", "settings", "fitted"])
 
 
 def remark_on_one_protocol(table: pd.DataFrame) -> list[str]:
-    """Return a note: the correlations of the CV of log ρ with test accuracy where nothing but depth and rate differs.
+    """Return notes on the correlations with test accuracy where nothing but depth and rate differs, and over depths.
 
-    Over settings with the most frequent width, optimizer and training of a data set; depth and learning rate are
-    controlled as categories, since their effects need not be monotonic.
+    The first: over settings with the most frequent width, optimizer and training of a data set; depth and learning rate
+    are controlled as categories, since their effects need not be monotonic. The second: the interval of the judged
+    correlation if not settings but depths are the independent cases, from depths drawn again (bootstrap percentiles).
     """
     means = _means_over_seeds(table)
-    values = []
-    for dataset, group in means.groupby("dataset"):
-        protocol = group[["width", "optimizer", "training"]].apply(tuple, axis=1)
-        same = group[protocol == protocol.mode().iloc[0]]
-        categories = [pd.get_dummies(same[column], drop_first=True) for column in ("depth", "learning_rate")]
-        controls = [indicators[column] for indicators in categories for column in indicators]
-        partial = partial_rank_correlation(same["log_ratio_cv"], same["test_accuracy"], controls)
-        interval = correlation_interval(partial, len(same), len(controls))
-        if math.isfinite(interval.mean):
-            numbers = f"{interval.mean:.2g} [{interval.low:.2g}, {interval.high:.2g}]".replace("-", "−")
-            values.append(f"{name_value('dataset', str(dataset))} {numbers}, {len(same)} settings")
-    if not values:
-        return []
-    return [f"With one width, optimizer and training, at equal depth and rate as categories: {'; '.join(values)}."]
+    notes = []
+    for column, name in (("log_ratio_cv", "the CV of log ρ"), ("r", "r")):
+        within, drawn = [], []
+        for dataset, group in means.groupby("dataset"):
+            protocol = group[["width", "optimizer", "training"]].apply(tuple, axis=1)
+            same = group[protocol == protocol.mode().iloc[0]]
+            categories = [pd.get_dummies(same[key], drop_first=True) for key in ("depth", "learning_rate")]
+            controls = [indicators[key] for indicators in categories for key in indicators]
+            partial = partial_rank_correlation(same[column], same["test_accuracy"], controls)
+            interval = correlation_interval(partial, len(same), len(controls))
+            if not math.isfinite(interval.mean):
+                continue
+            named = name_value("dataset", str(dataset))
+            within.append(f"{named} {_in_words(interval.mean, interval.low, interval.high)}, {len(same)} settings")
+            drawn.append(f"{named} {_in_words(*_over_depths(group, column))}")
+        if within:
+            notes.append(
+                f"Correlation of {name} with test accuracy at one width, optimizer and training, at equal depth and "
+                f"rate as categories: {'; '.join(within)}."
+            )
+            notes.append(f"The same over all settings, intervals over depths drawn again: {'; '.join(drawn)}.")
+    return notes
+
+
+def _in_words(mean: float, low: float, high: float) -> str:
+    return f"{mean:.2g} [{low:.2g}, {high:.2g}]".replace("-", "−")
+
+
+def _over_depths(settings: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """Return the partial correlation at equal depth and rate with a bootstrap interval over depths."""
+
+    def correlation(rows: pd.DataFrame) -> float:
+        return partial_rank_correlation(rows[column], rows["test_accuracy"], [rows["depth"], rows["learning_rate"]])
+
+    by_depth = [rows for _, rows in settings.groupby("depth")]
+    generator = np.random.default_rng(0)
+    drawn = [
+        correlation(pd.concat([by_depth[place] for place in generator.integers(len(by_depth), size=len(by_depth))]))
+        for _ in range(BOOTSTRAP)
+    ]
+    low, high = np.nanquantile(drawn, [0.025, 0.975]) if np.isfinite(drawn).any() else (math.nan, math.nan)
+    return correlation(settings), float(low), float(high)
 
 
 def _means_over_seeds(table: pd.DataFrame) -> pd.DataFrame:

@@ -130,11 +130,18 @@ class Overview:
             names = ", ".join(name_value("dataset", name) for name in too_few)
             notes.append(f"Shown but not judged, fewer than {claim.seeds} seeds: {names}.")
         for column in (name for name in map(str, statistics) if name.endswith("_within_depth")):
-            values = ", ".join(
-                f"{name_value('dataset', row['dataset'])} {row[column]:.2g}" for row in statistics.to_dict("records")
-            )
             what = column.removeprefix("p_of_").removesuffix("_within_depth")
-            notes.append(f"p-value of the correlation with {what}, permuted within depth: {values}.")
+            at_depth = f"correlation_with_{what}_at_equal_depth"
+            values = ", ".join(
+                f"{name_value('dataset', row['dataset'])} {row[column]:.2g} "
+                + f"({row[at_depth].mean:.2f})".replace("-", "−")
+                for row in statistics.to_dict("records")
+                if row["seeds"] >= claim.seeds
+            )
+            if values:
+                notes.append(
+                    f"p-value of the correlation with {what}, permuted within depth (and at equal depth): {values}."
+                )
         judged = statistics[~statistics["dataset"].isin(too_few)]
         if len(judged):
             notes.append(_count(judged))

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from equisep.analysis.claims import Claim, load_claims
 from equisep.analysis.pages import write_page
 from equisep.analysis.pictures import inline_svg, png_uri, thumbnail_uri
-from equisep.analysis.saved_tables import TEXT_COLUMNS
+from equisep.analysis.table_files import TEXT_COLUMNS
 from equisep.analysis.verdicts import CONTRADICTED, NO_CLAIM, NOT_TESTED, PARTLY, REPRODUCED, STATUSES, UNDECIDED
 from equisep.config import PAPER, ConfigError, conf_folder
 from equisep.plots import CONVENTIONS

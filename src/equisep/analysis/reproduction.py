@@ -23,8 +23,9 @@ from equisep.analysis.descriptions import describe_conditions, describe_course, 
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch, load_profile
 from equisep.analysis.figures.panels import FITTED, Part, Parts
 from equisep.analysis.result import Result
-from equisep.analysis.saved_tables import SavedTables, load_tables, with_configs
-from equisep.analysis.tables import Tables, at_best_learning_rate, collect_tables
+from equisep.analysis.saved_tables import SavedTables, recorded_call, with_configs
+from equisep.analysis.table_files import load_tables
+from equisep.analysis.tables import LAYERS_OF, Tables, at_best_learning_rate, collect_tables
 from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Verdict, judge
 from equisep.config import (
     PAPER,
@@ -72,15 +73,16 @@ class Reproduction:
     def main(self, arguments: Sequence[str]) -> int:
         """Run a script's command line; exit code 1 if runs are missing, 2 if the arguments are invalid."""
         try:
-            tables, results = self._read(arguments)
-            result = self.make(tables, arguments)
+            tables, results, call = self._read(arguments)
+            result = self.make(tables, call)
             result.write(results)
         except EquisepError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
         return int(NOT_TESTED in result.statuses)
 
-    def _read(self, arguments: Sequence[str]) -> tuple[Tables, Path]:
+    def _read(self, arguments: Sequence[str]) -> tuple[Tables, Path, Sequence[str]]:
+        """Return the tables that arguments ask for, the results folder, and the words that made them."""
         names = ("profile=", "tables=", "source=")
         repeated = [name for name in names if sum(argument.startswith(name) for argument in arguments) > 1]
         if repeated or "source=" in arguments:
@@ -96,7 +98,7 @@ class Reproduction:
         results = Path(compose_config(output).results)
         folder = Path(options["tables"]) if "tables" in options else None
         if folder and len(options) == 1 and overrides == output:
-            return self.load(folder), results
+            return self.load(folder), results, recorded_call(folder, self.name) or []
         selected = load_profile(options["profile"]).get(self.name) if "profile" in options else [[]]
         if selected is None:
             raise ConfigError(f"profile={options['profile']}: does not include this experiment; choose another one")
@@ -108,7 +110,7 @@ class Reproduction:
             print(f"{self.name}: {problem}; these commands train or measure them:", file=sys.stderr)
             for sweep in sweeps:
                 print(f"  {shlex.join(['equisep', '-m', f'experiment={self.name}', *sweep])}", file=sys.stderr)
-        return tables, results
+        return tables, results, arguments
 
     def saved(self, folder: Path | None) -> SavedTables | None:
         """Return the tables in a folder with the configuration of each row; None without a folder."""
@@ -117,6 +119,13 @@ class Reproduction:
     def load(self, folder: Path) -> Tables:
         """Return the experiment's tables in a folder; raises ConfigError for those of another one."""
         tables = load_tables(folder, self.name)
+        if not self.keeps_some_layers:
+            have = set(map(tuple, tables.layers[list(LAYERS_OF)].drop_duplicates().itertuples(index=False, name=None)))
+            rows = tables.runs[tables.runs["train_loss"].notna()]
+            lacking = [row for row in rows[list(LAYERS_OF)].itertuples(index=False, name=None) if row not in have]
+            if lacking:
+                problem = f"{len(lacking)} rows have no layers in {self.name}_layers.csv, such as run {lacking[0][0]}"
+                raise ConfigError(f"tables={folder}: {problem}")
         absent = [name for name in (*self.conditions, self.repeats) if name not in tables.runs]
         if absent:
             problem = f"the table of runs has no column {absent[0]}, by which this figure tells its networks apart"
@@ -139,6 +148,11 @@ class Reproduction:
                 raise ConfigError(f"{name}={listed}: this figure does not vary {name}; choose one value")
         tables = collect_tables(points, self.epochs, source, saved.of if saved else None)
         return replace(tables, layers=self.kept_layers(tables).reset_index(drop=True))
+
+    @property
+    def keeps_some_layers(self) -> bool:
+        """Whether the tables have D per layer for some of the rows only."""
+        return self.kept_layers is not Reproduction.kept_layers
 
     def parts(self, tables: Tables) -> dict[str, Part]:
         """Return what is drawn and judged under each convention, by its name."""

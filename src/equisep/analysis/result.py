@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from equisep.analysis.claims import claims_digest
 from equisep.analysis.figures.panels import FORMATS, save_figure
-from equisep.analysis.saved_tables import save_tables
+from equisep.analysis.table_files import save_tables
 from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Finding, Verdict
 from equisep.config import ConfigError, conf_folder
 from equisep.plots import style

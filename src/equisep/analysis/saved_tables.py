@@ -1,4 +1,4 @@
-"""Tables written and read. Saved ones stand in for a store: runs are compared, and experiments continue from them.
+"""Saved tables in place of a store: their networks are compared with others, and experiments continue from them.
 
 A row of a saved table is known by the configuration that its network was trained and measured with: that of
 ``experiment=NAME`` with the overrides recorded in NAME.json and the values in the row's columns.
@@ -19,14 +19,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from equisep.analysis.experiments import column_of
+from equisep.analysis.table_files import load_tables
 from equisep.analysis.tables import (
-    DERIVED,
-    LAYER_COLUMNS,
-    PERMUTATION,
-    PERTURBED_COLUMNS,
-    RUN_COLUMNS,
     Tables,
-    with_derived,
 )
 from equisep.config import (
     ALL_CONVENTIONS,
@@ -57,53 +52,6 @@ EVERYWHERE = ("optimizer.learning_rate", "seed")
 SCALE = "architecture.width_multiplier"
 # Groups of the configuration whose fields a result depends on.
 GROUPS = ("architecture", "dataset", "optimizer", "training", "measure", "measures", "robustness")
-
-
-# Text even if it consists of digits.
-TEXT_COLUMNS = ("run", "engine", "commit", "torch", "processor", "ended", "lock")
-# Columns of runs that were not always recorded.
-ADDED = ("lock", "engine", "r_test", "decay_ratio_test")
-
-
-def save_tables(tables: Mapping[str, pd.DataFrame], folder: Path, name: str) -> list[Path]:
-    """Write tables, by the suffix of their name, as FOLDER/NAME.csv, FOLDER/NAME_layers.csv, …; return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}{suffix}.csv" for suffix in tables]
-    for path, table in zip(paths, tables.values(), strict=True):
-        table.to_csv(path, index=False, float_format="%.9g")
-    return paths
-
-
-def load_tables(folder: Path, name: str) -> Tables:
-    """Return tables that :func:`save_tables` wrote; raises ConfigError for missing or unreadable files or columns."""
-    tables: dict[str, pd.DataFrame] = {}
-    for suffix, columns in (("", RUN_COLUMNS), ("_layers", LAYER_COLUMNS), ("_perturbed", PERTURBED_COLUMNS)):
-        path = folder / f"{name}{suffix}.csv"
-        if suffix == "_perturbed" and not path.exists():
-            continue
-        try:
-            table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise ConfigError(f"tables={folder}: {path} cannot be read ({reason})") from None
-        if table.empty and suffix == "":
-            raise ConfigError(f"tables={folder}: {path} has no rows")
-        if suffix == "":
-            # A varied field without a value, which pandas reads as a missing one.
-            varied = {str(name): "null" for name in table if name not in RUN_COLUMNS}
-            table = table.astype(dict.fromkeys(varied, object)).fillna(varied)
-            # Runs did not always record these.
-            table = table.assign(**{name: None for name in ADDED if name not in table})
-        elif PERMUTATION in table:
-            table = table.astype({PERMUTATION: object}).fillna({PERMUTATION: "null"})
-        # The only one that there was.
-        table = table if "convention" in table else table.assign(convention=PAPER)
-        absent = [column for column in columns if column not in (*table, *DERIVED)]
-        if absent:
-            raise ConfigError(f"tables={folder}: {path} lacks the column {absent[0]}")
-        tables[suffix] = table
-    perturbed = tables.get("_perturbed", pd.DataFrame(columns=list(PERTURBED_COLUMNS)))
-    return Tables(with_derived(tables[""], tables["_layers"]), tables["_layers"], 0, perturbed=perturbed)
 
 
 @dataclass(frozen=True)
@@ -172,15 +120,11 @@ def _keys(table: pd.DataFrame) -> list[tuple[Any, ...]]:
 def with_configs(tables: Tables, folder: Path, name: str) -> SavedTables:
     """Return an experiment's tables, read from a folder, with the configuration of each row.
 
-    Raises ConfigError if the table of runs lacks the column of a field that the experiment varies, or NAME.json a
-    readable record of the other fields, and if a row has fewer or more layers than it counts.
+    Raises ConfigError if the table of runs lacks the column of a field that the experiment varies, and if a row was
+    made with another configuration than NAME.json records; of tables without a column ``config``, which were written
+    before there was one, if NAME.json does not say how they were made.
     """
     runs = tables.runs.reset_index(drop=True)
-    counted = tables.layers.groupby(tables.layers_of).size().rename("recorded")
-    counts = runs.join(counted, on=tables.layers_of)[["run", "recorded", "points"]].dropna()
-    for row in counts[counts["recorded"] != counts["points"]].head(1).to_dict("records"):
-        problem = f"run {row['run']} has {row['recorded']:g} of {row['points']:g} layers in {name}_layers.csv"
-        raise ConfigError(f"tables={folder}: {problem}")
     columns = {key: column_of(key) for key in (*sweep_grid(name), *EVERYWHERE)}
     absent = [column for column in columns.values() if column not in runs]
     if absent:
@@ -189,7 +133,8 @@ def with_configs(tables: Tables, folder: Path, name: str) -> SavedTables:
     # One composition for all rows that differ in nothing else.
     kinds = runs[list(dict.fromkeys(columns.values()))].assign(scale=scaled)
     distinct = kinds.drop_duplicates()
-    common = [f"experiment={name}", *_recorded_overrides(folder / f"{name}.json", columns)]
+    identified = bool(runs["config"].notna().all())
+    common = [f"experiment={name}", *_recorded_overrides(folder, name, columns, needed=not identified)]
     jobs = [
         [*common, *(f"{key}={_as_typed(kind[column])}" for key, column in columns.items())]
         # Feed-forward networks have no such field.
@@ -203,7 +148,14 @@ def with_configs(tables: Tables, folder: Path, name: str) -> SavedTables:
         return _as_measured(composed[kind], convention, view, folder)
 
     measured = zip(_keys(kinds), runs["convention"], runs["view"], strict=True)
-    return SavedTables(replace(tables, runs=runs), tuple(starmap(config_of, measured)))
+    configs = tuple(starmap(config_of, measured))
+    if identified:
+        hashes = {id(config): config_hash(config) for config in configs}
+        for run, expected, config in zip(runs["run"], runs["config"], configs, strict=True):
+            if hashes[id(config)] != expected:
+                problem = f"run {run} has another configuration than {name}.json and its row say"
+                raise ConfigError(f"tables={folder}: {problem}; copy the two files of one result")
+    return SavedTables(replace(tables, runs=runs), configs)
 
 
 def _as_measured(config: Config, convention: str, view: str, folder: Path) -> Config:
@@ -227,8 +179,15 @@ def load_saved_runs(folder: Path) -> pd.DataFrame:
     names = [name for name in group_options()["experiment"] if (folder / name / f"{name}.csv").is_file()]
     if not names:
         raise ConfigError(f"tables={folder}: no folder NAME with a table NAME.csv of an experiment")
-    saved = (with_configs(load_tables(folder / name, name), folder / name, name) for name in names)
-    runs = pd.concat([_as_runs(tables) for tables in saved], ignore_index=True)
+    saved = [with_configs(load_tables(folder / name, name), folder / name, name) for name in names]
+    runs = pd.concat(map(_as_runs, saved), ignore_index=True)
+    measured = set(runs.loc[runs["D"].notna(), "run"])
+    for name, one in zip(names, saved, strict=True):
+        rows = one.tables.runs[one.tables.runs["train_loss"].notna()]
+        lacking = sorted(set(rows["run"]) - measured)
+        if lacking:
+            problem = f"{len(lacking)} runs have no layers in {name}_layers.csv, such as {lacking[0]}"
+            raise ConfigError(f"tables={folder / name}: {problem}")
     return runs.drop_duplicates(["run", "measure", "epoch", "split", "layer"], ignore_index=True)
 
 
@@ -267,24 +226,53 @@ def _compose(jobs: Sequence[Sequence[str]], folder: Path) -> list[Config]:
     return [config for config in configs if not isinstance(config, ConfigError)]
 
 
-def _recorded_overrides(path: Path, columns: Collection[str]) -> list[str]:
-    """Return the overrides of a result's runs that they depend on and that have no column in its table."""
-    if not path.is_file():
-        return []
+def recorded_call(folder: Path, name: str) -> list[str] | None:
+    """Return the words of the command that a result was made with, as NAME.json has them; None if it does not say.
+
+    Raises ConfigError for a file that cannot be read, or that is of another experiment.
+    """
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return None
     try:
-        call = json.loads(path.read_bytes()).get("call") or []
-        words = dict.fromkeys(word for line in call for word in shlex.split(line))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"tables={path.parent}: {path} cannot be read ({str(error).splitlines()[0]})") from None
+        record = json.loads(path.read_bytes())
+        call, experiment = record.get("call"), record.get("experiment", name)
+        if call is not None and not (isinstance(call, list) and all(isinstance(line, str) for line in call)):
+            raise ValueError("call is no list of words")
+    except (OSError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"tables={folder}: {path} cannot be read ({reason})") from None
+    if experiment != name:
+        raise ConfigError(f"tables={folder}: {path} is of experiment={experiment}")
+    return call
+
+
+def _recorded_overrides(folder: Path, name: str, columns: Collection[str], *, needed: bool) -> list[str]:
+    """Return the overrides of a result's runs that they depend on and that have no column in its table.
+
+    needed: whether there has to be a record of them.
+    """
+    call = recorded_call(folder, name)
+    if call is None and needed and not (folder / f"{name}.json").exists():
+        problem = f"without {name}.json, or a column config, it is not known how {name}.csv was made"
+        raise ConfigError(f"tables={folder}: {problem}")
+    try:
+        lines = [shlex.split(line) for line in call or ()]
+    except ValueError as error:
+        raise ConfigError(f"tables={folder}: {name}.json cannot be read ({error})") from None
     by_key: dict[str, str] = {}
-    for word in words:
+    for word in dict.fromkeys(word for line in lines for word in line):
         key = word.partition("=")[0].lstrip("+~")
         in_identity = key.partition(".")[0] in GROUPS and key not in NOT_IN_IDENTITY
         if not in_identity or key in (*columns, SCALE):
             continue
-        if key in by_key:
-            problem = f"{by_key[key]} and {word} are both recorded, and no column says which holds for a run"
-            raise ConfigError(f"tables={path.parent}: {problem}")
+        # Several sweeps, of which some have the word.
+        partial = any(len(line) > 1 for line in lines) and not all(word in line for line in lines)
+        if key in by_key or partial:
+            both = (
+                f"{by_key[key]} and {word} are both recorded" if key in by_key else f"{word} is recorded for some runs"
+            )
+            raise ConfigError(f"tables={folder}: {both}, and no column says what holds for a run")
         by_key[key] = word
     return list(by_key.values())
 

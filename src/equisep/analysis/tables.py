@@ -36,7 +36,7 @@ RUN_COLUMNS = (
     *("run", "seed", "learning_rate", "view", "convention", "epoch", "points", "r", "log_ratio_cv", "decay_ratio"),
     *("half_life", "relative_residual", "relative_curvature", "D_first", "D_last", "r_test", "decay_ratio_test"),
     *("train_loss", "train_accuracy", "test_accuracy", "train_images", "test_images", "width_multiplier"),
-    *("seconds", "ended", "engine", "commit", "torch", "processor", "lock"),
+    *("seconds", "ended", "engine", "commit", "torch", "processor", "lock", "config"),
 )
 LAYER_COLUMNS = ("run", "view", "convention", "epoch", "layer", "name", "D")
 # Columns of runs that follow from the layers.
@@ -58,7 +58,8 @@ class Tables:
     """The recorded runs of an experiment.
 
     runs: a row per finished run, view, convention and epoch: the varied fields, then RUN_COLUMNS; accuracies and loss
-    in evaluation mode, test_accuracy where that epoch was measured on the test set. A diverged run has NaN; a run with
+    in evaluation mode, test_accuracy where that epoch was measured on the test set; config is the hash of the network's
+    configuration. A diverged run has NaN; a run with
     a D without logarithm has NaN in the columns of the law. layers: a row per layer of each of those, on the training
     set: LAYER_COLUMNS. perturbed: a row per run, perturbation, strength and layer, aggregated over draws:
     PERTURBED_COLUMNS with the geometric mean of D_last, the standard deviations of log D_last, r and test accuracy, the
@@ -263,6 +264,7 @@ def _row(point: PlannedRun, record: RunRecord, train: LayerRecord | None, test: 
         "width_multiplier": getattr(point.config.architecture, "width_multiplier", 1.0),
         "seconds": state["seconds"],
         "ended": state.get("ended"),
+        "config": config_hash(point.config),
     }
     values |= {name: record.config["data"][name] for name in ("train_images", "test_images")}
     values |= {name: state["machine"].get(name) for name in ("engine", "commit", "torch", "processor", "lock")}

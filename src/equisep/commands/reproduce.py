@@ -29,6 +29,7 @@ from equisep.store import DamagedRun
 # feed-forward networks, with measuring 0.4, and 0.3 to 0.6 for convolutions; 0.3 to 0.5 for populations, 0.2 to 0.4 for
 # convolutions in plain modules.
 EFFICIENCY = {True: 0.4, False: 0.3}
+TABLES = "must be set once, to a folder of saved tables"
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ def reproduce(profile: str, overrides: Sequence[str]) -> int:
     again. Raises ConfigError for an unknown profile, override or folder.
     """
     folders = [Path(word.removeprefix("tables=")) for word in overrides if word.startswith("tables=")]
-    if len(folders) > 1 or not all(folder.is_dir() for folder in folders):
-        raise ConfigError(f"tables={folders[-1]}: must be set once, to a folder of saved tables")
+    if len(folders) > 1 or "tables=" in overrides or not all(folder.is_dir() for folder in folders):
+        raise ConfigError(f"tables={'' if 'tables=' in overrides else folders[-1]}: {TABLES}")
     overrides = [word for word in overrides if not word.startswith("tables=")]
     refuse_unknown_words(overrides, ("tables",))
     config = compose_config([word for word in overrides if word.startswith(("results=", "compute."))])
     plans = [
         make_plan(
-            name, sweeps, overrides, next((folder / name for folder in folders if (folder / name).is_dir()), None)
+            name, sweeps, overrides, next((folder / name for folder in folders if (folder / name).exists()), None)
         )
         for name, sweeps in load_profile(profile).items()
     ]

@@ -95,7 +95,13 @@ def _initialized() -> Iterator[bool]:
 
 def _compose_groups(config_name: str, groups: tuple[str, ...]) -> bytes:
     """Return the composed config, pickled: loading it makes a copy, much faster than deepcopy does."""
-    return pickle.dumps(compose(config_name, list(groups)))
+    try:
+        return pickle.dumps(compose(config_name, list(groups)))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        # Hydra's own checks of a group's value.
+        raise ConfigError(f"{' '.join(groups)}: {str(error).splitlines()[0]}") from None
 
 
 def _read_grid(experiment: str) -> dict[str, str]:

@@ -72,7 +72,8 @@ def _compare_training(axes: Axes, rows: pd.DataFrame) -> None:
 
 CAVEAT = (
     "Networks of all depths, widths, optimizers and learning rates, which also affect test accuracy; "
-    "shown is the difference from the median test accuracy of the data set."
+    "shown is the difference from the median test accuracy of the data set. Intervals treat settings as independent; "
+    "those of one depth are alike."
 )
 
 SHOWS = (
