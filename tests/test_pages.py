@@ -50,9 +50,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith(EQUISEP)])
-def test_commands_of_the_package(command: str, store: Path, tmp_path: Path, fashion: Data) -> None:
+def test_commands_of_the_package(
+    command: str, store: Path, tmp_path: Path, fashion: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = shlex.split(command)[1:]
-    if words[0] == "figure":
+    if "--config-dir" in words or words[0] == "new":
+        _test_own_experiment(words, tmp_path, monkeypatch)
+    elif words[:2] == ["figure", "law"]:
+        table = "layer,D,run\n0,9,a\n1,3,a\n2,1,a\n"
+        (tmp_path / "mine.csv").write_text(table)
+        ended = call(*(word.replace("mine.csv", f"{tmp_path}/mine.csv") for word in words), f"results={tmp_path}")
+        assert ended.code == 0, ended.err
+    elif words[0] == "figure":
         _test_figure(words, store, tmp_path)
     elif words[0] == "measure":
         save_file(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "net.safetensors")
@@ -81,6 +90,24 @@ def test_commands_of_the_package(command: str, store: Path, tmp_path: Path, fash
         seed = ["seed=1"] if any(word.startswith("experiment=") for word in words) else []
         ended = call(*words, *short, *seed, "tracking=off", f"results={tmp_path}")
         assert ended.code == 0, ended.err
+
+
+def _test_own_experiment(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command with a folder of one's own, and those that have to run before it."""
+    # Set by the option, for all that follows in the process.
+    monkeypatch.setenv("EQUISEP_CONFIG_DIR", "")
+    new = "conf" in words or words[0] == "new"
+    if new:
+        monkeypatch.chdir(tmp_path)
+        assert call("new", "experiment", "batch_size").code == 0
+    name, folder = ("batch_size", "conf") if new else ("activations", "examples/layer_norm/conf")
+    short = ["training=smoke", "seed=1", "tracking=off", f"results={tmp_path}"]
+    if words[0] != "new":
+        own = ["--config-dir", folder]
+        assert call("-m", *own, f"experiment={name}", *short).code == 0
+        ended = call("figure", name, *own, *short)
+        assert ended.code == 1, ended.err
+        assert "trained for 2 epochs" in ended.out
 
 
 def _test_figure(words: list[str], store: Path, tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ GROUPS = [
 
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_config_file_composes_and_starts_with_a_comment(choice: str) -> None:
-    config = compose_config([choice, "optimizer.learning_rate=1e-3"])
+    own = {"architecture=custom": "torch.nn.Linear", "dataset=custom": "CIFAR100"}
+    named = [f"{choice.partition('=')[0]}.target={own[choice]}"] if choice in own else []
+    config = compose_config([choice, *named, "optimizer.learning_rate=1e-3"])
     assert from_plain(to_plain(config)) == config
     group, name = choice.split("=")
     lines = (conf_folder() / group / f"{name}.yaml").read_text().splitlines()

@@ -204,7 +204,7 @@ def test_imbalanced_classes_are_drawn_by_size_and_the_test_set_is_complete(fashi
         (["dataset.per_class=null", f"dataset.sizes={[1] * 9 + [6001]}"], "6001 .*class 9"),
         (["dataset.sizes=[1,2]"], "dataset.sizes=.*dataset.per_class"),
         (["dataset.per_class=null", "dataset.sizes=[0,2]"], "dataset.sizes=.*at least 1"),
-        (["dataset.per_class=null"], "dataset.per_class=None.*set dataset.sizes"),
+        (["dataset.per_class=0"], "dataset.per_class=0.*or null for all; or set dataset.sizes"),
     ],
 )
 def test_invalid_class_sizes_raise_an_error(overrides: list[str], pattern: str) -> None:

@@ -18,7 +18,7 @@ from equisep.measures import evaluate, fit_law, measure_separation
 from equisep.networks import FeedForwardNetwork, build_network
 from equisep.training import Member, NativeTraining, Population, can_compile
 from equisep.training.feed_forward import FeedForwardProgram
-from equisep.training.modules import ConvolutionalProgram, ModuleProgram
+from equisep.training.modules import ModuleProgram, PlainProgram
 from equisep.training.reference import ReferenceTraining
 
 OPTIMIZERS = {
@@ -100,10 +100,10 @@ def test_every_tensor_agrees_after_ten_steps_in_float64(fashion: Data, depth: in
         ("fnn_layer_norm", ModuleProgram),
         ("fnn_kaiming", ModuleProgram),
         ("fnn_widths architecture.widths=[30,100,30,50]", FeedForwardProgram),
-        ("vgg11 architecture.width_multiplier=0.125", ConvolutionalProgram),
-        pytest.param("alexnet architecture.width_multiplier=0.125", ConvolutionalProgram, marks=pytest.mark.slow),
-        pytest.param("resnet_mixed", ConvolutionalProgram, marks=pytest.mark.slow),
-        ("densenet architecture.width_multiplier=0.25", ConvolutionalProgram),
+        ("vgg11 architecture.width_multiplier=0.125", PlainProgram),
+        pytest.param("alexnet architecture.width_multiplier=0.125", PlainProgram, marks=pytest.mark.slow),
+        pytest.param("resnet_mixed", PlainProgram, marks=pytest.mark.slow),
+        ("densenet architecture.width_multiplier=0.25", PlainProgram),
     ],
 )
 def test_every_family_trains_like_its_plain_module(fashion: Data, name: str, program: type) -> None:

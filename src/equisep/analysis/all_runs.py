@@ -147,12 +147,14 @@ def _describe(row: pd.Series) -> dict[str, object]:
     imbalanced = ", imbalanced" if isinstance(row["dataset.sizes"], list) else ""
     # Older runs have no such field.
     labels = "" if pd.isna(row.get("dataset.label_seed")) else ", random labels"
+    size = row["dataset.size"]
+    pixels = "" if pd.isna(size) else f" {size:g}×{size:g}"
     draw = "" if row["dataset.subset_seed"] == _draw_of_the_paper() else ", another draw"
     return {
         "run": row["run"],
         "experiment": row["experiment"],
         "family": _family(row),
-        "dataset": f"{row['dataset.name']} {row['dataset.size']}×{row['dataset.size']}{imbalanced}{labels}{draw}",
+        "dataset": f"{row['dataset.name']}{pixels}{imbalanced}{labels}{draw}",
         "depth": row["architecture.depth"] if uniform else math.nan,
         "width": row["architecture.width"] if uniform else math.nan,
         "optimizer": "momentum" if momentum else row["optimizer.kind"],

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from equisep.analysis.nulls import block_excesses, broken_stick_correlations, broken_stick_variations
-from equisep.config import ConfigError, conf_folder, group_options, nearest
+from equisep.config import ConfigError, conf_folder, conf_folders, group_options, nearest, own_conf_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 OVERVIEW_NAMES = ("decay_ratio", "test_accuracy")
 # Unless a claim has its own: see the first lines of conf/claims.yaml.
 KNOWN_SEEDS = (*range(1, 17), *range(666, 671))
+# Which of the criteria must hold in a condition.
+RULES = ("all", "any", "none")
 # Kinds of criteria: bounds that are numbers, and those that are a point of the statistic's null distribution.
 UPPER, LOWER = ("at_most", "below_null"), ("at_least", "above_null")
 
@@ -87,23 +89,31 @@ class Claim:
 
 
 def load_claims() -> dict[str, Claim]:
-    """Return the claims of conf/claims.yaml by experiment; raises ConfigError naming an invalid entry."""
-    return dict(_parse((conf_folder() / "claims.yaml").read_text(encoding="utf-8")))
+    """Return the claims of conf/claims.yaml and of the user's own claims.yaml by experiment.
+
+    Raises ConfigError naming an invalid entry. A claim of the user's need not have ``fixed``, ``changed`` and
+    ``known_seeds``; one for an experiment of ours takes the place of ours.
+    """
+    claims = dict(_parse((conf_folder() / "claims.yaml").read_text(encoding="utf-8"), "conf/claims.yaml"))
+    own = own_conf_folder()
+    if own and (own / "claims.yaml").is_file():
+        claims |= _parse((own / "claims.yaml").read_text(encoding="utf-8"), f"{own}/claims.yaml")
+    return claims
 
 
-@lru_cache(maxsize=1)
-def _parse(text: str) -> dict[str, Claim]:
+@lru_cache(maxsize=2)
+def _parse(text: str, file: str) -> dict[str, Claim]:
     try:
         entries = yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
-        raise ConfigError(f"conf/claims.yaml: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from None
     if not isinstance(entries, dict):
-        raise ConfigError("conf/claims.yaml: must map the names of experiments to claims")
+        raise ConfigError(f"{file}: must map the names of experiments to claims")
     known = [*group_options()["experiment"], *OVERVIEW_NAMES]
     for name in entries:
         if name not in known:
-            raise ConfigError(f"conf/claims.yaml: {name}: no such experiment{nearest(str(name), known)}")
-    return {name: _read(name, entry) for name, entry in entries.items()}
+            raise ConfigError(f"{file}: {name}: no such experiment{nearest(str(name), known)}")
+    return {name: _read(name, entry, file) for name, entry in entries.items()}
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -135,22 +145,27 @@ def _read_criteria(entry: Mapping[str, Mapping[str, Any]]) -> tuple[Criterion, .
     return tuple(criteria)
 
 
-def _read(name: str, entry: Mapping[str, Any]) -> Claim:
+def _read(name: str, entry: Mapping[str, Any], file: str) -> Claim:
+    own = file != "conf/claims.yaml"
     try:
-        rule = next(rule for rule in ("all", "any", "none") if rule in entry)
+        entry = {"changed": [], "known_seeds": []} | dict(entry) if own else entry
+        rule = next((rule for rule in RULES if rule in entry), None)
+        if rule is None:
+            raise ValueError(f"needs one of {', '.join(RULES)}")
         premise = _read_criteria(entry["premise"]) if "premise" in entry else ()
         criteria, seeds, changed = _read_criteria(entry[rule]), int(entry["seeds"]), tuple(map(str, entry["changed"]))
         undated = [change for change in changed if not re.match(r"\d{4}-\d{2}-\d{2}", change)]
         if undated:
             raise ValueError(f"changed: {undated[0][:40]!r}: must begin with a date, YYYY-MM-DD")
-        _refuse_undated_change(str(entry["fixed"]), (seeds, rule, premise, criteria), changed)
+        if not own or "fixed" in entry:
+            _refuse_undated_change(str(entry["fixed"]), (seeds, rule, premise, criteria), changed)
         full_text = bool(entry.get("full_text", True))
         known = tuple(map(int, entry.get("known_seeds", KNOWN_SEEDS)))
         return Claim(name, str(entry["claim"]), seeds, premise, criteria, rule, full_text, changed, known)
     except KeyError as error:
-        raise ConfigError(f"conf/claims.yaml: {name}: {error} is missing") from None
-    except (TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise ConfigError(f"conf/claims.yaml: {name}: {error}") from None
+        raise ConfigError(f"{file}: {name}: {error} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{file}: {name}: {error}") from None
 
 
 def _refuse_undated_change(fixed: str, rules: tuple[Any, ...], changed: Sequence[str]) -> None:
@@ -164,8 +179,9 @@ def _refuse_undated_change(fixed: str, rules: tuple[Any, ...], changed: Sequence
 
 
 def claims_digest() -> str:
-    """Return a digest of conf/claims.yaml, which a verdict records."""
-    return hashlib.sha256((conf_folder() / "claims.yaml").read_bytes()).hexdigest()[:12]
+    """Return a digest of conf/claims.yaml and the user's own, which a verdict records."""
+    files = (folder / "claims.yaml" for folder in conf_folders())
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()[:12]
 
 
 NAMES = {

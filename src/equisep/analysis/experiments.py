@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import yaml
@@ -11,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from equisep.config import Config, ConfigError, Training, compose_sweep, conf_folder, format_config_error, sweep_grid
+from equisep.config import Config, ConfigError, Training, compose_sweep, format_config_error, profile_files, sweep_grid
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,10 @@ LAUNCHER = ("hydra.", "hydra/")
 
 def load_profile(name: str) -> dict[str, list[list[str]]]:
     """Return a profile's experiments with the overrides of their sweeps; raises ConfigError for an unknown profile."""
-    folder = conf_folder() / "profile"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        choices = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise ConfigError(f"profile={name}: no such profile; choose one of {choices}")
-    experiments: dict[str, list[list[str]]] = yaml.safe_load(path.read_text())
+    files = profile_files()
+    if name not in files:
+        raise ConfigError(f"profile={name}: no such profile; choose one of {', '.join(sorted(files))}")
+    experiments: dict[str, list[list[str]]] = yaml.safe_load(files[name].read_text())
     return experiments
 
 
@@ -71,7 +68,7 @@ def _expand(name: str, overrides: Sequence[str]) -> list[PlannedRun]:
     choices: dict[str, list[str]] = {}
     varied: dict[str, None] = {}
     for number, override in enumerate(OverridesParser.create().parse_overrides([*grid, *requested])):
-        key = override.get_key_element()
+        key = override.get_key_element().lstrip("+")
         sweeps = override.is_sweep_override()
         choices[key] = list(override.sweep_string_iterator()) if sweeps else [override.get_value_element_as_str()]
         if number < len(grid) or sweeps:
@@ -90,7 +87,10 @@ def _expand(name: str, overrides: Sequence[str]) -> list[PlannedRun]:
 
 def _value(config: Config, key: str, chosen: str) -> Any:
     """Return the value of a field, or the name of a chosen group."""
-    value = attrgetter(key)(config)
+    value: Any = config
+    for name in key.split("."):
+        # Arguments of a target of the user's are a mapping.
+        value = value.get(name) if isinstance(value, dict) else getattr(value, name)
     return value if isinstance(value, int | float | str) else chosen
 
 

@@ -94,6 +94,8 @@ class Reproduction:
             expected = "KEY=VALUE overrides, profile=NAME, source=SOURCE or tables=FOLDER"
             raise ConfigError(f"{invalid[0]}: unknown argument; use {expected}")
         refuse_unknown_words(overrides, ("profile", "source", "tables"))
+        # A mistake in a claim is found before the runs are read.
+        load_claims()
         output = [override for override in overrides if override.startswith("results=")]
         results = Path(compose_config(output).results)
         folder = Path(options["tables"]) if "tables" in options else None
@@ -300,7 +302,8 @@ def describe_scope(runs: pd.DataFrame, claim: Claim | None, config: Config) -> s
         images = f"{_list(runs['train_images'])} training and {_list(runs['test_images'])} test images"
         # Data sets that an experiment compares are named in its panels.
         data = "" if "dataset" in runs else f" of {name_value('dataset', config.dataset.name)}"
-        parts.append(f"{images}{data}, {config.dataset.size}×{config.dataset.size} pixels")
+        pixels = f", {config.dataset.size}×{config.dataset.size} pixels" if config.dataset.size else ""
+        parts.append(f"{images}{data}{pixels}")
         parts.append(f"{runs['epoch'].max()} epochs")
     if claim is not None and not claim.full_text:
         parts.append(NOT_AT_HAND)

@@ -10,15 +10,18 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from equisep.analysis.experiments import load_profile
-from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
+from equisep.analysis.figures import law
+from equisep.analysis.figures.catalogue import OVERVIEWS, all_reproductions, reproduction_of
 from equisep.config import ConfigError, nearest
 
 
 def draw(name: str, words: Sequence[str]) -> int:
     """Draw and judge one figure; return the exit code. Raises ConfigError for an unknown name."""
-    figure = REPRODUCTIONS.get(name) or OVERVIEWS.get(name)
+    if name == law.NAME:
+        return law.main(words)
+    figure = reproduction_of(name) or OVERVIEWS.get(name)
     if figure is None:
-        names = [*REPRODUCTIONS, *OVERVIEWS]
+        names = [*all_reproductions(), *OVERVIEWS, law.NAME]
         raise ConfigError(f"figure {name}: no such figure{nearest(name, names)}; choose one of {', '.join(names)}")
     return figure.main(words)
 
@@ -30,7 +33,7 @@ def draw_all(words: Sequence[str]) -> int:
     all tables those over all runs that have a folder; with profile=NAME those of the profile; with neither all. Raises
     ConfigError.
     """
-    calls = {name: list(words) for name in REPRODUCTIONS}
+    calls = {name: list(words) for name in all_reproductions()}
     invalid = [word for word in words if "=" not in word]
     if invalid:
         expected = "profile=NAME, source=SOURCE, tables=FOLDER or KEY=VALUE overrides"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from equisep.analysis.claims import load_claims
-from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS
+from equisep.analysis.figures.catalogue import OVERVIEWS, REPRODUCTIONS, all_reproductions
 from equisep.analysis.report import write_report
 from equisep.store import all_runs
 
@@ -18,5 +18,6 @@ def write(results: Path) -> Path:
 
 def scripts() -> dict[str, str]:
     """Return the command of each claim's script, figures over all runs first; '' for a claim without a script."""
-    names = [*OVERVIEWS, *(name for name in load_claims() if name not in OVERVIEWS)]
-    return {name: f"equisep figure {name}" if name in REPRODUCTIONS | OVERVIEWS else "" for name in names}
+    drawn = {**OVERVIEWS, **all_reproductions()}
+    names = dict.fromkeys([*OVERVIEWS, *load_claims(), *(name for name in drawn if name not in REPRODUCTIONS)])
+    return {name: f"equisep figure {name}" if name in drawn else "" for name in names}

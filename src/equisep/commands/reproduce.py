@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 
 from equisep.analysis.experiments import LAUNCHER, PlannedRun, expand_experiment, load_profile, sweeps_of
-from equisep.analysis.figures.catalogue import REPRODUCTIONS
+from equisep.analysis.figures.catalogue import reproduction_of
+from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.result import without_places
 from equisep.analysis.saved_tables import SavedTables
 from equisep.analysis.verdicts import NOT_TESTED
@@ -92,7 +93,7 @@ def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[st
     folder: of saved tables with runs that are not trained again, or None.
     """
     complete = tuple((*sweep, *overrides) for sweep in sweeps)
-    saved = REPRODUCTIONS[name].saved(folder)
+    saved = _figure(name).saved(folder)
     expanded = [expand_experiment(name, sweep) for sweep in complete]
     all_points = points = [point for part in expanded for point in part]
     commands = complete
@@ -119,9 +120,16 @@ def make_plan(name: str, sweeps: Sequence[Sequence[str]], overrides: Sequence[st
     return Plan(name, complete, to_train, networks, commands, saved, problem, bool(points) and not jobs)
 
 
+def _figure(name: str) -> Reproduction:
+    figure = reproduction_of(name)
+    if figure is None:
+        raise ConfigError(f"experiment={name}: the profile names an experiment that there is not")
+    return figure
+
+
 def _lacking(name: str, saved: SavedTables, points: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Return the runs of an experiment that saved tables do not hold."""
-    epochs = REPRODUCTIONS[name].epochs
+    epochs = _figure(name).epochs
     return [point for point in points if saved.of(point.config, epochs(point.config.training)) is None]
 
 
@@ -173,7 +181,7 @@ def train(name: str, sweep: Sequence[str]) -> int:
 
 def draw(plan: Plan, results: Path) -> Mapping[str, Any]:
     """Write an experiment's figure, tables and verdict; return the verdict's record."""
-    reproduction = REPRODUCTIONS[plan.name]
+    reproduction = _figure(plan.name)
     try:
         calls = [shlex.join(without_places(sweep)) for sweep in plan.sweeps]
         result = reproduction.make(reproduction.collect(plan.sweeps, saved=plan.saved), calls)

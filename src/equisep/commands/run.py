@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -19,15 +19,17 @@ from equisep.config import (
     format_config_error,
     measure_id,
     nearest,
+    own_conf_folder,
     refuse_unknown_words,
     register,
     validate_config,
+    with_free_arguments,
 )
 from equisep.process import prepare_process
 
 # Hydra's options, those that take a value first.
 WITH_VALUE = (
-    *("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd"),
+    *("--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-path", "-cp"),
     "--experimental-rerun",
 )
 OPTIONS = (
@@ -36,8 +38,7 @@ OPTIONS = (
     *("--shell-completion", "-sc"),
 )
 CFG = ("job", "hydra", "all")
-CONFIG_DIR = ("--config-dir", "-cd")
-OWN_FOLDER = (*CONFIG_DIR, "--config-path", "-cp")
+ELSEWHERE = ("--config-path", "-cp")
 
 
 def run_configs(words: Sequence[str]) -> None:
@@ -47,9 +48,11 @@ def run_configs(words: Sequence[str]) -> None:
     """
     prepare_process()
     options, overrides = _split(words)
-    # A folder of the user's own may add groups and options that are not known here.
-    if not any(option.partition("=")[0] in OWN_FOLDER for option in options):
+    own = own_conf_folder()
+    # Another folder in place of ours may have groups and options that are not known here.
+    if not any(option.partition("=")[0] in ELSEWHERE for option in options):
         refuse_unknown_words(overrides)
+        options = ["--config-dir", str(own), *options] if own else options
     register()
     # Without it, Hydra prints errors and exits itself.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -67,11 +70,13 @@ def run_configs(words: Sequence[str]) -> None:
             failures.append(error)
             return None
 
-    before, sys.argv = sys.argv, [sys.argv[0], *options, *overrides]
+    before, sys.argv = sys.argv, [sys.argv[0], *options, *map(with_free_arguments, overrides)]
     try:
         task()
     except EquisepError:
         raise
+    except yaml.YAMLError as error:
+        raise ConfigError(" ".join(str(error).split())) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(format_config_error(error)) from None
     finally:
@@ -106,11 +111,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     options: list[str] = []
     overrides: list[str] = []
     for word, previous in zip(words, ["", *words], strict=False):
-        name, equals, value = word.partition("=")
-        folder = word if previous in CONFIG_DIR else value if name in CONFIG_DIR and equals else None
-        # Hydra ignores a folder that does not exist.
-        if folder is not None and not Path(folder).is_dir():
-            raise ConfigError(f"--config-dir {folder}: no such folder")
+        name, equals, _ = word.partition("=")
         if previous in ("--cfg", "-c") and word not in CFG:
             raise ConfigError(f"{previous} {word}: choose one of {', '.join(CFG)}")
         if previous in WITH_VALUE:

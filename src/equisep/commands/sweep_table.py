@@ -20,7 +20,8 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Mapping[s
         return ""
     shared = set.intersection(*map(set, overrides))
     settings = [
-        " ".join(word for word in words if word not in shared and not word.startswith("seed=")) for words in overrides
+        " ".join(word.lstrip("+") for word in words if word not in shared and not word.startswith("seed="))
+        for words in overrides
     ]
     rows: list[dict[str, object]] = []
     groups: dict[str, list[Mapping[str, object]]] = {}

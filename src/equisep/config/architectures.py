@@ -1,11 +1,12 @@
 """Typed configuration of a network: a dataclass per family, with units and ranges."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from equisep.config.targets import digest_of, find_target
 from equisep.config.validation import is_odd, require, require_at_least, require_one_of
 
 
@@ -157,10 +158,33 @@ class DenseNet(Architecture):
         _require_multiplier(self.width_multiplier)
 
 
+@dataclass
+class Custom(Architecture):
+    """A network of the user's own, any nn.Module, by the dotted path of its class or of a function that returns one."""
+
+    target: str = MISSING
+    """Dotted path, such as mypackage.nets.MyNet; its module is found in the working folder or installed."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of target. input_shape and classes are given too, where target takes them by name."""
+    layers: Any = "auto"
+    """Measured layers: auto (the rule of equisep.measure), or a list of names or patterns of modules."""
+    digest: str | None = None
+    """SHA-256, 16 hex digits, of the file that defines target (not of what it imports); filled in."""
+
+    def __post_init__(self) -> None:
+        require_one_of("architecture.family", self.family, ("custom",))
+        listed = isinstance(self.layers, list) and bool(self.layers) and all(isinstance(n, str) for n in self.layers)
+        remedy = "must be auto, or a list of names or patterns of modules"
+        require(listed or isinstance(self.layers, str), "architecture.layers", self.layers, remedy)
+        if self.digest is None:
+            self.digest = digest_of(find_target("architecture.target", self.target))
+
+
 FAMILIES: dict[str, type[Architecture]] = {
     "fnn": FeedForward,
     "vgg": Vgg,
     "alexnet": AlexNet,
     "resnet": ResNet,
     "densenet": DenseNet,
+    "custom": Custom,
 }

@@ -7,21 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from equisep.config.architectures import FAMILIES
 from equisep.config.conventions import set_first_convention
+from equisep.config.datasets import CustomDataset
 from equisep.config.schema import Config
 from equisep.config.validation import ConfigError
-from equisep.config.vocabulary import conf_folder, group_options, nearest
+from equisep.config.vocabulary import conf_folder, group_options, nearest, own_conf_folder, with_free_arguments
 
 
 @cache
@@ -31,6 +35,7 @@ def register() -> None:
     store.store(name="schema", node=Config)
     for family, node in FAMILIES.items():
         store.store(group="architecture", name=f"schema_{family}", node=node)
+    store.store(group="dataset", name="schema_custom", node=CustomDataset)
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
@@ -58,9 +63,17 @@ def compose_sweep(jobs: Sequence[Sequence[str]], config_name: str = "config") ->
 
 
 def sweep_grid(experiment: str) -> dict[str, str]:
-    """Return the keys that an experiment's file sweeps over, in order, each with its comma-separated values."""
+    """Return the keys that an experiment's file sweeps over, in order, each with its comma-separated values.
+
+    Raises ConfigError if the file cannot be composed.
+    """
     with _initialized() as own_search_path:
-        return dict(_read_grid(experiment) if own_search_path else _read_grid_of_conf(experiment))
+        try:
+            if own_search_path:
+                return _read_grid(experiment, None)
+            return dict(_read_grid_of_conf(experiment, own_conf_folder()))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(format_config_error(error)) from None
 
 
 def validate_config(composed: DictConfig) -> Config:
@@ -93,10 +106,18 @@ def _initialized() -> Iterator[bool]:
             yield False
 
 
-def _compose_groups(config_name: str, groups: tuple[str, ...]) -> bytes:
-    """Return the composed config, pickled: loading it makes a copy, much faster than deepcopy does."""
+def _search_path(own: Path | None) -> list[str]:
+    """Return the override by which the user's own folder of configuration is searched too."""
+    return [f"hydra.searchpath=[file://{own}]"] if own else []
+
+
+@contextmanager
+def _readable(groups: Sequence[str]) -> Iterator[None]:
+    """Raise ConfigError, in one line, for a file that is no YAML and for a value that no group can have."""
     try:
-        return pickle.dumps(compose(config_name, list(groups)))
+        yield
+    except yaml.YAMLError as error:
+        raise ConfigError(" ".join(str(error).split())) from None
     except ConfigError:
         raise
     except ValueError as error:
@@ -104,8 +125,16 @@ def _compose_groups(config_name: str, groups: tuple[str, ...]) -> bytes:
         raise ConfigError(f"{' '.join(groups)}: {str(error).splitlines()[0]}") from None
 
 
-def _read_grid(experiment: str) -> dict[str, str]:
-    whole = compose("config", [f"experiment={experiment}"], return_hydra_config=True)
+def _compose_groups(config_name: str, groups: tuple[str, ...], own: Path | None) -> bytes:
+    """Return the composed config, pickled: loading it makes a copy, much faster than deepcopy does."""
+    with _readable(groups):
+        return pickle.dumps(compose(config_name, [*_search_path(own), *groups]))
+
+
+def _read_grid(experiment: str, own: Path | None) -> dict[str, str]:
+    overrides = [*_search_path(own), f"experiment={experiment}"]
+    with _readable(overrides):
+        whole = compose("config", overrides, return_hydra_config=True)
     return {str(key): str(values) for key, values in (whole.hydra.sweeper.params or {}).items()}
 
 
@@ -125,7 +154,8 @@ class _Composer:
     def __init__(self, config_name: str, own_search_path: bool) -> None:
         self.config_name = config_name
         self.shared: dict[tuple[str, ...], Config | ConfigError | None] = {}
-        self.compose_groups: Callable[[str, tuple[str, ...]], bytes] = _compose_groups_of_conf
+        self.own = None if own_search_path else own_conf_folder()
+        self.compose_groups: Callable[[str, tuple[str, ...], Path | None], bytes] = _compose_groups_of_conf
         self.is_group: Callable[[str], bool] = group_options().__contains__
         if own_search_path:
             loader = GlobalHydra.instance().config_loader()
@@ -166,7 +196,7 @@ class _Composer:
         changes = [change for change in parsed if change.type == OverrideType.CHANGE and change.package is None]
         set_fields = [change for change in changes if not self.is_group(change.key_or_group)]
         groups = tuple(str(override.input_line) for override in parsed if override not in set_fields)
-        composed: DictConfig = pickle.loads(self.compose_groups(self.config_name, groups))
+        composed: DictConfig = pickle.loads(self.compose_groups(self.config_name, groups, self.own))
         for override in set_fields:
             _set_field(composed, override)
         return composed
@@ -212,7 +242,7 @@ def _unknown_key(path: str, key: str, keys: Sequence[str]) -> ConfigError:
 
 @lru_cache(maxsize=4096)
 def _parse(override: str) -> Override:
-    return OverridesParser.create().parse_override(override)
+    return OverridesParser.create().parse_override(with_free_arguments(override))
 
 
 def _refuse_unknown_keys(node: DictConfig, path: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from equisep.config.architectures import FAMILIES, Architecture
+from equisep.config.datasets import Dataset, dataset_kind
 from equisep.config.schema import Config, Measure, Robustness
 
 # To be raised with every change that makes equal configurations give other results.
@@ -17,7 +18,15 @@ PROTOCOL = 1
 # learning rate was looked up in, and the epochs whose weights are kept.
 NOT_IN_IDENTITY = ("dataset.root", "dataset.source", "optimizer.learning_rates", "training.snapshots")
 # Fields added after the first runs: left out of the identity at the value that those runs had.
-ADDED_LATER = {"dataset.label_seed": None, "architecture.norm": None, "architecture.initialisation": None}
+ADDED_LATER: dict[str, Any] = {
+    "dataset.label_seed": None,
+    "architecture.norm": None,
+    "architecture.initialisation": None,
+    "optimizer.arguments": {},
+    "training.schedule": "step",
+    "training.warmup": 0,
+    "training.loss": "cross_entropy",
+}
 # Fields of measure that select snapshots or set a memory limit, and do not change D.
 NOT_MEASURE = ("epochs", "test_epochs", "test_every_snapshot", "memory_limit")
 
@@ -86,6 +95,7 @@ def from_plain(plain: dict[str, Any]) -> Config:
     """Return the config stored in a run's config.yaml; keys that Config does not have are ignored."""
     kinds: dict[str, Any] = {field.name: field.type for field in fields(Config) if is_dataclass(field.type)}
     kinds["architecture"] = FAMILIES[plain["architecture"]["family"]]
+    kinds["dataset"] = dataset_kind(plain["dataset"])
     groups = {name: _from_plain(kind, plain[name]) for name, kind in kinds.items()}
     groups["robustness"] = _from_plain(Robustness, plain["robustness"]) if plain.get("robustness") else None
     return Config(
@@ -97,6 +107,12 @@ def architecture_from_plain(plain: dict[str, Any]) -> Architecture:
     """Return the architecture, of its family's class, that plain containers describe."""
     architecture: Architecture = _from_plain(FAMILIES[plain["family"]], plain)
     return architecture
+
+
+def dataset_from_plain(plain: dict[str, Any]) -> Dataset:
+    """Return the data set, of ours or custom, that plain containers describe."""
+    dataset: Dataset = _from_plain(dataset_kind(plain), plain)
+    return dataset
 
 
 def _from_plain(kind: Any, plain: dict[str, Any]) -> Any:

@@ -7,66 +7,16 @@ no identity (see equisep.config.identity).
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
 from equisep.config.architectures import Architecture
+from equisep.config.datasets import Dataset
 from equisep.config.validation import is_positive, require, require_at_least, require_one_of
 
 # Kinds of perturbation: the fields of Robustness that list strengths.
 ROBUSTNESS_KINDS = ("weights", "one_layer", "input_noise", "corruptions", "fgsm", "pgd")
-
-
-@dataclass
-class Dataset:
-    """Images: the training subset drawn and normalised once, kept in memory."""
-
-    SOURCES: ClassVar[tuple[str, ...]] = ("auto", "folder")
-    name: str = MISSING
-    """fashion_mnist, mnist or cifar10; with source=folder the name of any folder under root."""
-    size: int = MISSING
-    """Height and width after resizing, pixels, ≥ 1."""
-    mean: list[float] = MISSING
-    """Subtracted from intensities in 0 … 1, per channel; one value for grey images, three for colour."""
-    std: list[float] = MISSING
-    """Divisor of the centred intensities, per channel, > 0."""
-    channel: int | None = None
-    """The only channel to keep (0 red, 1 green, 2 blue); null keeps all."""
-    per_class: int | None = MISSING
-    """Training images per class, ≥ 1; null where sizes is set."""
-    sizes: list[int] | None = None
-    """Training images of each class in label order; replaces per_class."""
-    subset_seed: int = MISSING
-    """Seed for drawing the training subset."""
-    label_seed: int | None = None
-    """Seed of a random permutation of the training labels, which keeps class sizes; null: true labels."""
-    source: str = MISSING
-    """auto: files under root, else a download; folder: ROOT/NAME/{train,test}/CLASS/*.png or another image format."""
-    root: str = MISSING
-    """Folder with the data sets."""
-
-    def __post_init__(self) -> None:
-        require_one_of("dataset.source", self.source, self.SOURCES)
-        require_at_least("dataset.size", self.size, 1)
-        require(self.size <= 4096, "dataset.size", self.size, "must be at most 4096 pixels")
-        require(len(self.mean) in (1, 3), "dataset.mean", self.mean, "must be one value (grey) or three (colour)")
-        require(all(map(math.isfinite, self.mean)), "dataset.mean", self.mean, "must be finite")
-        fits = len(self.std) == len(self.mean) and all(map(is_positive, self.std))
-        require(fits, "dataset.std", self.std, "must be positive, with as many values as dataset.mean")
-        require(0 <= self.subset_seed < 2**32, "dataset.subset_seed", self.subset_seed, "must be 0 … 4294967295")
-        seeded = self.label_seed is None or 0 <= self.label_seed < 2**32
-        require(seeded, "dataset.label_seed", self.label_seed, "must be 0 … 4294967295, or null for the true labels")
-        in_range = self.channel is None or 0 <= self.channel < len(self.mean)
-        require(in_range, "dataset.channel", self.channel, f"choose 0 … {len(self.mean) - 1}, or null for all")
-        if self.sizes is not None:
-            remedy = "replaces dataset.per_class; set one of the two to null"
-            require(self.per_class is None, "dataset.sizes", self.sizes, remedy)
-            usable = len(self.sizes) > 1 and min(self.sizes) >= 1
-            require(usable, "dataset.sizes", self.sizes, "must be at least 1 image for each of two or more classes")
-            return
-        drawn = self.per_class is not None and self.per_class >= 1
-        require(drawn, "dataset.per_class", self.per_class, "must be at least 1; or set dataset.sizes")
 
 
 @dataclass
@@ -75,7 +25,7 @@ class Optimizer:
 
     KINDS: ClassVar[tuple[str, ...]] = ("sgd", "adam")
     kind: str = MISSING
-    """sgd or adam."""
+    """sgd, adam, or the name of another class of torch.optim, such as AdamW."""
     learning_rate: float | None = None
     """Learning rate at epoch 0, > 0; null looks up architecture.depth in learning_rates."""
     learning_rates: dict[int, float] = field(default_factory=dict)
@@ -83,10 +33,18 @@ class Optimizer:
     momentum: float = MISSING
     """Momentum of sgd, ≥ 0 and below 1; 0 for none."""
     weight_decay: float = MISSING
-    """Coefficient of the L2 term in the gradient of every parameter, ≥ 0 (also for Adam: not AdamW)."""
+    """Coefficient of the L2 term in the gradient of every parameter, ≥ 0 (also for Adam: not AdamW); of another class
+    what it makes of it."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of a class of torch.optim other than sgd and adam."""
 
     def __post_init__(self) -> None:
-        require_one_of("optimizer.kind", self.kind, self.KINDS)
+        own = self.kind not in self.KINDS
+        named = not own or (self.kind.isidentifier() and self.kind[0].isupper())
+        remedy = "choose one of sgd, adam, or a class of torch.optim by its name, such as AdamW"
+        require(named, "optimizer.kind", self.kind, remedy)
+        remedy = "takes no further arguments here; name the class of torch.optim, such as Adam or SGD"
+        require(own or not self.arguments, "optimizer.arguments", self.arguments, f"{self.kind} {remedy}")
         rate = self.learning_rate
         require(rate is None or is_positive(rate), "optimizer.learning_rate", rate, "must be positive and finite")
         usable = all(map(is_positive, self.learning_rates.values()))
@@ -123,6 +81,8 @@ class Phase:
 class Training:
     """Length and schedule of training."""
 
+    SCHEDULES: ClassVar[tuple[str, ...]] = ("step", "cosine", "constant")
+    LOSSES: ClassVar[tuple[str, ...]] = ("cross_entropy", "squared_error")
     epochs: int = MISSING
     """Passes over the training set, ≥ 0 (0 keeps the initial network)."""
     batch_size: int = MISSING
@@ -137,6 +97,13 @@ class Training:
     """Whether weight decay acts on frozen layers, as in the released code: zero gradients instead of none."""
     snapshots: list[int] = MISSING
     """Epochs whose weights are kept (0: before training); the last epoch is always kept, later ones are ignored."""
+    schedule: str = "step"
+    """Of the learning rate: step (decay at milestones), cosine (to zero at the end; Loshchilov & Hutter, 2017) or
+    constant."""
+    warmup: int = 0
+    """Epochs in which the learning rate rises linearly to its value, ≥ 0 and below epochs."""
+    loss: str = "cross_entropy"
+    """cross_entropy, or squared_error: of logits and one-hot labels, the mean over images and classes."""
 
     def __post_init__(self) -> None:
         require_at_least("training.epochs", self.epochs, 0)
@@ -144,6 +111,13 @@ class Training:
         ascending = sorted(set(self.milestones)) == list(self.milestones) and all(m > 0 for m in self.milestones)
         require(ascending, "training.milestones", self.milestones, "must be positive epochs in ascending order")
         require(is_positive(self.decay), "training.decay", self.decay, "must be positive and finite")
+        require_one_of("training.schedule", self.schedule, self.SCHEDULES)
+        require_one_of("training.loss", self.loss, self.LOSSES)
+        stepwise = self.schedule == "step" or not self.milestones
+        remedy = f"training.schedule={self.schedule} has none; set []"
+        require(stepwise, "training.milestones", self.milestones, remedy)
+        warm = self.warmup == 0 or 0 < self.warmup < self.epochs
+        require(warm, "training.warmup", self.warmup, f"must be at least 0 and below training.epochs={self.epochs}")
         starts = [phase.start for phase in self.phases]
         ordered = not starts or (starts[0] == 0 and sorted(set(starts)) == starts)
         require(ordered, "training.phases", f"starts {starts}", "must be ascending, the first at epoch 0")

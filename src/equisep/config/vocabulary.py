@@ -1,6 +1,7 @@
 """The words of a command line: groups with their options, and fields; and the nearest ones to an unknown word."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -10,6 +11,11 @@ from typing import cast, get_args, get_origin, get_type_hints
 
 from equisep.config.validation import ConfigError
 
+# Environment variable that names the user's own folder of configuration.
+OWN_CONF = "EQUISEP_CONFIG_DIR"
+# Folders of files that are not options of the configuration.
+NO_GROUPS = ("profile", "figure")
+
 
 def conf_folder() -> Path:
     """Return the conf folder: inside the installed package, or next to src in a checkout."""
@@ -17,15 +23,47 @@ def conf_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[3] / "conf"
 
 
-@cache
+def own_conf_folder() -> Path | None:
+    """Return the user's own folder of configuration, that of ``--config-dir`` or EQUISEP_CONFIG_DIR; None without one.
+
+    Processes that this one starts see it too.
+    """
+    folder = os.environ.get(OWN_CONF)
+    return Path(folder).absolute() if folder else None
+
+
+def use_own_conf(folder: str) -> None:
+    """Use the user's own folder of configuration in this process; raises ConfigError if there is no such folder."""
+    if not Path(folder).is_dir():
+        raise ConfigError(f"--config-dir {folder}: no such folder")
+    os.environ[OWN_CONF] = str(Path(folder).absolute())
+
+
+def conf_folders() -> tuple[Path, ...]:
+    """Return the conf folder and, after it, the user's own."""
+    own = own_conf_folder()
+    return (conf_folder(), own) if own else (conf_folder(),)
+
+
+def profile_files() -> dict[str, Path]:
+    """Return the files of the profiles of ``make reproduce``, by name."""
+    return {path.stem: path for folder in conf_folders() for path in sorted((folder / "profile").glob("*.yaml"))}
+
+
 def group_options() -> dict[str, tuple[str, ...]]:
     """Return the groups of the configuration with their options: ``optimizer`` to adam, momentum, sgd, …"""
-    root = conf_folder()
+    return _options_of(conf_folders())
+
+
+@cache
+def _options_of(roots: tuple[Path, ...]) -> dict[str, tuple[str, ...]]:
     options: dict[str, tuple[str, ...]] = {}
-    for folder in sorted(path for path in root.rglob("*") if path.is_dir() and path != root / "profile"):
-        files = sorted(file.stem for file in folder.glob("*.yaml"))
-        if files:
-            options[folder.relative_to(root).as_posix()] = tuple(files)
+    for root in roots:
+        for folder in sorted(path for path in root.rglob("*") if path.is_dir()):
+            group = folder.relative_to(root).as_posix()
+            files = sorted(file.stem for file in folder.glob("*.yaml"))
+            if files and group not in NO_GROUPS:
+                options[group] = tuple(dict.fromkeys([*options.get(group, ()), *files]))
     return options
 
 
@@ -33,10 +71,12 @@ def group_options() -> dict[str, tuple[str, ...]]:
 def field_names() -> tuple[str, ...]:
     """Return the dotted names of all fields, ``architecture.depth`` and so on, those of every family included."""
     from equisep.config.architectures import FAMILIES
+    from equisep.config.datasets import CustomDataset
     from equisep.config.schema import Config
 
-    families = (name for family in FAMILIES.values() for name in _fields_of(family, "architecture."))
-    return tuple(dict.fromkeys([*_fields_of(Config, ""), *families]))
+    kinds = [("architecture.", family) for family in FAMILIES.values()] + [("dataset.", CustomDataset)]
+    further = (name for prefix, kind in kinds for name in _fields_of(kind, prefix))
+    return tuple(dict.fromkeys([*_fields_of(Config, ""), *further]))
 
 
 @cache
@@ -73,6 +113,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     for part in difflib.get_close_matches(leaf, leaves, n=2, cutoff=0.75):
         close += [name for name in candidates if name.rsplit(".", 1)[-1] == part and name not in close]
     return f"; did you mean {' or '.join(close[:3])}?" if close else ""
+
+
+def with_free_arguments(word: str) -> str:
+    """Return an override in Hydra's grammar: an argument of a target of the user's, which no schema knows, is added."""
+    return f"++{word}" if re.match(r"\w+\.arguments\.", word) else word
 
 
 def refuse_unknown_words(words: Sequence[str], others: Sequence[str] = ()) -> None:

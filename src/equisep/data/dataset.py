@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from equisep.config import ConfigError, Dataset, to_plain
+from equisep.config import ConfigError, CustomDataset, Dataset, to_plain
+from equisep.data.custom import load_points
 from equisep.data.sources import ORIGINAL_MODE, TORCHVISION, DataUnavailable, load_image_folders, load_torchvision
 from equisep.files import write_atomically
 
@@ -80,6 +81,8 @@ def load_data(config: Dataset) -> Data:
 
 def _load_true(config: Dataset) -> Data:
     """Return the data of a dataset config with true labels."""
+    if isinstance(config, CustomDataset):
+        return _prepare_custom(config)
     if config.source == "folder":
         return _prepare(config, *load_image_folders(config))
     if config.name not in TORCHVISION:
@@ -100,7 +103,7 @@ def _prepare(config: Dataset, train: Any, test: Any, source: str) -> Data:
 
     resize, normalise = transforms.Resize((config.size, config.size)), transforms.Normalize(config.mean, config.std)
     transform = transforms.Compose([resize, transforms.ToTensor(), normalise])
-    indices = draw_subset(torch.as_tensor(train.targets), _class_sizes(config, train.classes), config.subset_seed)
+    indices = draw_training(config, torch.as_tensor(train.targets), train.classes)
     kinds: set[tuple[tuple[int, int], str]] = set()
     return Data(
         train=_as_tensors(train, indices.tolist(), transform, config.channel, kinds),
@@ -109,6 +112,37 @@ def _prepare(config: Dataset, train: Any, test: Any, source: str) -> Data:
         source=source,
         preparation=_describe_preparation(config, kinds),
     )
+
+
+def _prepare_custom(config: CustomDataset) -> Data:
+    """Return the data of a custom data set; classes are the labels of the training points, in ascending order."""
+    train, test, source = load_points(config)
+    present = sorted(set(train.labels.tolist()))
+    if len(present) < 2:
+        raise ConfigError(f"dataset.target={config.target}: the training points have one class, two are needed")
+    unknown = sorted(set(test.labels.tolist()) - set(present))
+    if unknown:
+        raise ConfigError(f"dataset.target={config.target}: no training point has label {unknown[0]} of test points")
+    numbers = {label: number for number, label in enumerate(present)}
+    classes = [str(label) for label in present]
+    if train.classes and present == list(range(len(train.classes))):
+        classes = list(train.classes)
+    splits: list[Split] = []
+    for points in (train, test):
+        labels = torch.tensor([numbers[label] for label in points.labels.tolist()])
+        chosen = draw_training(config, labels, classes).tolist() if points is train else list(range(len(labels)))
+        splits.append(Split(points.inputs(chosen, config), labels[chosen]))
+    return Data(splits[0], splits[1], tuple(classes), source, _describe_custom(config, splits[0]))
+
+
+def _describe_custom(config: CustomDataset, split: Split) -> str:
+    steps = [f"points of shape {tuple(split.inputs.shape[1:])}"]
+    if config.size:
+        steps.append(f"resized to {config.size}×{config.size} pixels")
+    steps.append(
+        f"normalised with mean {config.mean}, standard deviation {config.std}" if config.mean else "values kept"
+    )
+    return "; ".join(steps)
 
 
 def _describe_preparation(config: Dataset, kinds: Collection[tuple[tuple[int, int], str]]) -> str:
@@ -120,6 +154,8 @@ def _describe_preparation(config: Dataset, kinds: Collection[tuple[tuple[int, in
     steps = [] if list(ends) == [target] else [f"{' to '.join(ends)} {resized}".strip()]
     if any(width != height for width, height in sizes):
         steps.append("not keeping the aspect ratio")
+    assert config.mean is not None
+    assert config.std is not None
     colours = ("L", "grey") if len(config.mean) == 1 else ("RGB", "RGB")
     others = sorted({mode for _, mode in kinds} - {colours[0]})
     if others:
@@ -128,6 +164,13 @@ def _describe_preparation(config: Dataset, kinds: Collection[tuple[tuple[int, in
         steps.append(f"channel {config.channel} alone")
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (config.mean, config.std))
     return "; ".join([*steps, f"normalised with mean {mean}, standard deviation {std}"])
+
+
+def draw_training(config: Dataset, labels: Tensor, classes: Sequence[str]) -> Tensor:
+    """Return the indices of the training points: those drawn, or all in stored order where no number is set."""
+    if config.per_class is None and config.sizes is None:
+        return torch.arange(len(labels))
+    return draw_subset(labels, _class_sizes(config, classes), config.subset_seed)
 
 
 def _class_sizes(config: Dataset, classes: Sequence[str]) -> list[int]:

@@ -33,23 +33,30 @@ def load_image_folders(config: Dataset) -> tuple[Any, Any, str]:
 
     Raises DataUnavailable for a missing or empty folder, ConfigError for classes that are not in both splits.
     """
+    return open_image_folders(Path(config.root) / config.name, "dataset.source=folder", len(config.mean or ()))
+
+
+def open_image_folders(root: Path, field: str, channels: int) -> tuple[Any, Any, str]:
+    """Return the images of ROOT/{train,test}/CLASS, grey for one channel and else RGB, and a line on their origin.
+
+    field: what named the folder, for messages. Raises as :func:`load_image_folders`.
+    """
     from torchvision import datasets
 
-    mode = "L" if len(config.mean) == 1 else "RGB"
-    root = Path(config.root) / config.name
+    mode = "L" if channels == 1 else "RGB"
     splits = []
     for part in ("train", "test"):
         folder = root / part
         if not folder.is_dir():
-            raise DataUnavailable(f"dataset.source=folder: no folder {folder}; create it with one folder per class")
+            raise DataUnavailable(f"{field}: no folder {folder}; create it with one folder per class")
         try:
             splits.append(datasets.ImageFolder(str(folder), loader=lambda path: _read_image(path, mode)))
         except FileNotFoundError as error:
-            raise DataUnavailable(f"dataset.source=folder: {str(error).splitlines()[0]}") from None
+            raise DataUnavailable(f"{field}: {str(error).splitlines()[0]}") from None
     train, test = splits
     if train.classes != test.classes:
         unmatched = sorted(set(train.classes) ^ set(test.classes))
-        raise ConfigError(f"dataset.source=folder: classes {unmatched} are not in both {root}/train and {root}/test")
+        raise ConfigError(f"{field}: classes {unmatched} are not in both {root}/train and {root}/test")
     return train, test, f"folder {root}"
 
 

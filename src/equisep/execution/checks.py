@@ -21,7 +21,7 @@ def check_network(job: Job) -> None:
     permuted(job.outline, job.config.measure)
     remedy = f"architecture.family={family} has no blocks; set measure.view=layer"
     require(bool(job.points), "measure.view", "block", remedy)
-    layers = max(job.outline.parameter_layers())
+    layers = max(job.outline.parameter_layers(), default=0)
     last = max((phase.last for phase in phases), default=1)
     remedy = f"must be at most {layers}, the network's number of layers with weights"
     require(last <= layers, "training.phases: last", last, remedy)

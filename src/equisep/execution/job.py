@@ -13,8 +13,9 @@ from torch import nn
 from equisep.config import (
     Config,
     ConfigError,
-    Dataset,
+    Optimizer,
     architecture_from_plain,
+    dataset_from_plain,
     from_plain,
     identity_of_measure,
     identity_of_robustness,
@@ -32,9 +33,11 @@ from equisep.execution.device import choose_device
 from equisep.execution.tracking import Mirror
 from equisep.measures import (
     INPUT,
+    LOSSES,
     Evaluation,
     LayerRecord,
     RobustnessResults,
+    choose_layers,
     evaluate,
     measure_separation,
 )
@@ -48,7 +51,7 @@ from equisep.networks import (
 )
 from equisep.robustness import Images, measure_robustness
 from equisep.store import ROBUSTNESS, Outcome, Run, is_complete, missing_evaluations, outcome_of, run_title
-from equisep.training import Kernels, kernels_of
+from equisep.training import Kernels, build_optimizer, follows_protocol, kernels_of
 
 # Images of a batch from which, and channels up to which, the native engine trains convolutions faster than torch
 # (benchmarks/convolutions.py).
@@ -67,7 +70,7 @@ class Job:
     data: Data
     device: torch.device
 
-    def network(self) -> Network:
+    def network(self) -> nn.Module:
         """Return the freshly initialised network, on the device."""
         network = build_network(self.config.architecture, *self.shape, self.config.seed)
         return network.to(self.device, self.dtype)
@@ -96,14 +99,19 @@ class Job:
 
     @property
     def gains_from_batching(self) -> bool:
-        """Whether networks like this one train faster together."""
-        return gains_from_batching(self.outline)
+        """Whether networks like this one train faster together; with other rules than the paper's they do not."""
+        return self.follows_protocol and gains_from_batching(self.outline)
+
+    @property
+    def follows_protocol(self) -> bool:
+        """Whether optimizer and loss are the paper's, which all engines know."""
+        return follows_protocol(self.config.optimizer, self.config.training)
 
     @property
     def native_kernels(self) -> Kernels | None:
         """The kernels that train this run by itself on one core, where they can be compiled; None if there are none."""
         compute, kernels = self.config.compute, kernels_of(self.outline)
-        if self.device.type != "cpu" or compute.engine == "batched":
+        if self.device.type != "cpu" or compute.engine == "batched" or not self.follows_protocol:
             return None
         # With several threads, few images in a batch or many channels, convolutions are as fast in the plain module.
         channels = [module.out_channels for module in self.outline.modules() if isinstance(module, nn.Conv2d)]
@@ -117,7 +125,7 @@ class Job:
         plain = to_plain(self.config)
         del plain["dataset"]["subset_seed"]
         for name in ("mean", "std"):
-            plain["dataset"][name] = len(plain["dataset"][name])
+            plain["dataset"][name] = len(plain["dataset"][name] or ())
         shared = ("architecture", "dataset", "training", "compute", "results")
         return json.dumps({name: plain[name] for name in shared}, sort_keys=True)
 
@@ -225,7 +233,7 @@ def _measure_snapshot(
         principal_inputs=job.measured_split("train").inputs,
         memory_limit=measure.memory_limit,
     )
-    evaluation = evaluation or evaluate(network, split.inputs, split.labels)
+    evaluation = evaluation or evaluate(network, split.inputs, split.labels, LOSSES[job.config.training.loss])
     return LayerRecord(
         epoch=epoch,
         split=name,
@@ -303,6 +311,8 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
         training = replace(config.training, snapshots=stored["training"]["snapshots"])
         job = replace(job, config=replace(config, training=training))
     check_network(job)
+    if config.optimizer.kind not in Optimizer.KINDS:
+        build_optimizer(config.optimizer, list(job.outline.parameters()))
     check_batches(job)
     remedy = f"has no kernels for family={config.architecture.family} on {job.device}"
     possible = config.compute.engine != "native" or job.native_kernels is not None
@@ -324,13 +334,13 @@ def _as_key(part: Any) -> str:
 
 @lru_cache(maxsize=256)
 def _outline(architecture: str, input_shape: tuple[int, ...], classes: int) -> Network:
-    return outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes)
+    return outline_network(architecture_from_plain(json.loads(architecture)), input_shape, classes, choose_layers)
 
 
 @lru_cache(maxsize=1)
 def _network_for_snapshots(
     architecture: str, input_shape: tuple[int, ...], classes: int, device: torch.device, dtype: torch.dtype
-) -> Network:
+) -> nn.Module:
     """Return a network of an architecture whose values are to be loaded; the runs of a population share it."""
     network = build_network(architecture_from_plain(json.loads(architecture)), input_shape, classes, seed=0)
     return network.to(device, dtype)
@@ -345,6 +355,6 @@ def _count_operations(architecture: str, input_shape: tuple[int, ...], classes: 
 def _load_data(dataset: str) -> Data | DataUnavailable:
     """Return a data set, or why it is unavailable; both are cached, since a sweep's jobs share their data."""
     try:
-        return load_data(Dataset(**json.loads(dataset)))
+        return load_data(dataset_from_plain(json.loads(dataset)))
     except DataUnavailable as error:
         return error

@@ -303,12 +303,13 @@ def _choose_engine(jobs: Sequence[Job], observer: Observer) -> dict[str, Any]:
     batches = -(-len(jobs[0].data.train.labels) // jobs[0].config.training.batch_size)
     pays = jobs[0].config.training.epochs * batches * len(outline.layers) * len(jobs) >= MIN_LAYER_STEPS_TO_COMPILE
     useful = compute.compile == "always" or (compute.compile == "auto" and pays)
-    compiled = useful and has_kernels(outline)
+    compiled = useful and has_kernels(outline) and jobs[0].follows_protocol
     if compiled and not can_compile(device):
         compiled = False
         missing = "no C++ compiler with Python headers (g++, python3-dev)"
         observer.say(f"{missing}: training without compiled kernels, at about half the speed")
-    return {"engine": engine_of(outline), "compiled": compiled} | settings
+    engine = engine_of(outline, len(jobs), jobs[0].config.optimizer, jobs[0].config.training)
+    return {"engine": engine, "compiled": compiled} | settings
 
 
 def _record_failure(jobs: Sequence[Job], error: BaseException | None) -> None:

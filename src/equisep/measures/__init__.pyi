@@ -1,7 +1,7 @@
 from .batches import Batches as Batches, Forward as Forward
 from .law import Law as Law, fit_law as fit_law, normalized_auc as normalized_auc
-from .layers import Evaluation as Evaluation, evaluate as evaluate, measure_separation as measure_separation
-from .layer_choice import Layers as Layers
+from .layers import LOSSES as LOSSES, Evaluation as Evaluation, Loss as Loss, evaluate as evaluate, measure_separation as measure_separation
+from .layer_choice import Layers as Layers, choose_layers as choose_layers
 from .memory import Probe as Probe, free_memory as free_memory, plan as plan
 from .metrics import STREAMED as STREAMED
 from .misleading import undefined as undefined, warnings_of as warnings_of

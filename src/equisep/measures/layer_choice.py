@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from equisep.measures.recording import INPUT, Layer, first_tensor, parse_layer
+from equisep.measures.recording import INPUT, Layer, first_tensor, measuring_mode, parse_layer
 
 Layers = str | Sequence[str] | Callable[[str, nn.Module], bool]
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
@@ -72,6 +72,16 @@ def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], tu
                 stack.callback(module.register_forward_hook(hook(name)).remove)
         output = first_tensor(forward())
     return runs, () if output is None else tuple(output.shape)
+
+
+def choose_layers(network: nn.Module, layers: Layers, inputs: Tensor) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the names of the chosen layers, see :func:`choose`, and the shape of the output, by a pass of inputs.
+
+    The pass is in evaluation mode; modes and random state are restored. Raises ValueError, and what the network raises.
+    """
+    with measuring_mode(network, "running"):
+        runs, output = trace(network, lambda: network(inputs))
+    return tuple(layer.name for layer in choose(network, layers, runs, output)), output
 
 
 def choose(network: nn.Module, layers: Layers, runs: Sequence[Run], output: tuple[int, ...]) -> tuple[Layer, ...]:

@@ -4,13 +4,13 @@ Hooks record all layers in the same forward passes.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from equisep.measures.expected_statistics import class_list_weights, expected_statistics
@@ -25,10 +25,22 @@ from equisep.measures.separation import (
     separations_of_classes,
 )
 
+# Of (n, classes) logits and (n,) labels, the mean over images or, with reduction="sum", the sum.
+Loss = Callable[..., Tensor]
+
+
+def squared_error(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the squared error of logits and one-hot labels, the mean over classes and the mean or sum over images."""
+    errors = (logits - one_hot(labels, logits.shape[1]).to(logits.dtype)).square().mean(dim=1)
+    return errors.sum() if reduction == "sum" else errors.mean()
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss (cross-entropy, nats, mean over images) and accuracy (0 … 1) in evaluation mode."""
+    """Loss (cross-entropy in nats, or squared error; mean over images) and accuracy (0 … 1) in evaluation mode."""
 
     loss: float
     accuracy: float
@@ -179,13 +191,15 @@ def _validate(
             raise ValueError(f"batch_size={batch_size}: leaves a last batch of one image; set another size")
 
 
-def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int = 1000) -> Evaluation:
+def evaluate(
+    network: nn.Module, inputs: Tensor, labels: Tensor, loss_of: Loss = cross_entropy, batch_size: int = 1000
+) -> Evaluation:
     """Return loss and accuracy of a classifier in evaluation mode; the module is left unchanged."""
     loss = torch.zeros((), dtype=torch.float64)
     correct = 0
     with measuring_mode(network, "running"):
         for batch, targets in zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True):
             logits = network(batch)
-            loss += cross_entropy(logits.double(), targets, reduction="sum").cpu()
+            loss += loss_of(logits.double(), targets, reduction="sum").cpu()
             correct += int((logits.argmax(dim=1) == targets).sum())
     return Evaluation(loss.item() / len(labels), correct / len(labels))

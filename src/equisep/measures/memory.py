@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from equisep.measures.principal_components import OVERSAMPLING, PASSES
 from equisep.measures.recording import Layer
+from equisep.process import free_bytes
 
 # Arrays of the size of the class means, K·p values in float64, that are in memory at once while a layer is measured.
 STATE_ARRAYS = 8
@@ -80,8 +80,4 @@ def free_memory(device: torch.device) -> float:
     """Return the free memory of a device in GB."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 1e9
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    except (ValueError, OSError, AttributeError):
-        # Not every system tells.
-        return 8.0
+    return free_bytes() / 1e9

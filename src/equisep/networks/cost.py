@@ -2,7 +2,9 @@
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
+from equisep.networks.custom import CustomOutline
 from equisep.networks.network import Network
 
 
@@ -20,7 +22,7 @@ def forward_operations(outline: Network, input_shape: tuple[int, ...]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        outline.eval()(torch.empty(1, *input_shape, device="meta"))
+        outline.eval()(_images(outline, input_shape))
     return int(counter.get_total_flops())
 
 
@@ -32,14 +34,27 @@ def training_values(outline: Network, input_shape: tuple[int, ...], images: int)
     """
     outputs: list[int] = []
     leaves = [module for module in outline.modules() if not list(module.children())]
-    handles = [leaf.register_forward_hook(lambda _, __, output: outputs.append(output.numel())) for leaf in leaves]
+
+    def count(module: nn.Module, arguments: object, output: object) -> None:
+        outputs.extend(part.numel() for part in tree_leaves(output) if isinstance(part, torch.Tensor))
+
+    handles = [leaf.register_forward_hook(count) for leaf in leaves]
     with torch.no_grad():
-        outline.eval()(torch.empty(1, *input_shape, device="meta"))
+        outline.eval()(_images(outline, input_shape))
     for handle in handles:
         handle.remove()
     return 5 * sum(parameter.numel() for parameter in outline.parameters()) + 3 * images * sum(outputs)
 
 
+def _images(outline: Network, input_shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.zeros(1, *input_shape, device=next(outline.parameters()).device)
+
+
 def gains_from_batching(network: nn.Module) -> bool:
-    """Whether several such networks train faster in one program than one by one: those without convolutions do."""
-    return not any(isinstance(module, nn.Conv2d) for module in network.modules())
+    """Whether several such networks train faster in one program than one by one: those without convolutions do.
+
+    Of the user's own, those that can be batched at all.
+    """
+    if isinstance(network, CustomOutline):
+        return network.batched
+    return isinstance(network, Network) and not any(isinstance(module, nn.Conv2d) for module in network.modules())

@@ -67,7 +67,7 @@ _ROBUSTNESS: Reader[_StoredRobustness] = Reader(_StoredRobustness)
 # The fields of a stored configuration and of a stored state that every reader of a record relies on.
 _PARTS: dict[str, dict[str, Any]] = {
     "architecture": {"family": str},
-    "dataset": {"name": str, "size": int, "sizes": list[int] | None},
+    "dataset": {"name": str, "size": int | None, "sizes": list[int] | None},
     "optimizer": {"kind": str, "learning_rate": float, "momentum": float},
     "training": {"epochs": int, "snapshots": list[int], "phases": list[Any]},
     "measure": {"view": str},

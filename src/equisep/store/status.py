@@ -177,16 +177,32 @@ def final_record(run: Run, measure: Measure, epochs: int, split: str = "train") 
 
 def run_title(config: Mapping[str, Any]) -> str:
     """Return the title of a run in wandb and on the console: architecture, data set, optimizer, seed."""
-    architecture = config["architecture"]
-    defaults = {"batch_norm": True, "activation": "relu", "width_multiplier": 1.0, "family": architecture["family"]}
-    fields = [(key, value) for key, value in architecture.items() if value not in (None, defaults.get(key))]
-    shape = " ".join(f"{key} {value}" for key, value in fields)
-    optimizer, dataset = config["optimizer"], config["dataset"]
+    architecture, optimizer = config["architecture"], config["optimizer"]
+    shape = " ".join(f"{key} {value}" for key, value in _shape_of(architecture).items())
     momentum = f" momentum {optimizer['momentum']:g}" if optimizer["momentum"] else ""
     return (
-        f"{architecture['family']} {shape}, {dataset['name']} {dataset['size']}, "
+        f"{_family_of(architecture)} {shape}, {_dataset_title(config['dataset'])}, "
         f"{optimizer['kind']}{momentum} {optimizer['learning_rate']:g}, seed {config['seed']}"
     )
+
+
+def _family_of(architecture: Mapping[str, Any]) -> str:
+    """Return the family of an architecture; of the user's own the class."""
+    own = architecture["family"] == "custom"
+    return str(architecture["target"].rpartition(".")[2] if own else architecture["family"])
+
+
+def _shape_of(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells an architecture from others of its family."""
+    if architecture["family"] == "custom":
+        layers = {} if architecture["layers"] == "auto" else {"layers": architecture["layers"]}
+        return dict(architecture["arguments"]) | layers
+    defaults = {"batch_norm": True, "activation": "relu", "width_multiplier": 1.0, "family": architecture["family"]}
+    return {key: value for key, value in architecture.items() if value not in (None, defaults.get(key))}
+
+
+def _dataset_title(dataset: Mapping[str, Any]) -> str:
+    return " ".join(str(part) for part in (dataset["name"], dataset["size"]) if part is not None)
 
 
 def status_table(results: Path, filters: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -230,6 +246,7 @@ def status_table(results: Path, filters: Mapping[str, str] | None = None) -> pd.
 
 def _row(identity: str, state: str, config: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     architecture, optimizer = config["architecture"], config["optimizer"]
+    shape = _shape_of(architecture)
     return {
         "run": identity,
         "state": state,
@@ -238,8 +255,8 @@ def _row(identity: str, state: str, config: Mapping[str, Any], epochs: int) -> d
         "convention": "",
         "r": "",
         "decay_ratio": "",
-        "dataset": f"{config['dataset']['name']} {config['dataset']['size']}",
-        "architecture": " ".join(f"{key}={value}" for key, value in architecture.items() if value is not None),
+        "dataset": _dataset_title(config["dataset"]),
+        "architecture": " ".join([_family_of(architecture), *(f"{key}={value}" for key, value in shape.items())]),
         "optimizer": f"{optimizer['kind']} {optimizer['learning_rate']:g}",
         "seed": config["seed"],
         "experiment": config["experiment"] or "",

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from equisep.config import NOT_MEASURE, Measure, convention_of
-from equisep.measures import Epoch, LayerRecord
+from equisep.measures import Epoch, LayerRecord, fit_law
+from equisep.store.own_table import is_own_table, read_own_table
 from equisep.store.readers import read_records
 from equisep.store.record import RunRecord
 
@@ -42,8 +43,12 @@ def load_runs(source: str | Path) -> pd.DataFrame:
     seconds, ended, engine, commit, torch, processor, lock (NaN where not recorded). Loss in nats, accuracy 0 … 1, time
     in seconds. A run without any measure has one row, with NaN in the columns of measurements.
 
-    Raises ConfigError if the source is not valid.
+    A source that is a table of one's own (a .csv, .parquet or .jsonl file with the columns layer and D) is returned
+    with those of these columns that it can have, see :func:`equisep.store.own_table.read_own_table`. Raises ConfigError
+    if the source is not valid.
     """
+    if is_own_table(source):
+        return read_own_table(source)
     return tabulate(read_records(source))
 
 
@@ -53,8 +58,11 @@ def load_laws(source: str | Path) -> pd.DataFrame:
     Columns: run, state, flaw, protocol, measure, epoch, split; D_first, D_last; r, decay_ratio, half_life (layers),
     residual and curvature (both relative to the fall of log D), see :class:`equisep.Law`, NaN if D of a layer is not
     positive; loss (nats), accuracy (0 … 1) of the split in evaluation mode; then the columns of :func:`load_runs` for
-    the convention, the configuration, times and machine. Runs without a measure have no row. Raises ConfigError.
+    the convention, the configuration, times and machine. Runs without a measure have no row; a table of one's own has
+    no configuration. Raises ConfigError.
     """
+    if is_own_table(source):
+        return _laws_of(read_own_table(source))
     records = list(read_records(source))
     rows, places, settings = [], [], []
     for place, record in enumerate(records):
@@ -65,6 +73,28 @@ def load_laws(source: str | Path) -> pd.DataFrame:
                 places.append(place)
                 settings.append(measurement.settings)
     return _with_configuration(pd.DataFrame(rows, columns=list(LAW)), records, places, settings)
+
+
+def _laws_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the laws of a table of one's own, with the columns that are equal in all rows of a law."""
+    telling = ["run", "measure", "epoch", "split", "convention"]
+    rows = []
+    for key, layers in table.sort_values("layer").groupby(telling, sort=False):
+        values = layers["D"].tolist()
+        law = dict(zip(("r", "decay_ratio", "half_life", "residual", "curvature"), _law_of(values), strict=True))
+        shared = {str(name): layers[name].iloc[0] for name in layers if layers[name].nunique(dropna=False) == 1}
+        rows.append(shared | dict(zip(telling, key, strict=True)) | {"D_first": values[0], "D_last": values[-1]} | law)
+    laws = pd.DataFrame(rows)
+    return laws.drop(columns=[name for name in ("layer", "name", "D", "ratio", "rank") if name in laws])
+
+
+def _law_of(fuzziness: Sequence[float]) -> tuple[float, ...]:
+    """Return r, decay ratio, half-life, residual and curvature of the law through D, NaN if there is none."""
+    try:
+        law = fit_law(fuzziness)
+    except ValueError:
+        return (math.nan,) * 5
+    return (law.pearson_r, law.decay_ratio, law.half_life, law.relative_residual, law.relative_curvature)
 
 
 def tabulate(records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -89,10 +119,7 @@ def tabulate(records: Iterable[RunRecord]) -> pd.DataFrame:
 
 def _fit(record: LayerRecord) -> tuple[float, ...]:
     """Return r, decay ratio, half-life, residual and curvature of a record's law, NaN if there is none."""
-    law = record.law()
-    if law is None:
-        return (math.nan,) * 5
-    return (law.pearson_r, law.decay_ratio, law.half_life, law.relative_residual, law.relative_curvature)
+    return _law_of(record.fuzziness)
 
 
 def _with_configuration(

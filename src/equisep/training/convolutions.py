@@ -28,7 +28,7 @@ from equisep.training.image_operations import (
     repeat_channels,
 )
 from equisep.training.kernels import Kernels, load_kernels
-from equisep.training.modules import ConvolutionalProgram
+from equisep.training.modules import PlainProgram
 from equisep.training.population import Population
 
 Operation = Callable[..., Tensor]
@@ -50,7 +50,7 @@ class NativeConvolutionalTraining(Population):
             torch.set_num_threads(threads)
 
 
-class NativeConvolutions(ConvolutionalProgram):
+class NativeConvolutions(PlainProgram):
     """Networks one at a time; parameters are views of the stacked ones."""
 
     name = "native"
@@ -62,7 +62,7 @@ class NativeConvolutions(ConvolutionalProgram):
         self.steps = [_trace(network) for network in self.networks]
 
     def logits(self, index: int, images: Tensor) -> Tensor:
-        """See :meth:`ConvolutionalProgram.logits`."""
+        """See :meth:`PlainProgram.logits`."""
         results = {"": images}
         for step in self.steps[index]:
             results[step.name] = step.operation(*(results[name] for name in step.arguments))

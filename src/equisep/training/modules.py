@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn.functional import cross_entropy
 
+from equisep.measures import Loss
 from equisep.training.engine import Program
 
 
@@ -34,7 +36,9 @@ class ModuleProgram(Program):
         logits = torch.vmap(logits_of, randomness="different")(named, self.stacked_buffers, inputs)
         loss = torch.vmap(cross_entropy)(logits, labels)
         # Networks are independent, so that the gradient of the sum of losses is the gradient of each.
-        for gradient, derivative in zip(self.gradients, torch.autograd.grad(loss.sum(), weights), strict=True):
+        for gradient, derivative in zip(
+            self.gradients, torch.autograd.grad(loss.sum(), weights, materialize_grads=True), strict=True
+        ):
             gradient.copy_(derivative)
         return loss.detach(), (logits.detach().argmax(dim=2) == labels).sum(dim=1)
 
@@ -50,13 +54,16 @@ class ModuleProgram(Program):
         return list(self.stacked_buffers.values())
 
 
-class ConvolutionalProgram(Program):
+class PlainProgram(Program):
     """Networks one at a time, by plain module and autograd; parameters are views of the stacked ones."""
 
     name = "autograd"
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], loss: Loss = cross_entropy) -> None:
         super().__init__(networks)
+        self.loss = loss
+        self.draws: list[np.random.Generator] = []
+        """Of the seeds of each network's steps; none where no module draws random numbers."""
         for index, network in enumerate(self.networks):
             for parameter, weight in zip(network.parameters(), self.weights, strict=True):
                 parameter.data = weight[index]
@@ -66,9 +73,12 @@ class ConvolutionalProgram(Program):
         losses, correct = [], []
         for index, network in enumerate(self.networks):
             network.train()
+            if self.draws:
+                torch.manual_seed(int(self.draws[index].integers(2**63)))
             logits = self.logits(index, inputs[index])
-            loss = cross_entropy(logits, labels[index])
-            derivatives = torch.autograd.grad(loss, list(network.parameters()))
+            loss = self.loss(logits, labels[index])
+            # A module of the user's may have parameters that its output does not depend on.
+            derivatives = torch.autograd.grad(loss, list(network.parameters()), materialize_grads=True)
             for gradient, derivative in zip(self.gradients, derivatives, strict=True):
                 gradient[index] = derivative
             losses.append(loss.detach())

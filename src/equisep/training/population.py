@@ -1,37 +1,48 @@
 """Training of a population: networks of one shape in one batched program, on the schedule of schedule.py."""
 
+import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equisep.config import ConfigError, Optimizer, Training
-from equisep.networks import FeedForwardNetwork, Network, gains_from_batching
+from equisep.config import ConfigError, Optimizer, Training, nearest
+from equisep.measures import LOSSES
+from equisep.networks import CustomOutline, FeedForwardNetwork, Network, gains_from_batching
 from equisep.training.engine import Program
 from equisep.training.feed_forward import FeedForwardProgram, has_kernels
-from equisep.training.modules import ConvolutionalProgram, ModuleProgram
+from equisep.training.modules import ModuleProgram, PlainProgram
 from equisep.training.schedule import Member, Trainer
 
 
 def build_program(networks: Sequence[nn.Module], *, compiled: bool) -> Program:
     """Return the fastest program for networks of one shape, starting from their weights and buffers."""
-    kind = _kind_of_program(networks[0])
+    kind = _kind_of_program(networks[0], len(networks))
     if kind is FeedForwardProgram:
         return FeedForwardProgram(cast(Sequence[FeedForwardNetwork], networks), compiled=compiled)
     return kind(networks)
 
 
-def engine_of(network: nn.Module) -> str:
-    """Return the name of the program that trains a population of such networks."""
-    return _kind_of_program(network).name
+def engine_of(network: nn.Module, members: int, optimizer: Optimizer, training: Training) -> str:
+    """Return the name of the program that trains a population of so many networks."""
+    return (_kind_of_program(network, members) if follows_protocol(optimizer, training) else PlainProgram).name
 
 
-def _kind_of_program(network: nn.Module) -> type[Program]:
+def follows_protocol(optimizer: Optimizer, training: Training) -> bool:
+    """Whether optimizer and loss are the paper's, which all engines know; with others networks train one by one."""
+    return optimizer.kind in Optimizer.KINDS and training.loss == Training.LOSSES[0]
+
+
+def _kind_of_program(network: nn.Module, members: int) -> type[Program]:
     if has_kernels(network):
         return FeedForwardProgram
-    return ModuleProgram if gains_from_batching(network) else ConvolutionalProgram
+    if isinstance(network, CustomOutline) or not isinstance(network, Network):
+        # Planned together only where they can be.
+        return ModuleProgram if members > 1 else PlainProgram
+    return ModuleProgram if gains_from_batching(network) else PlainProgram
 
 
 class Population(Trainer):
@@ -54,9 +65,20 @@ class Population(Trainer):
         self.which_split = torch.tensor(which, device=self.labels.device)[:, None]
 
     def _build_program(self, networks: Sequence[nn.Module]) -> Program:
+        if not follows_protocol(self.members[0].optimizer, self.training):
+            return PlainProgram(networks, LOSSES[self.training.loss])
         return build_program(networks, compiled=self.compiled)
 
     def _train(self, order: Tensor, factor: float, trained: range | None) -> tuple[list[float], list[int]]:
+        if isinstance(self.members[0].network, Network) or not isinstance(self.program, PlainProgram):
+            return self._pass(order, factor, trained)
+        # Other modules may draw random numbers, as dropout does.
+        self.program.draws = [np.random.default_rng([member.seed, self.epoch]) for member in self.members]
+        devices = [self.labels.device.index or 0] if self.labels.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            return self._pass(order, factor, trained)
+
+    def _pass(self, order: Tensor, factor: float, trained: range | None) -> tuple[list[float], list[int]]:
         self._freeze_layers(trained)
         for group in self._parameter_groups():
             group["lr"] = group["initial_lr"] * factor
@@ -85,7 +107,8 @@ class Population(Trainer):
             parameters = zip(group["params"], self.program.gradients, self.parameter_layers, strict=True)
             for parameter, gradient, layer in parameters:
                 frozen = torch.zeros_like(parameter) if self.training.frozen_decay else None
-                parameter.grad = gradient[members] if layer in trained else frozen
+                own = gradient[members] if parameter.ndim == gradient.ndim else gradient[0]
+                parameter.grad = own if layer in trained else frozen
 
     def weights(self, index: int) -> dict[str, Tensor]:
         """See :meth:`Trainer.weights`."""
@@ -109,7 +132,13 @@ class Population(Trainer):
 
 
 def _build_optimizers(program: Program, configs: Sequence[Optimizer]) -> list[torch.optim.Optimizer]:
-    """Return an optimizer per kind, with a parameter group per run of consecutive members with equal settings."""
+    """Return an optimizer per kind, with a parameter group per run of consecutive members with equal settings.
+
+    One of another class of torch.optim than the paper's has a network's own parameters, since its rule may depend on
+    their shapes; it trains one network. Raises ConfigError for arguments that it does not accept.
+    """
+    if configs[0].kind not in Optimizer.KINDS:
+        return [_build_other(program, configs[0])]
     groups: dict[str, list[dict[str, Any]]] = {}
     start = 0
     for config, members in itertools.groupby(configs):
@@ -125,6 +154,48 @@ def _build_optimizers(program: Program, configs: Sequence[Optimizer]) -> list[to
         start = end
     kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     return [kinds[kind](settings, fused=True) for kind, settings in groups.items()]
+
+
+def _build_other(program: Program, config: Optimizer) -> torch.optim.Optimizer:
+    parameters = [nn.Parameter(weight[0]) for weight in program.weights]
+    for parameter, gradient in zip(parameters, program.gradients, strict=True):
+        parameter.grad = gradient[0]
+    optimizer = build_optimizer(config, parameters)
+    for group in optimizer.param_groups:
+        group |= {"start": 0, "end": 1, "initial_lr": config.learning_rate}
+    return optimizer
+
+
+def build_optimizer(config: Optimizer, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return an optimizer of torch.optim for parameters, by the name of its class.
+
+    Raises ConfigError for a name that torch.optim does not have, for one that needs more than gradients, and for
+    arguments that it does not accept.
+    """
+    known = sorted(name for name, kind in vars(torch.optim).items() if _is_optimizer(kind))
+    field = f"optimizer.kind={config.kind}"
+    if config.kind not in known:
+        hint = nearest(config.kind, known) or f"; choose sgd, adam or one of {', '.join(known)}"
+        raise ConfigError(f"{field}: torch.optim has no such class{hint}")
+    kind = getattr(torch.optim, config.kind)
+    accepted = inspect.signature(kind).parameters
+    given: dict[str, Any] = {"lr": config.learning_rate, **config.arguments}
+    for name in ("momentum", "weight_decay"):
+        if name in accepted:
+            given.setdefault(name, getattr(config, name))
+        elif getattr(config, name):
+            raise ConfigError(f"optimizer.{name}={getattr(config, name)}: {config.kind} has none; set 0")
+    try:
+        return cast(torch.optim.Optimizer, kind(parameters, **given))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{field}, optimizer.arguments={config.arguments}: {str(error).splitlines()[0]}") from None
+
+
+def _is_optimizer(kind: Any) -> bool:
+    """Whether a name of torch.optim is that of an optimizer that dense gradients suffice for."""
+    if not isinstance(kind, type) or not issubclass(kind, torch.optim.Optimizer) or kind is torch.optim.Optimizer:
+        return False
+    return kind.__name__ not in ("LBFGS", "SparseAdam")
 
 
 def _parameter_layers(network: nn.Module) -> list[int]:

@@ -7,6 +7,7 @@ weights do not change (unless frozen_decay is set), while their batch normalisat
 updates the running ones.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,7 +107,15 @@ class DataOrder:
 
 
 def learning_rate_factor(training: Training, epoch: int) -> float:
-    """Return the factor on the learning rate in the epoch after ``epoch`` completed ones."""
+    """Return the factor on the learning rate in the epoch after ``epoch`` completed ones.
+
+    A warm-up has the factors 1/w, 2/w, …; a cosine falls from 1 after it to the last epoch, (1 + cos(π t/T)) / 2.
+    """
+    if epoch < training.warmup:
+        return (epoch + 1) / training.warmup
+    if training.schedule == "cosine":
+        progress = (epoch - training.warmup) / (training.epochs - training.warmup)
+        return (1 + math.cos(math.pi * progress)) / 2
     return training.decay ** sum(milestone <= epoch for milestone in training.milestones)
 
 

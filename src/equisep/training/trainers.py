@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from equisep.config import Training
-from equisep.networks import FeedForwardNetwork, Network
+from equisep.networks import CustomOutline, FeedForwardNetwork, Network
 from equisep.training.convolutions import NativeConvolutionalTraining
 from equisep.training.kernels import Kernels
 from equisep.training.native import NativeTraining
@@ -19,7 +19,8 @@ def kernels_of(network: nn.Module) -> Kernels | None:
     """
     if isinstance(network, FeedForwardNetwork):
         return Kernels.FEED_FORWARD
-    return Kernels.CONVOLUTIONS if isinstance(network, Network) else None
+    ours = isinstance(network, Network) and not isinstance(network, CustomOutline)
+    return Kernels.CONVOLUTIONS if ours else None
 
 
 def native_trainer(members: Sequence[Member], training: Training) -> Trainer:

@@ -3,8 +3,11 @@
 from typing import Any
 
 import pandas as pd
+import yaml
 from matplotlib.figure import Figure
 
+from equisep.analysis.claims import name_value
+from equisep.analysis.experiments import column_of
 from equisep.analysis.figures import (
     channel_scale,
     controls,
@@ -22,9 +25,13 @@ from equisep.analysis.figures import (
 from equisep.analysis.figures.panels import LAWS, Part, Parts, law_grid
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
+from equisep.config import ConfigError, group_options, own_conf_folder, sweep_grid
 
 # Learning rate of the published figures on networks without batch normalisation and on linear networks.
 PUBLISHED_RATE_OF_NEGATIVE_RESULTS = 3e-5
+
+# Fields that a sweep varies within a condition.
+NOT_CONDITIONS = ("seed", "optimizer.learning_rate")
 
 # What a condition's networks differ in, by the column that numbers them.
 REPEATS = {"seed": "seeds", "subset_seed": "draws of images"}
@@ -127,4 +134,59 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         normalisation.REPRODUCTION,
     )
 }
+
+
+def reproduction_of(name: str) -> Reproduction | None:
+    """Return the definition of an experiment's figure, of the user's own too; None for an unknown name."""
+    if name in REPRODUCTIONS:
+        return REPRODUCTIONS[name]
+    return own_figure(name) if name in group_options()["experiment"] else None
+
+
+def all_reproductions() -> dict[str, Reproduction]:
+    """Return the definitions of all figures by experiment, ours first, then the user's own."""
+    own = [name for name in group_options()["experiment"] if name not in REPRODUCTIONS]
+    return REPRODUCTIONS | {name: own_figure(name) for name in own}
+
+
+def own_figure(name: str) -> Reproduction:
+    """Return the figure of an experiment of the user's: by the figure/NAME.yaml of the own folder, or by default.
+
+    Keys, all optional: conditions, fields of the config that define a condition, by default those that the experiment
+    sweeps over but for seed and learning rate; across and down, the fields of columns and rows of panels; shows, text
+    for the caption. Raises ConfigError for an unknown key or field.
+    """
+    swept = {column_of(key): key for key in sweep_grid(name) if key not in NOT_CONDITIONS}
+    own = own_conf_folder()
+    path = own / "figure" / f"{name}.yaml" if own else None
+    entry = yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path and path.is_file() else {}
+    unknown = [key for key in entry if key not in ("conditions", "across", "down", "shows")]
+    if unknown:
+        raise ConfigError(f"{path}: {unknown[0]}: no such key; use conditions, across, down or shows")
+    conditions = tuple(column_of(str(key)) for key in entry.get("conditions", swept.values()))
+    across, down = (column_of(str(entry[key])) if entry.get(key) else None for key in ("across", "down"))
+    for column in (*conditions, *filter(None, (across, down))):
+        if column not in (*swept, "learning_rate"):
+            listed = ", ".join((*swept.values(), "optimizer.learning_rate"))
+            raise ConfigError(f"{path}: {column}: {name} does not sweep over it; choose from {listed}")
+    if across is None and len(conditions) <= 2:
+        across, down = (*reversed(conditions), None, None)[:2]
+
+    def draw(parts: Parts) -> Figure:
+        if across is not None or not conditions:
+            return law_grid(parts, across or "learning_rate", down)
+        # More than two conditions: a panel for each combination.
+        named = {
+            convention: Part(part.tables, part.rows.assign(condition=part.rows[list(conditions)].apply(_name, axis=1)))
+            for convention, part in parts.items()
+        }
+        return law_grid(named, "condition")
+
+    return Reproduction(name, draw, f"{entry.get('shows', '')} {LAWS}".strip(), conditions)
+
+
+def _name(row: pd.Series) -> str:
+    return ", ".join(name_value(str(column), value) for column, value in row.items())
+
+
 OVERVIEWS = {overview.name: overview for overview in (decay_ratio.OVERVIEW, test_accuracy.OVERVIEW)}

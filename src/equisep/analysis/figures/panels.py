@@ -154,7 +154,7 @@ def draw_curves(
         texts.append((text, look))
     # In the corner away from the line.
     write_lines(panel[0], texts or [("not run", NEUTRAL)], "upper" if falls else "lower")
-    named = [name_value("learning_rate", rate) for rate in rates] if name_rate else []
+    named = [name_value("learning_rate", rate) for rate in rates if math.isfinite(rate)] if name_rate else []
     known = [value for value in accuracy.values() if math.isfinite(value)]
     reached = sum(known) / len(known) if known else math.nan
     named += [f"accuracy {reached:.2f}"] if reached < FITTED else []

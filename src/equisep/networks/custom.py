@@ -1,0 +1,98 @@
+"""A network of the user's own: built by its dotted path, its layers chosen and its output checked before any work."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+from equisep.config import ConfigError, Custom, call_target, digest_of, find_target
+from equisep.networks.network import Network
+
+# Returns the names of a module's layers as they are asked for, and the shape of its output for some images
+# (equisep.measures.choose_layers).
+ChooseLayers = Callable[[nn.Module, Any, Tensor], tuple[tuple[str, ...], tuple[int, ...]]]
+# Images of the pass that finds the layers: as many as batch normalisation needs.
+TRIED = 2
+
+
+class CustomOutline(Network):
+    """A module of the user's with the names of its measured layers; these are names in the module itself.
+
+    batched: whether several such networks can be trained in one program and gain from it.
+    """
+
+    def __init__(self, module: nn.Module, layers: tuple[str, ...], *, batched: bool) -> None:
+        super().__init__()
+        self.module, self.layers, self.batched = module, layers, batched
+
+    def forward(self, inputs: Tensor) -> Any:
+        """Return the module's output."""
+        return self.module(inputs)
+
+
+def build_custom(architecture: Custom, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return the user's module; raises ConfigError if its file is not that of the config or it makes no module."""
+    path = architecture.target
+    found = digest_of(find_target("architecture.target", path))
+    if found != architecture.digest:
+        problem = f"its file has changed since the run was trained (SHA-256 {architecture.digest}, now {found})"
+        raise ConfigError(f"architecture.target={path}: {problem}; restore it to measure this run")
+    offered = {"input_shape": input_shape, "classes": classes}
+    module = call_target("architecture.target", path, architecture.arguments, **offered)
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"architecture.target={path}: makes a {type(module).__name__}, not a torch.nn.Module")
+    if next(module.parameters(), None) is None:
+        raise ConfigError(f"architecture.target={path}: the module has no parameters to train")
+    return module
+
+
+def outline_custom(
+    architecture: Custom, input_shape: tuple[int, ...], classes: int, choose: ChooseLayers
+) -> CustomOutline:
+    """Return the user's module with its measured layers, found in a pass of two images in evaluation mode.
+
+    choose: see :data:`ChooseLayers`. Raises ConfigError as :func:`build_custom`, if the pass fails, if the output is no
+    (n, classes) logits, and for layers that the network does not have.
+    """
+    module = build_custom(architecture, input_shape, classes)
+    device = next(module.parameters()).device
+    images = torch.zeros(TRIED, *input_shape, device=device)
+    path = architecture.target
+    try:
+        layers, output = choose(module, architecture.layers, images)
+    except ValueError as error:
+        raise ConfigError(f"architecture.target={path}: {error}; set architecture.layers") from None
+    except Exception as error:
+        problem = f"fails on images of shape {(TRIED, *input_shape)}: {str(error).splitlines()[0]}"
+        raise ConfigError(f"architecture.target={path}: {problem}") from None
+    if output != (TRIED, classes):
+        problem = f"must give logits of shape {(TRIED, classes)} for {TRIED} images of {classes} classes, not {output}"
+        raise ConfigError(f"architecture.target={path}: {problem}")
+    return CustomOutline(module, layers, batched=_can_be_batched(module, images))
+
+
+def _can_be_batched(module: nn.Module, images: Tensor) -> bool:
+    """Whether two copies of a module give in one program what they give alone, without random numbers.
+
+    Networks with convolutions gain nothing from it.
+    """
+    if any(isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) for part in module.modules()):
+        return False
+    copies = [copy.deepcopy(module).train() for _ in range(2)]
+    varied = images + torch.linspace(-1, 1, images.numel(), device=images.device).reshape(images.shape)
+    try:
+        weights, buffers = stack_module_state(copies)
+
+        def run(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+            return cast(Tensor, functional_call(copies[0], (weights, buffers), (varied,)))
+
+        with torch.no_grad():
+            together = torch.vmap(run, randomness="error")(weights, buffers)
+            alone = copies[1](varied)
+        return bool(torch.allclose(together[0], alone, rtol=1e-3, atol=1e-4))
+    except Exception:
+        # Whatever torch.func cannot do: the network is trained by itself.
+        return False
