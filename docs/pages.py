@@ -16,7 +16,7 @@ from equisep.analysis.summary import deviation_table, figure_1_table, run_table,
 ROOT = Path(__file__).parents[1]
 # Public names by what they are for.
 FUNCTIONS = {
-    "Measure a network": ("measure", "NetworkMeasurement", "LayerMetrics"),
+    "Measure a network": ("measure", "NetworkMeasurement", "LayerMetrics", "SeparationCallback"),
     "Measure features": ("separation_fuzziness", "measure_separation", "Separation", "batch_order"),
     "Fit the law": ("fit_law", "Law"),
     "Read runs": ("load_laws", "load_runs"),

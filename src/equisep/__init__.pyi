@@ -1,4 +1,5 @@
 from .analysis.statistics import Interval as Interval, interval as interval
+from .callbacks import SeparationCallback as SeparationCallback
 from .measurement import LayerMetrics as LayerMetrics, NetworkMeasurement as NetworkMeasurement, measure as measure
 from .measures.law import Law as Law, fit_law as fit_law
 from .measures.layers import measure_separation as measure_separation

@@ -1,0 +1,180 @@
+"""D during one's own training loop: equal to equisep.measure, at a stated cost, into a table that our readers read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import equisep
+from equisep import SeparationCallback, load_laws, load_runs
+from equisep.commands.main import main
+from examples import vit_digits
+from tests.conftest import ROOT
+
+
+def make_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    )
+
+
+def make_sample(points: int = 90) -> tuple[torch.Tensor, torch.Tensor]:
+    labels = torch.arange(points) % 3
+    return torch.randn(points, 6, generator=torch.Generator().manual_seed(1)) + 2 * torch.eye(3, 6)[labels], labels
+
+
+def train_one_epoch(network: nn.Module) -> None:
+    inputs, labels = make_sample()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for batch in torch.arange(90).split(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(inputs[batch]), labels[batch]).backward()
+        optimizer.step()
+
+
+def test_it_measures_as_measure_does_and_leaves_the_training_as_it_was() -> None:
+    """The weights after training are those of a loop without it, bit for bit, also with dropout."""
+    weights = []
+    for watched in (True, False):
+        network = make_network()
+        callback = SeparationCallback(network, make_sample(), every=1) if watched else None
+        for epoch in range(3):
+            train_one_epoch(network)
+            if callback:
+                measured = callback(epoch + 1)
+                assert measured is not None
+                assert measured.fuzziness == equisep.measure(network, make_sample(), metrics="fuzziness").fuzziness
+        assert network.training
+        weights.append(network.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_every_so_many_calls_or_as_often_as_a_tenth_of_the_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = SeparationCallback(make_network(), make_sample(), every=3)
+    assert [epoch for epoch in range(7) if callback(epoch)] == [0, 3, 6]
+    clock = [0.0]
+    monkeypatch.setattr("equisep.callbacks.time.perf_counter", lambda: clock[0])
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        clock[0] += 2.0
+        return equisep.measure(*arguments, **options)
+
+    monkeypatch.setattr("equisep.callbacks.measure", slow)
+    callback = SeparationCallback(make_network(), make_sample())
+    measured = []
+    for epoch in range(101):
+        clock[0] += 1.0  # a second of training
+        if callback(epoch):
+            measured.append(epoch)
+    # Two seconds of measuring need twenty of training.
+    assert measured == [0, 20, 40, 60, 80, 100]
+    assert callback.share == pytest.approx(12 / 101)
+    assert callback.seconds == 12
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_its_table_is_a_source_of_runs(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mine{suffix}"
+    for run in ("a", "b"):
+        network = make_network()
+        callback = SeparationCallback(network, make_sample(), run=run, every=2, to=path)
+        for epoch in range(5):
+            callback(epoch, loss=0.5)
+            train_one_epoch(network)
+    runs = load_runs(path)
+    assert set(runs["run"]) == {"a", "b"}
+    assert set(runs["epoch"]) == {0, 2, 4}
+    assert set(runs["loss"]) == {0.5}
+    last = runs.query("run == 'b' and epoch == 4").sort_values("layer")
+    assert last["name"].tolist() == ["input", "2", "5"]
+    assert last["D"].tolist() == pytest.approx(list(callback.measurements[4].fuzziness))
+    assert len(load_laws(path)) == 6
+    # A run of the same name replaces its rows.
+    SeparationCallback(make_network(), make_sample(), run="b", to=path)(9)
+    assert set(load_runs(path).query("run == 'b'")["epoch"]) == {9}
+    assert main(["figure", "law", f"source={path}", f"results={tmp_path}"]) == 0
+    assert len(pd.read_csv(tmp_path / "tables/law.csv")) == 2
+
+
+def test_it_logs_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    from equisep.store.wandb_log import read_log
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with wandb.init(mode="offline", dir=str(tmp_path), project="own") as run:
+        callback = SeparationCallback(make_network(), make_sample(), wandb_run=run)
+        measured = callback(3, loss=0.25)
+    assert measured is not None
+    (log,) = tmp_path.rglob("*.wandb")
+    row = next(row for row in read_log(log).rows if "r" in row)
+    assert row["r"] == pytest.approx(measured.law.pearson_r)
+    assert (row["epoch"], row["loss"]) == (3, 0.25)
+    assert row["D/input"] == pytest.approx(measured.fuzziness[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every": 0}, "every=0: must be an integer, at least 1, or None"),
+        ({"points": 1}, "points=1: must be an integer, at least 2"),
+        ({"to": "law.txt"}, "to=law.txt: must end with .csv or .jsonl"),
+        ({"sample": torch.zeros(3)}, "sample: must be a pair of inputs and labels, not Tensor"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SeparationCallback(make_network(), arguments.pop("sample", make_sample()), **arguments)
+
+
+def test_a_file_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "notes.csv").write_text("a,b\\n1,2\\n".replace("\\\\n", "\\n"))
+    with pytest.raises(ValueError, match="is no table of runs; choose another file"):
+        SeparationCallback(make_network(), make_sample(), to=tmp_path / "notes.csv")
+
+
+DISTRIBUTED = """
+import sys, torch, torch.distributed as dist
+from equisep import SeparationCallback
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+network = torch.nn.parallel.DistributedDataParallel(
+    torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+)
+labels = torch.arange(20) % 2
+callback = SeparationCallback(network, (torch.randn(20, 4) + labels[:, None], labels), every=1)
+print(rank, callback(1) is not None)
+dist.barrier()
+"""
+
+
+def test_in_a_distributed_run_rank_0_measures(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", DISTRIBUTED, str(rank), str(tmp_path / "meeting")],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in range(2)
+    ]
+    assert [process.communicate(timeout=120)[0].strip() for process in ranks] == ["0 True", "1 False"]
+
+
+def test_the_example_trains_a_vision_transformer(tmp_path: Path) -> None:
+    """At smoke size; its blocks are the layers."""
+    callback = vit_digits.train(epochs=2, to=str(tmp_path / "vit.csv"), blocks=2)
+    table = load_runs(tmp_path / "vit.csv")
+    assert [name for name in table.query("epoch == 0")["name"] if name != "input"] == ["blocks.0", "blocks.1"]
+    assert callback.measurements[0].classes == 10
+    assert (table["D"] > 0).all()
