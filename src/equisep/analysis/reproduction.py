@@ -304,7 +304,7 @@ def describe_scope(runs: pd.DataFrame, claim: Claim | None, config: Config) -> s
         data = "" if "dataset" in runs else f" of {name_value('dataset', config.dataset.name)}"
         pixels = f", {config.dataset.size}×{config.dataset.size} pixels" if config.dataset.size else ""
         parts.append(f"{images}{data}{pixels}")
-        parts.append(f"{runs['epoch'].max()} epochs")
+        parts.append(f"{_list(runs.groupby('run')['epoch'].max())} epochs")
     if claim is not None and not claim.full_text:
         parts.append(NOT_AT_HAND)
     return f"Scope: {'; '.join(parts)}." if parts else ""
