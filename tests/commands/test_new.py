@@ -65,6 +65,8 @@ def test_without_figure_and_claim_there_is_a_default(folder: Path, capsys: pytes
     assert main(["-m", *OWN, "experiment=batch_size", *SMALL, "training.batch_size=64,256"]) == 0
     assert main(["figure", "batch_size", f"--config-dir={folder / 'conf'}", *SMALL]) == 0
     assert "no claim stated for this experiment" in capsys.readouterr().out
+    assert main(["report", *OWN]) == 0
+    assert "no claim stated" in (folder / "results/report.html").read_text()
     assert (folder / "results/figures/batch_size.png").exists()
     figure = reproduction_of("batch_size")
     assert figure is not None

@@ -88,6 +88,11 @@ class Claim:
     known_seeds: tuple[int, ...] = KNOWN_SEEDS
 
 
+def no_claim(name: str) -> Claim:
+    """Return what stands in the place of a claim of an experiment that has none."""
+    return Claim(name, "no claim stated", 0, (), (), "all", True, ())
+
+
 def load_claims() -> dict[str, Claim]:
     """Return the claims of conf/claims.yaml and of the user's own claims.yaml by experiment.
 

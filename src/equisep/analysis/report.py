@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from equisep.analysis.claims import Claim, load_claims
+from equisep.analysis.claims import Claim, load_claims, no_claim
 from equisep.analysis.pages import write_page
 from equisep.analysis.pictures import inline_svg, png_uri, thumbnail_uri
 from equisep.analysis.table_files import TEXT_COLUMNS
@@ -92,7 +92,9 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
     Raises ConfigError if there is nothing to report, or the page cannot be written.
     """
     claims = load_claims()
-    sections = [_read_section(results, name, claims[name], command) for name, command in scripts.items()]
+    sections = [
+        _read_section(results, name, claims.get(name, no_claim(name)), command) for name, command in scripts.items()
+    ]
     # In the paper's order.
     sections = sorted(sections, key=lambda section: section.number or "99")
     statuses = [verdict["verdict"] for section in sections for verdict in section.verdicts.values()]

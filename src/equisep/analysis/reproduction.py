@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from equisep.analysis.claims import Claim, load_claims, name_value
+from equisep.analysis.claims import Claim, load_claims, name_value, no_claim
 from equisep.analysis.descriptions import describe_conditions, describe_course, summarise
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch, load_profile
 from equisep.analysis.figures.panels import FITTED, Part, Parts
@@ -177,8 +177,7 @@ class Reproduction:
         claim = load_claims().get(self.name)
         parts = self.parts(tables) or {PAPER: Part(tables, tables.runs)}
         if claim is None:
-            none = Claim(self.name, "no claim stated", 0, (), (), "all", True, ())
-            return dict.fromkeys(parts, Verdict(none, NO_CLAIM, (), {}))
+            return dict.fromkeys(parts, Verdict(no_claim(self.name), NO_CLAIM, (), {}))
         missing, full_scale = self._missing_reason(tables, planned), _is_full_scale(tables, planned)
         verdicts = {}
         for convention, part in parts.items():

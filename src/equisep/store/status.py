@@ -181,7 +181,7 @@ def run_title(config: Mapping[str, Any]) -> str:
     shape = " ".join(f"{key} {value}" for key, value in _shape_of(architecture).items())
     momentum = f" momentum {optimizer['momentum']:g}" if optimizer["momentum"] else ""
     return (
-        f"{_family_of(architecture)} {shape}, {_dataset_title(config['dataset'])}, "
+        f"{f'{_family_of(architecture)} {shape}'.strip()}, {_dataset_title(config['dataset'])}, "
         f"{optimizer['kind']}{momentum} {optimizer['learning_rate']:g}, seed {config['seed']}"
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from equisep.analysis.claims import Claim, name_value
+from equisep.analysis.claims import name_value, no_claim
 from equisep.analysis.figures.panels import LAWS, Part, law_grid
 from equisep.analysis.result import Result
 from equisep.analysis.tables import LAYER_COLUMNS, RUN_COLUMNS, Tables
@@ -25,7 +25,6 @@ NAME = "law"
 OPTIONS = ("source", "by", "epoch", "results")
 # Panels of one figure, and runs that have one each where nothing is said.
 MAX_PANELS = 40
-NO_CLAIM_HERE = Claim(NAME, "no claim stated", 0, (), (), "all", True, ())
 
 
 def main(words: Sequence[str]) -> int:
@@ -84,7 +83,7 @@ def make(runs: pd.DataFrame, by: str | None = None, epoch: str | None = None, ca
         figure = law_grid(parts, "panel") if tables.runs["r"].notna().any() else None
     counted = tables.runs["run"].nunique()
     scope = f"Scope: {counted} network{'s' if counted != 1 else ''}; {tables.runs['points'].max():g} points at most."
-    verdicts = {name: Verdict(NO_CLAIM_HERE, NO_CLAIM, (), {}) for name in parts}
+    verdicts = {name: Verdict(no_claim(NAME), NO_CLAIM, (), {}) for name in parts}
     shows = f"A panel for each {column}. {LAWS}"
     contents = {"": tables.runs.dropna(axis="columns", how="all"), "_layers": tables.layers}
     return Result(NAME, verdicts, figure, contents, scope, (), tuple(call), shows=shows)
