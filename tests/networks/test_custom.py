@@ -56,6 +56,21 @@ class NoLogits(Net):
         return super().forward(images).sum(dim=1)
 
 
+class Two(Net):
+    def forward(self, images):
+        return super().forward(images), images
+
+
+class Lazy(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.LazyLinear(6), nn.ReLU())
+        self.head = nn.Linear(6, classes)
+
+    def forward(self, images):
+        return self.head(self.body(images))
+
+
 class Failing(Net):
     def forward(self, images):
         return self.head(images)
@@ -98,6 +113,7 @@ def test_layers_are_found_or_named(own: Path, layers: str, names: tuple[str, ...
     [
         (["architecture.target=own_custom_nets.NoLogits"], r"must give logits of shape \(2, 10\).* not \(2,\)"),
         (["architecture.target=own_custom_nets.Failing"], r"fails on images of shape \(2, 1, 10, 10\): "),
+        (["architecture.target=own_custom_nets.Two"], "its output is a tuple, not a tensor of logits"),
         (["architecture.target=own_custom_nets.no_module"], "makes a dict, not a torch.nn.Module"),
         (["architecture.target=torch.nn.ReLU"], "has no parameters to train"),
         (["architecture.layers=[lairs]"], "layer 'lairs': no such module; choose from"),
@@ -111,6 +127,20 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(own: Path, words: li
         execute([compose_config([*SMOKE, *words, f"results={own}"])])
     assert "\n" not in str(raised.value)
     assert not (own / "runs").exists()
+
+
+def test_a_lazy_module_takes_its_shapes_from_the_first_pass(own: Path) -> None:
+    words = [*WORDS, "architecture.target=own_custom_nets.Lazy"]
+    architecture = compose_config(words).architecture
+    first, again, other = (build_network(architecture, (1, 10, 10), 10, seed=seed) for seed in (1, 1, 2))
+    assert first.body[1].weight.shape == (6, 100)
+    assert torch.equal(first.body[1].weight, again.body[1].weight)
+    assert not torch.equal(first.body[1].weight, other.body[1].weight)
+
+
+def test_arguments_may_be_given_together(own: Path) -> None:
+    together = compose_config([*WORDS, "architecture.arguments={width: 5, depth: 4}"]).architecture
+    assert together.arguments == {"width": 5, "depth": 4}
 
 
 def test_random_numbers_depend_on_seed_and_epoch_alone(own: Path) -> None:

@@ -117,7 +117,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def with_free_arguments(word: str) -> str:
     """Return an override in Hydra's grammar: an argument of a target of the user's, which no schema knows, is added."""
-    return f"++{word}" if re.match(r"\w+\.arguments\.", word) else word
+    return f"++{word}" if re.match(r"\w+\.arguments[.=]", word) else word
 
 
 def refuse_unknown_words(words: Sequence[str], others: Sequence[str] = ()) -> None:

@@ -77,10 +77,19 @@ def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], tu
 def choose_layers(network: nn.Module, layers: Layers, inputs: Tensor) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return the names of the chosen layers, see :func:`choose`, and the shape of the output, by a pass of inputs.
 
-    The pass is in evaluation mode; modes and random state are restored. Raises ValueError, and what the network raises.
+    The pass is in evaluation mode; modes and random state are restored. Raises ValueError, also for an output that is
+    no tensor, and what the network raises.
     """
+    outputs: list[Any] = []
+
+    def forward() -> Any:
+        outputs.append(network(inputs))
+        return outputs[0]
+
     with measuring_mode(network, "running"):
-        runs, output = trace(network, lambda: network(inputs))
+        runs, output = trace(network, forward)
+    if not isinstance(outputs[0], Tensor):
+        raise ValueError(f"its output is a {type(outputs[0]).__name__}, not a tensor of logits")
     return tuple(layer.name for layer in choose(network, layers, runs, output)), output
 
 

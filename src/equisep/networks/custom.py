@@ -1,12 +1,14 @@
 """A network of the user's own: built by its dotted path, its layers chosen and its output checked before any work."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from torch.nn.parameter import UninitializedParameter
 
 from equisep.config import ConfigError, Custom, call_target, digest_of, find_target
 from equisep.networks.network import Network
@@ -46,7 +48,23 @@ def build_custom(architecture: Custom, input_shape: tuple[int, ...], classes: in
         raise ConfigError(f"architecture.target={path}: makes a {type(module).__name__}, not a torch.nn.Module")
     if next(module.parameters(), None) is None:
         raise ConfigError(f"architecture.target={path}: the module has no parameters to train")
+    if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
+        # Lazy modules take their shapes, and their initial values, from the first pass.
+        with _tried(path, input_shape), torch.no_grad():
+            module.eval()(torch.zeros(TRIED, *input_shape))
+        module.train()
     return module
+
+
+@contextmanager
+def _tried(path: str, input_shape: tuple[int, ...]) -> Iterator[None]:
+    """Raise ConfigError, in one line, for what a module raises on images of a shape."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        problem = f"fails on images of shape {(TRIED, *input_shape)}: {reason}"
+        raise ConfigError(f"architecture.target={path}: {problem}") from None
 
 
 def outline_custom(
@@ -61,13 +79,12 @@ def outline_custom(
     device = next(module.parameters()).device
     images = torch.zeros(TRIED, *input_shape, device=device)
     path = architecture.target
+    with _tried(path, input_shape), torch.no_grad():
+        copy.deepcopy(module).eval()(images)
     try:
         layers, output = choose(module, architecture.layers, images)
     except ValueError as error:
-        raise ConfigError(f"architecture.target={path}: {error}; set architecture.layers") from None
-    except Exception as error:
-        problem = f"fails on images of shape {(TRIED, *input_shape)}: {str(error).splitlines()[0]}"
-        raise ConfigError(f"architecture.target={path}: {problem}") from None
+        raise ConfigError(f"architecture.target={path}: {error}") from None
     if output != (TRIED, classes):
         problem = f"must give logits of shape {(TRIED, classes)} for {TRIED} images of {classes} classes, not {output}"
         raise ConfigError(f"architecture.target={path}: {problem}")
