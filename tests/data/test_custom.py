@@ -67,6 +67,26 @@ class Huge(Points):
     targets = [0, 1] * (10**6 // 2)
 
 
+class NotFinite(Points):
+    def __getitem__(self, index):
+        return self.x[index] * float("nan"), int(self.y[index])
+
+
+class Complex(Points):
+    def __getitem__(self, index):
+        return self.x[index].to(torch.complex64), int(self.y[index])
+
+
+class Number(Points):
+    def __getitem__(self, index):
+        return float(self.x[index][0]), int(self.y[index])
+
+
+class Broken(Points):
+    def __getitem__(self, index):
+        raise KeyError("lost")
+
+
 class Neither(Points):
     def __init__(self):
         super().__init__()
@@ -134,6 +154,10 @@ def test_arrays_of_a_file_and_images_of_a_folder(own: Path) -> None:
         ("own_data.Unlabelled", [], "its items are Tensor, not pairs of input and label"),
         ("own_data.Words", [], "labels must be integers, one per point, not str"),
         ("own_data.Huge", [], r"1,000,000 points of shape \(1000, 1000, 100\) take 400,000.0 GB"),
+        ("own_data.NotFinite", [], "point 0 is not finite"),
+        ("own_data.Complex", [], "an input is of torch.complex64; real arrays are needed"),
+        ("own_data.Number", [], "an input is a single number"),
+        ("own_data.Broken", [], "item 0 cannot be read .KeyError: 'lost'"),
         ("own_data.Neither", [], "takes neither train=True nor split='train'"),
         ("own_data.Points", ["dataset.size=4"], r"an input of shape \(7,\) is no image"),
         ("own_data.Points", ["dataset.per_class=99"], "class 0 has 20 training images"),

@@ -33,7 +33,7 @@ class Points:
 
         Raises ConfigError for points of varying shapes or too many for the memory.
         """
-        first = _as_tensor(self.items[indices[0]][0], config, self.name)
+        first = _as_tensor(_item(self.items, indices[0], config)[0], config, self.name)
         needed, free = first.nbytes * len(indices), free_bytes()
         if needed > MEMORY_SHARE * free:
             found = f"{len(indices):,} points of shape {tuple(first.shape)} take {needed / 1e9:,.1f} GB"
@@ -41,11 +41,14 @@ class Points:
             raise ConfigError(f"dataset.target={config.target}: {self.name}: {found}, {remedy}")
         inputs = torch.empty(len(indices), *first.shape)
         for place, index in enumerate(indices):
-            value = _as_tensor(self.items[index][0], config, self.name)
+            value = _as_tensor(_item(self.items, index, config)[0], config, self.name)
             if value.shape != first.shape:
                 found = f"point {index} has shape {tuple(value.shape)}, others {tuple(first.shape)}"
                 raise ConfigError(f"dataset.target={config.target}: {self.name}: {found}; set dataset.size for images")
             inputs[place] = value
+        if not inputs.isfinite().all():
+            where = int((~inputs.flatten(1).isfinite()).any(dim=1).nonzero()[0])
+            raise ConfigError(f"dataset.target={config.target}: {self.name}: point {indices[where]} is not finite")
         return inputs
 
 
@@ -119,10 +122,19 @@ def _from_class(config: CustomDataset, split: str) -> Points:
         raise ConfigError(f"{field}={config.target}: {name}: there are none")
     labels = next((getattr(items, attribute) for attribute in LABELS if hasattr(items, attribute)), None)
     if labels is None or len(labels) != len(items):
-        labels = [_label_of(items[index], config) for index in range(len(items))]
+        labels = [_label_of(_item(items, index, config), config) for index in range(len(items))]
     classes = getattr(items, "classes", None)
     listed = [str(one) for one in classes] if isinstance(classes, list | tuple) else None
     return Points(items, _as_labels(labels, config), listed, name)
+
+
+def _item(items: Any, index: int, config: CustomDataset) -> Any:
+    """Return an item of a data set; raises ConfigError, in one line, for what the user's code raises."""
+    try:
+        return items[index]
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise ConfigError(f"dataset.target={config.target}: item {index} cannot be read ({reason})") from None
 
 
 def _label_of(item: Any, config: CustomDataset) -> Any:
@@ -163,6 +175,9 @@ def _as_tensor(value: Any, config: CustomDataset, name: str) -> Tensor:
         except (TypeError, ValueError, RuntimeError):
             problem = f"an input is a {type(value).__name__}, not an image, a tensor or an array"
             raise ConfigError(f"dataset.target={config.target}: {name}: {problem}") from None
+    if tensor.ndim == 0 or tensor.is_complex():
+        found = "a single number" if tensor.ndim == 0 else f"of {tensor.dtype}"
+        raise ConfigError(f"dataset.target={config.target}: {name}: an input is {found}; real arrays are needed")
     tensor = tensor / 255 if tensor.dtype == torch.uint8 else tensor.float()
     steps = [transforms.Resize((config.size, config.size), antialias=True)] if config.size else []
     steps += [transforms.Normalize(config.mean, config.std)] if config.mean and config.std else []

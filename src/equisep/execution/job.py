@@ -318,6 +318,11 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
     possible = config.compute.engine != "native" or job.native_kernels is not None
     require(possible, "compute.engine", "native", f"{remedy}; set auto")
     if config.robustness is not None:
+        scaled = config.dataset.mean is not None
+        remedy = (
+            "robustness needs images with a mean and standard deviation; set dataset.mean and std, or robustness=null"
+        )
+        require(scaled, "dataset.mean", config.dataset.mean, remedy)
         whole = config.measure.components is None
         remedy = "robustness needs unprojected features; set measure.components=null or robustness=null"
         require(whole, "measure.components", config.measure.components, remedy)
