@@ -19,6 +19,9 @@ from equisep.store import Run, load_runs
 from tests.conftest import run_one
 
 NETS = """
+import random
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -69,6 +72,12 @@ class Lazy(nn.Module):
 
     def forward(self, images):
         return self.head(self.body(images))
+
+
+class Drawn(Net):
+    def __init__(self, input_shape, classes):
+        super().__init__(input_shape, classes)
+        self.head.weight.data *= random.random() + np.random.rand()
 
 
 class Failing(Net):
@@ -127,6 +136,13 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(own: Path, words: li
         execute([compose_config([*SMOKE, *words, f"results={own}"])])
     assert "\n" not in str(raised.value)
     assert not (own / "runs").exists()
+
+
+def test_initial_values_drawn_elsewhere_depend_on_the_seed_too(own: Path) -> None:
+    architecture = compose_config([*WORDS, "architecture.target=own_custom_nets.Drawn"]).architecture
+    first, again, other = (build_network(architecture, (1, 10, 10), 10, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.head.weight, again.head.weight)
+    assert not torch.equal(first.head.weight, other.head.weight)
 
 
 def test_a_lazy_module_takes_its_shapes_from_the_first_pass(own: Path) -> None:

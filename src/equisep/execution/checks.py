@@ -6,19 +6,24 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
-from equisep.config import Config, ConfigError, Measure, by_convention, require
+from equisep.config import Config, ConfigError, Measure, Optimizer, by_convention, require
 from equisep.measures import batch_order
 from equisep.networks import FeedForwardNetwork
 from equisep.store import DamagedRun, Run
+from equisep.training import build_optimizer
 
 if TYPE_CHECKING:
     from equisep.execution.job import Job
 
 
 def check_network(job: Job) -> None:
-    """Raise ConfigError for images that are too small, and for a view or layers that the network does not have."""
+    """Raise ConfigError for images, an optimizer, a view or layers that do not fit the network."""
     family, phases = job.config.architecture.family, job.config.training.phases
     permuted(job.outline, job.config.measure)
+    if job.config.optimizer.kind not in Optimizer.KINDS:
+        build_optimizer(job.config.optimizer, list(job.outline.parameters()))
+    remedy = "robustness needs images with a mean and standard deviation; set dataset.mean and std, or robustness=null"
+    require(job.config.robustness is None or job.config.dataset.mean is not None, "dataset.mean", "null", remedy)
     remedy = f"architecture.family={family} has no blocks; set measure.view=layer"
     require(bool(job.points), "measure.view", "block", remedy)
     layers = max(job.outline.parameter_layers(), default=0)

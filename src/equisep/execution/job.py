@@ -13,7 +13,6 @@ from torch import nn
 from equisep.config import (
     Config,
     ConfigError,
-    Optimizer,
     architecture_from_plain,
     dataset_from_plain,
     from_plain,
@@ -51,7 +50,7 @@ from equisep.networks import (
 )
 from equisep.robustness import Images, measure_robustness
 from equisep.store import ROBUSTNESS, Outcome, Run, is_complete, missing_evaluations, outcome_of, run_title
-from equisep.training import Kernels, build_optimizer, follows_protocol, kernels_of
+from equisep.training import Kernels, follows_protocol, kernels_of
 
 # Images of a batch from which, and channels up to which, the native engine trains convolutions faster than torch
 # (benchmarks/convolutions.py).
@@ -311,18 +310,11 @@ def prepare(config: Config, device: torch.device | None = None) -> Job:
         training = replace(config.training, snapshots=stored["training"]["snapshots"])
         job = replace(job, config=replace(config, training=training))
     check_network(job)
-    if config.optimizer.kind not in Optimizer.KINDS:
-        build_optimizer(config.optimizer, list(job.outline.parameters()))
     check_batches(job)
     remedy = f"has no kernels for family={config.architecture.family} on {job.device}"
     possible = config.compute.engine != "native" or job.native_kernels is not None
     require(possible, "compute.engine", "native", f"{remedy}; set auto")
     if config.robustness is not None:
-        scaled = config.dataset.mean is not None
-        remedy = (
-            "robustness needs images with a mean and standard deviation; set dataset.mean and std, or robustness=null"
-        )
-        require(scaled, "dataset.mean", config.dataset.mean, remedy)
         whole = config.measure.components is None
         remedy = "robustness needs unprojected features; set measure.components=null or robustness=null"
         require(whole, "measure.components", config.measure.components, remedy)

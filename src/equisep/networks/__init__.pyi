@@ -2,7 +2,7 @@ from .cost import (
     forward_operations as forward_operations, gains_from_batching as gains_from_batching, training_values as
     training_values,
 )
-from .custom import CustomOutline as CustomOutline
+from .custom import CustomOutline as CustomOutline, other_generators as other_generators
 from .families import build_network as build_network, outline_network as outline_network
 from .fnn import FeedForwardNetwork as FeedForwardNetwork
 from .network import Network as Network

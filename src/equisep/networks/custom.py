@@ -1,10 +1,12 @@
 """A network of the user's own: built by its dotted path, its layers chosen and its output checked before any work."""
 
 import copy
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
@@ -54,6 +56,19 @@ def build_custom(architecture: Custom, input_shape: tuple[int, ...], classes: in
             module.eval()(torch.zeros(TRIED, *input_shape))
         module.train()
     return module
+
+
+@contextmanager
+def other_generators(seed: int) -> Iterator[None]:
+    """Seed the generators of Python and NumPy, which the user's code may draw from; restore them on exit."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 @contextmanager

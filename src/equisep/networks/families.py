@@ -5,7 +5,7 @@ from torch import nn
 
 from equisep.config import AlexNet, Architecture, ConfigError, Convolutional, Custom, DenseNet, FeedForward, ResNet, Vgg
 from equisep.networks.convolutional import build_alexnet, build_vgg
-from equisep.networks.custom import ChooseLayers, build_custom, outline_custom
+from equisep.networks.custom import ChooseLayers, build_custom, other_generators, outline_custom
 from equisep.networks.densenet import DenseNetwork
 from equisep.networks.fnn import FeedForwardNetwork
 from equisep.networks.network import Network
@@ -21,7 +21,8 @@ def build_network(architecture: Architecture, input_shape: tuple[int, ...], clas
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(architecture, Custom):
-            return build_custom(architecture, input_shape, classes)
+            with other_generators(seed):
+                return build_custom(architecture, input_shape, classes)
         return _build(architecture, input_shape, classes)
 
 

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from equisep.config import ConfigError, Optimizer, Training, nearest
 from equisep.measures import LOSSES
-from equisep.networks import CustomOutline, FeedForwardNetwork, Network, gains_from_batching
+from equisep.networks import (
+    CustomOutline,
+    FeedForwardNetwork,
+    Network,
+    gains_from_batching,
+    other_generators,
+)
 from equisep.training.engine import Program
 from equisep.training.feed_forward import FeedForwardProgram, has_kernels
 from equisep.training.modules import ModuleProgram, PlainProgram
@@ -75,7 +81,8 @@ class Population(Trainer):
         # Other modules may draw random numbers, as dropout does.
         self.program.draws = [np.random.default_rng([member.seed, self.epoch]) for member in self.members]
         devices = [self.labels.device.index or 0] if self.labels.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        seed = self.members[0].seed + self.epoch
+        with torch.random.fork_rng(devices=devices), other_generators(seed):
             return self._pass(order, factor, trained)
 
     def _pass(self, order: Tensor, factor: float, trained: range | None) -> tuple[list[float], list[int]]:
