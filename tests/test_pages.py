@@ -19,6 +19,7 @@ from torchvision.utils import save_image
 from equisep.analysis.claims import load_claims
 from equisep.analysis.figures.catalogue import OVERVIEWS
 from equisep.analysis.verdicts import STATUSES
+from equisep.commands.main import main
 from equisep.config import Config
 from equisep.data import Data
 from tests.conftest import ROOT, run_one
@@ -93,21 +94,21 @@ def test_commands_of_the_package(
 
 
 def _test_own_experiment(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a command with a folder of one's own, and those that have to run before it."""
+    """Run a command with a folder of one's own, and those that have to run before it, in this process."""
     # Set by the option, for all that follows in the process.
     monkeypatch.setenv("EQUISEP_CONFIG_DIR", "")
-    new = "conf" in words or words[0] == "new"
+    new = "own" in words or words[0] == "new"
+    monkeypatch.chdir(tmp_path if new else ROOT)
     if new:
-        monkeypatch.chdir(tmp_path)
-        assert call("new", "experiment", "batch_size").code == 0
-    name, folder = ("batch_size", "conf") if new else ("activations", "examples/layer_norm/conf")
+        assert main(["new", "experiment", "batch_size"]) == 0
+    name, folder = ("batch_size", "own") if new else ("activations", "examples/layer_norm/conf")
     short = ["training=smoke", "seed=1", "tracking=off", f"results={tmp_path}"]
     if words[0] != "new":
         own = ["--config-dir", folder]
-        assert call("-m", *own, f"experiment={name}", *short).code == 0
-        ended = call("figure", name, *own, *short)
-        assert ended.code == 1, ended.err
-        assert "trained for 2 epochs" in ended.out
+        assert main(["-m", *own, f"experiment={name}", *short]) == 0
+        assert main(["figure", name, *own, *short]) == 1
+        record = json.loads((tmp_path / f"verdicts/{name}.json").read_text())
+        assert "trained for 2 epochs" in record["verdicts"]["paper"]["statistics"]
 
 
 def _test_figure(words: list[str], store: Path, tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A working folder with a new experiment in conf/."""
+    """A working folder with a new experiment in own/."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(OWN_CONF, "")
     assert main(["new", "experiment", "batch_size"]) == 0
     return tmp_path
 
 
-OWN = ["--config-dir", "conf"]
+OWN = ["--config-dir", "own"]
 SMALL = ["training=smoke", "architecture.width=8", "seed=1,2", "tracking=off"]
 
 
@@ -60,10 +60,10 @@ def test_the_example_runs_at_smoke_size(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_without_figure_and_claim_there_is_a_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "conf/figure/batch_size.yaml").unlink()
-    (folder / "conf/claims.yaml").unlink()
+    (folder / "own/figure/batch_size.yaml").unlink()
+    (folder / "own/claims.yaml").unlink()
     assert main(["-m", *OWN, "experiment=batch_size", *SMALL, "training.batch_size=64,256"]) == 0
-    assert main(["figure", "batch_size", f"--config-dir={folder / 'conf'}", *SMALL]) == 0
+    assert main(["figure", "batch_size", f"--config-dir={folder / 'own'}", *SMALL]) == 0
     assert "no claim stated for this experiment" in capsys.readouterr().out
     assert main(["report", *OWN]) == 0
     assert "no claim stated" in (folder / "results/report.html").read_text()
@@ -91,7 +91,7 @@ def test_without_figure_and_claim_there_is_a_default(folder: Path, capsys: pytes
 def test_a_mistake_in_a_file_is_one_line(
     folder: Path, file: str, text: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "conf" / file).write_text("# @package _global_\n" + text if file.startswith("exp") else text)
+    (folder / "own" / file).write_text("# @package _global_\n" + text if file.startswith("exp") else text)
     capsys.readouterr()
     assert main(["figure", "batch_size", *OWN, *SMALL]) == 2
     error = capsys.readouterr().err
@@ -99,7 +99,9 @@ def test_a_mistake_in_a_file_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_name_that_is_taken_or_none_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_taken_or_none_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, message in (
         ("batch_size", "exists; remove it or choose another name"),
         ("optimizers", "there is an experiment of this name"),
@@ -107,6 +109,9 @@ def test_a_name_that_is_taken_or_none_is_refused(folder: Path, capsys: pytest.Ca
     ):
         assert main(["new", "experiment", name]) == 2
         assert message in capsys.readouterr().err
+    assert main(["new", "experiment", "other", f"--config-dir={ROOT / 'conf'}"]) == 2
+    assert "is the package's own; set --config-dir to a folder of yours" in capsys.readouterr().err
+    monkeypatch.setenv(OWN_CONF, "")
     assert main(["figure", "batch_size"]) == 2
     assert "figure batch_size: no such figure" in capsys.readouterr().err
     assert main(["figure", "batch_size", "--config-dir", "nowhere"]) == 2

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from equisep.config.validation import ConfigError
-from equisep.config.vocabulary import group_options, own_conf_folder
+from equisep.config.vocabulary import conf_folder, group_options, own_conf_folder
 
-DEFAULT_FOLDER = "conf"
+DEFAULT_FOLDER = "own"
 
 EXPERIMENT = """\
 # @package _global_
@@ -58,7 +58,7 @@ shows: Networks at two depths and batch sizes.           # the caption's first s
 def new_experiment(name: str) -> str:
     """Write the files of a new experiment to the user's own folder; return what to do with them.
 
-    The folder is that of ``--config-dir``, else ``conf`` in the working folder. Raises ConfigError for a name that is
+    The folder is that of ``--config-dir``, else ``own`` in the working folder. Raises ConfigError for a name that is
     taken or none, and for a folder that cannot be written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -66,6 +66,10 @@ def new_experiment(name: str) -> str:
     if name in group_options()["experiment"]:
         raise ConfigError(f"new experiment {name}: there is an experiment of this name; choose another one")
     folder = own_conf_folder() or Path(DEFAULT_FOLDER).absolute()
+    if folder == conf_folder():
+        raise ConfigError(
+            f"new experiment {name}: {folder} is the package's own; set --config-dir to a folder of yours"
+        )
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     if Path(shown) == Path():
         shown = folder

@@ -220,7 +220,7 @@ COMMANDS: dict[str, Command] = {
     "new": Command(
         "Write an experiment of your own, with its claim and figure, to change",
         "equisep new experiment batch_size",
-        "The files are commented and run as they are. The folder is that of --config-dir (default: conf).",
+        "The files are commented and run as they are. The folder is that of --config-dir (default: own).",
         _new_arguments,
         _new,
     ),
