@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,3 +87,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory, fashion: Data) -> Path:
     for optimizer in ("sgd", "adam"):
         execute([compose_config([*short, f"optimizer={optimizer}", f"seed={seed}"]) for seed in (1, 2)])
     return results
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Writes modules of a user's, text by name, into a working folder; they are forgotten at the end."""
+    written: list[str] = []
+
+    def write(**texts: str) -> Path:
+        written.extend(texts)
+        for name, text in texts.items():
+            (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)

@@ -137,7 +137,7 @@ def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any], message: s
 
 
 def test_a_file_of_something_else_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "notes.csv").write_text("a,b\\n1,2\\n".replace("\\\\n", "\\n"))
+    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="is no table of runs; choose another file"):
         SeparationCallback(make_network(), make_sample(), to=tmp_path / "notes.csv")
 

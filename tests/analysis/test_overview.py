@@ -17,7 +17,7 @@ from equisep.analysis.all_runs import (
     comparable,
     correlations_with_test_accuracy,
     exponential_against_rivals,
-    remark_on_one_protocol,
+    remarks_on_correlations,
     summarise_runs,
 )
 from equisep.analysis.figures.catalogue import OVERVIEWS as FIGURES
@@ -184,12 +184,12 @@ def test_the_correlation_at_one_protocol_leaves_out_what_differs_otherwise() -> 
         family="fnn", dataset="mnist 10×10", width=100.0, training="joint", seed=1, last=True, train_accuracy=1.0
     )
     table = table.assign(D_last=0.1)
-    remark, over_depths, _, _ = remark_on_one_protocol(table.assign(r=-table["log_ratio_cv"]))
+    remark, over_depths, _, _ = remarks_on_correlations(table.assign(r=-table["log_ratio_cv"]))
     assert "drawn again: MNIST 10×10" in over_depths
     correlation = float(remark.split("MNIST 10×10 ")[1].split()[0].replace("−", "-"))
     assert correlation < -0.8
     assert remark.endswith("18 settings.")
-    assert remark_on_one_protocol(table[:3].assign(r=-1.0)) == []
+    assert remarks_on_correlations(table[:3].assign(r=-1.0)) == []
 
 
 def test_networks_with_random_labels_or_on_another_draw_are_not_comparable() -> None:

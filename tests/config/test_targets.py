@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,15 +30,10 @@ SIZE = 3
 
 
 @pytest.fixture
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a module of the user's."""
-    (tmp_path / "own_nets.py").write_text(NETS)
-    (tmp_path / "broken_nets.py").write_text("import not_installed_anywhere")
-    (tmp_path / "wrong_nets.py").write_text("1 / 0")
-    monkeypatch.chdir(tmp_path)
+def own_folder(own_modules: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with modules of the user's, which an installed command does not search."""
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    yield tmp_path
-    sys.modules.pop("own_nets", None)
+    return own_modules(own_nets=NETS, broken_nets="import not_installed_anywhere", wrong_nets="1 / 0")
 
 
 def test_a_target_is_found_in_the_working_folder_and_called(own_folder: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +92,8 @@ SMOKE = [*WORDS, "training=smoke", "tracking=off"]
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    (tmp_path / "own_custom_nets.py").write_text(NETS)
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    sys.modules.pop("own_custom_nets", None)
+def own(own_modules: Callable[..., Path]) -> Path:
+    return own_modules(own_custom_nets=NETS)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,8 @@ def test_its_law_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     laws = pd.read_csv(tmp_path / "tables/law.csv")
     assert laws["epoch"].tolist() == [10, 10]
     assert laws["r"].tolist() == pytest.approx([fit_law([20.0, 10.0, 3.0]).pearson_r, fit_law([20, 11, 4]).pearson_r])
+    assert "train_loss" not in laws
+    assert laws["seed"].tolist() == [1, 2]
     assert (tmp_path / "figures/law.png").exists()
     assert main(["figure", "law", f"source={path}", "epoch=0", "by=split", f"results={tmp_path}"]) == 0
     assert set(pd.read_csv(tmp_path / "tables/law.csv")["epoch"]) == {0}

@@ -235,7 +235,7 @@ def correlations_with_test_accuracy(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(correlations, columns=None if correlations else ["dataset", "seeds", "settings", "fitted"])
 
 
-def remark_on_one_protocol(table: pd.DataFrame) -> list[str]:
+def remarks_on_correlations(table: pd.DataFrame) -> list[str]:
     """Return notes on the correlations with test accuracy where nothing but depth and rate differs, and over depths.
 
     The first: over settings with the most frequent width, optimizer and training of a data set; depth and learning rate

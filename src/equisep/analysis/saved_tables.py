@@ -20,9 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from equisep.analysis.experiments import column_of
 from equisep.analysis.table_files import load_tables
-from equisep.analysis.tables import (
-    Tables,
-)
+from equisep.analysis.tables import Tables
 from equisep.config import (
     ALL_CONVENTIONS,
     NOT_IN_IDENTITY,

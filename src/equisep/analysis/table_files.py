@@ -15,6 +15,7 @@ from equisep.analysis.tables import (
     with_derived,
 )
 from equisep.config import PAPER, ConfigError
+from equisep.store import numbers_of
 
 # Text even if it consists of digits.
 TEXT_COLUMNS = ("run", "engine", "commit", "torch", "processor", "ended", "lock", "config")
@@ -74,10 +75,7 @@ def _refuse_other_values(table: pd.DataFrame, columns: Sequence[str], suffix: st
             raise ConfigError(f"{where} has a row without {name}: the file is damaged")
     texts = (*TEXT_COLUMNS, "view", "convention", "name", "kind")
     for name in (column for column in columns if column in table and column not in texts):
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        wrong = table[name][numbers.isna() & table[name].notna()]
-        if len(wrong):
-            raise ConfigError(f"{where}: {name}={wrong.iloc[0]}: must be a number")
+        numbers_of(table, name, where)
     for name in (column for column in ("epoch", "layer", "seed") if column in columns and suffix != "_perturbed"):
         broken = table.loc[table[name] % 1 != 0, name]
         if len(broken):

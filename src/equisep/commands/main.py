@@ -15,12 +15,7 @@ from typing import NoReturn
 
 from equisep.commands.subcommands import COMMANDS, wrap
 from equisep.config.validation import ConfigError, EquisepError
-from equisep.config.vocabulary import (
-    field_names,
-    group_options,
-    nearest,
-    use_own_conf,
-)
+from equisep.config.vocabulary import field_names, group_options, nearest, use_own_conf
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -50,8 +50,7 @@ def find_target(field: str, path: str) -> Any:
 def digest_of(target: Any) -> str:
     """Return what identifies the source of a class or function: the SHA-256 of its file, the first 16 hex digits.
 
-    What the file imports is not covered. Of a target without a source file, such as one in C, the digest is of its
-    name and the version of its package.
+    What the file imports is not covered. Of a target without a source file, such as one in C, it is of its name.
     """
     try:
         content = Path(inspect.getfile(inspect.unwrap(target))).read_bytes()

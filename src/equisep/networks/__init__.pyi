@@ -1,5 +1,5 @@
 from .cost import (
-    forward_operations as forward_operations, gains_from_batching as gains_from_batching, training_values as
+    forward_operations as forward_operations, gains_from_batching as gains_from_batching, is_ours as is_ours, training_values as
     training_values,
 )
 from .custom import CustomOutline as CustomOutline, other_generators as other_generators

@@ -50,6 +50,11 @@ def _images(outline: Network, input_shape: tuple[int, ...]) -> torch.Tensor:
     return torch.zeros(1, *input_shape, device=next(outline.parameters()).device)
 
 
+def is_ours(network: nn.Module) -> bool:
+    """Whether a network, or an outline, is of one of the package's families."""
+    return isinstance(network, Network) and not isinstance(network, CustomOutline)
+
+
 def gains_from_batching(network: nn.Module) -> bool:
     """Whether several such networks train faster in one program than one by one: those without convolutions do.
 
@@ -57,4 +62,4 @@ def gains_from_batching(network: nn.Module) -> bool:
     """
     if isinstance(network, CustomOutline):
         return network.batched
-    return isinstance(network, Network) and not any(isinstance(module, nn.Conv2d) for module in network.modules())
+    return is_ours(network) and not any(isinstance(module, nn.Conv2d) for module in network.modules())

@@ -36,7 +36,7 @@ def outline_network(
     """
     if isinstance(architecture, Custom):
         assert choose is not None
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), other_generators(0):
             return outline_custom(architecture, input_shape, classes, choose)
     with torch.device("meta"):
         return _build(architecture, input_shape, classes)

@@ -63,15 +63,19 @@ def read_own_table(source: str | Path) -> pd.DataFrame:
 
 def _with_numbers(table: pd.DataFrame, telling: list[str], where: str) -> pd.DataFrame:
     """Return the table with numbers in D, epoch and layer; raises ConfigError for text and for a repeated layer."""
-    for name in ("D", "epoch", "layer"):
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        wrong = table[name][numbers.isna() & table[name].notna()]
-        if len(wrong):
-            raise ConfigError(f"{where}: {name}={wrong.iloc[0]}: must be a number")
-        table = table.assign(**{name: numbers})
+    table = table.assign(**{name: numbers_of(table, name, where) for name in ("D", "epoch", "layer")})
     repeated = table.duplicated([*telling, "layer"])
     if repeated.any():
         row = table[repeated].iloc[0]
         problem = f"layer {row['layer']} of run {row['run']} at epoch {row['epoch']} is there twice"
         raise ConfigError(f"{where}: {problem}; add a column run, epoch, split or convention that tells them apart")
     return table
+
+
+def numbers_of(table: pd.DataFrame, column: str, where: str) -> pd.Series:
+    """Return a column of a table from a file as numbers; raises ConfigError, beginning with ``where``, for text."""
+    numbers: pd.Series = pd.to_numeric(table[column], errors="coerce")
+    wrong = table[column][numbers.isna() & table[column].notna()]
+    if len(wrong):
+        raise ConfigError(f"{where}: {column}={wrong.iloc[0]}: must be a number")
+    return numbers

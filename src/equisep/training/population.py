@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from equisep.config import ConfigError, Optimizer, Training, nearest
 from equisep.measures import LOSSES
 from equisep.networks import (
-    CustomOutline,
     FeedForwardNetwork,
     Network,
     gains_from_batching,
+    is_ours,
     other_generators,
 )
 from equisep.training.engine import Program
@@ -45,7 +45,7 @@ def follows_protocol(optimizer: Optimizer, training: Training) -> bool:
 def _kind_of_program(network: nn.Module, members: int) -> type[Program]:
     if has_kernels(network):
         return FeedForwardProgram
-    if isinstance(network, CustomOutline) or not isinstance(network, Network):
+    if not is_ours(network):
         # Planned together only where they can be.
         return ModuleProgram if members > 1 else PlainProgram
     return ModuleProgram if gains_from_batching(network) else PlainProgram
@@ -76,13 +76,13 @@ class Population(Trainer):
         return build_program(networks, compiled=self.compiled)
 
     def _train(self, order: Tensor, factor: float, trained: range | None) -> tuple[list[float], list[int]]:
-        if isinstance(self.members[0].network, Network) or not isinstance(self.program, PlainProgram):
+        if is_ours(self.members[0].network) or not isinstance(self.program, PlainProgram):
             return self._pass(order, factor, trained)
         # Other modules may draw random numbers, as dropout does.
         self.program.draws = [np.random.default_rng([member.seed, self.epoch]) for member in self.members]
         devices = [self.labels.device.index or 0] if self.labels.device.type == "cuda" else []
-        seed = self.members[0].seed + self.epoch
-        with torch.random.fork_rng(devices=devices), other_generators(seed):
+        seed = np.random.SeedSequence([self.members[0].seed, self.epoch]).generate_state(1)
+        with torch.random.fork_rng(devices=devices), other_generators(int(seed[0])):
             return self._pass(order, factor, trained)
 
     def _pass(self, order: Tensor, factor: float, trained: range | None) -> tuple[list[float], list[int]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from equisep.config import Training
-from equisep.networks import CustomOutline, FeedForwardNetwork, Network
+from equisep.networks import FeedForwardNetwork, is_ours
 from equisep.training.convolutions import NativeConvolutionalTraining
 from equisep.training.kernels import Kernels
 from equisep.training.native import NativeTraining
@@ -19,8 +19,7 @@ def kernels_of(network: nn.Module) -> Kernels | None:
     """
     if isinstance(network, FeedForwardNetwork):
         return Kernels.FEED_FORWARD
-    ours = isinstance(network, Network) and not isinstance(network, CustomOutline)
-    return Kernels.CONVOLUTIONS if ours else None
+    return Kernels.CONVOLUTIONS if is_ours(network) else None
 
 
 def native_trainer(members: Sequence[Member], training: Training) -> Trainer:

@@ -85,7 +85,14 @@ def make(runs: pd.DataFrame, by: str | None = None, epoch: str | None = None, ca
     scope = f"Scope: {counted} network{'s' if counted != 1 else ''}; {tables.runs['points'].max():g} points at most."
     verdicts = {name: Verdict(no_claim(NAME), NO_CLAIM, (), {}) for name in parts}
     shows = f"A panel for each {column}. {LAWS}"
-    contents = {"": tables.runs.dropna(axis="columns", how="all"), "_layers": tables.layers}
+    # Of what the source does not have, the drawing's substitutes are not written.
+    unknown = [
+        own
+        for own, field in (("train_loss", "loss"), ("seed", "seed"))
+        if field not in layers or layers[field].isna().all()
+    ]
+    written = tables.runs.drop(columns=unknown).dropna(axis="columns", how="all")
+    contents = {"": written, "_layers": tables.layers}
     return Result(NAME, verdicts, figure, contents, scope, (), tuple(call), shows=shows)
 
 

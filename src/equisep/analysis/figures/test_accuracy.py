@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from equisep.analysis.all_runs import best_rates, comparable, correlations_with_test_accuracy, remark_on_one_protocol
+from equisep.analysis.all_runs import best_rates, comparable, correlations_with_test_accuracy, remarks_on_correlations
 from equisep.analysis.figures.decay_ratio import dataset_look
 from equisep.analysis.figures.panels import FITTED, legend_above, look_of, say_not_run, title
 from equisep.analysis.overview import Overview
@@ -80,4 +80,4 @@ SHOWS = (
     "A point per network that fits its data: test accuracy less the median of its data set, against D of the last "
     "layer, r and the CV of log ρ. Right: joint against two-stage training, a line per seed."
 )
-OVERVIEW = Overview("test_accuracy", draw, SHOWS, correlations_with_test_accuracy, CAVEAT, remark_on_one_protocol)
+OVERVIEW = Overview("test_accuracy", draw, SHOWS, correlations_with_test_accuracy, CAVEAT, remarks_on_correlations)
