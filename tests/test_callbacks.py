@@ -111,7 +111,7 @@ def test_it_logs_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     from equisep.store.wandb_log import read_log
 
     monkeypatch.setenv("WANDB_SILENT", "true")
-    with wandb.init(mode="offline", dir=str(tmp_path), project="own") as run:
+    with wandb.init(mode="offline", dir=str(tmp_path), project="own", reinit="create_new") as run:
         callback = SeparationCallback(make_network(), make_sample(), wandb_run=run)
         measured = callback(3, loss=0.25)
     assert measured is not None
