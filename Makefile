@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 EXTRAS ?=
+ALL_EXTRAS := dashboard lightning metrics robustness slurm transformers
 PROFILE ?= headline
 ARGS   ?=
 
@@ -136,22 +137,14 @@ $(VENV)/.runtime: pyproject.toml $(wildcard $(LOCK)/runtime.txt) | $(VENV)/.lock
 	$(if $(LOCK),@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .)
 	@touch $@
 
-$(VENV)/.robustness: $(wildcard $(LOCK)/robustness.txt) $(VENV)/.runtime
-	$(call install,robustness,[robustness])
-	@touch $@
+# A target for each extra of pyproject.toml.
+define extra
+$(VENV)/.$(1): $(wildcard $(LOCK)/$(1).txt) $(VENV)/.runtime
+	$$(call install,$(1),[$(1)])
+	@touch $$@
+endef
+$(foreach name,$(ALL_EXTRAS),$(eval $(call extra,$(name))))
 
-$(VENV)/.dashboard: $(wildcard $(LOCK)/dashboard.txt) $(VENV)/.runtime
-	$(call install,dashboard,[dashboard])
-	@touch $@
-
-$(VENV)/.metrics: $(wildcard $(LOCK)/metrics.txt) $(VENV)/.runtime
-	$(call install,metrics,[metrics])
-	@touch $@
-
-$(VENV)/.slurm: $(wildcard $(LOCK)/slurm.txt) $(VENV)/.runtime
-	$(call install,slurm,[slurm])
-	@touch $@
-
-$(VENV)/.development: $(wildcard $(LOCK)/development.txt) $(VENV)/.robustness $(VENV)/.dashboard $(VENV)/.metrics $(VENV)/.slurm
+$(VENV)/.development: $(wildcard $(LOCK)/development.txt) $(ALL_EXTRAS:%=$(VENV)/.%)
 	$(call install,development,[dev])
 	@touch $@

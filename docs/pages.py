@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 # Public names by what they are for.
 FUNCTIONS = {
     "Measure a network": ("measure", "NetworkMeasurement", "LayerMetrics", "SeparationCallback"),
+    "Language models": ("measure_next_token", "NextTokenMeasurement"),
     "Measure features": ("separation_fuzziness", "measure_separation", "Separation", "batch_order"),
     "Fit the law": ("fit_law", "Law"),
     "Read runs": ("load_laws", "load_runs"),

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-EXTRAS = ("robustness", "slurm", "dashboard", "metrics")
+EXTRAS = ("robustness", "slurm", "dashboard", "metrics", "lightning", "transformers")
 # What installs the checkout itself (pyproject.toml, build-system).
 BUILD = ("hatchling", "editables")
 

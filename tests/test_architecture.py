@@ -56,7 +56,7 @@ def test_levels_and_imports_between_subpackages_are_few() -> None:
     assert of_commands <= 43
     # Every file that draws takes its style from one place.
     of_style = sum(count for (_, imported), count in edges.items() if imported == "equisep.plots")
-    assert sum(edges.values()) - of_commands - of_style <= 117
+    assert sum(edges.values()) - of_commands - of_style <= 120
 
 
 def test_no_file_is_much_longer_than_350_lines() -> None:

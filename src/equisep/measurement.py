@@ -264,7 +264,7 @@ def measure(
         batches = len(passes.sizes) * chosen.passes
         size = f"{len(probe.layers)} layers, {passes.points:,} inputs"
         work = f"{size}, {chosen.passes} × through the data, {chosen.gigabytes:.2g} GB"
-        with _bar(work, batches, progress) as tick:
+        with progress_bar(work, batches, progress) as tick:
             measured, rows, found = measure_layers(
                 passes, probe, chosen, names, weighting=weighting, components=components, held_out=others, tick=tick
             )
@@ -319,8 +319,8 @@ def _refuse(
 
 
 @contextmanager
-def _bar(work: str, batches: int, progress: bool | None) -> Iterator[Callable[[], Any]]:
-    """Show how many batches have passed, on standard error."""
+def progress_bar(work: str, batches: int, progress: bool | None) -> Iterator[Callable[[], Any]]:
+    """Show how many batches have passed, on standard error. progress: None shows it in a terminal."""
     if not (sys.stderr.isatty() if progress is None else progress):
         yield lambda: None
         return

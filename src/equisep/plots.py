@@ -253,3 +253,29 @@ def layer_plot(fuzziness: Sequence[float], title: str) -> Figure:
             axes.plot(np.where(np.asarray(fuzziness) > 0, fuzziness, np.nan), ".-", color=CONTROL)
             axes.annotate("D of a layer is 0", (0.03, 0.03), xycoords="axes fraction", color=CONTROL)
         return figure
+
+
+def residual_plot(
+    residuals: Sequence[float], permuted: Sequence[Sequence[float]], held_out: Sequence[float], title: str
+) -> Figure:
+    """Return a figure of a language model's prediction residual per block with its line, and of its controls in grey.
+
+    residuals, held_out: of each block; permuted: of each permutation of the vocabulary.
+    """
+    blocks = np.arange(1, len(residuals) + 1)
+    with style():
+        figure = new_figure(COLUMN_WIDTH, 60)
+        axes = figure.add_subplot()
+        use_log_scale(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="block", ylabel="prediction residual 1 − R²", title=title)
+        for number, values in enumerate(permuted):
+            axes.plot(blocks, values, "-", color=LIGHT, label="" if number else "permuted ids")
+        if held_out:
+            axes.plot(blocks, held_out, "--", color=CONTROL, label="held-out tokens")
+        axes.plot(blocks, residuals, PAPER.marker, color=PAPER.colour, label="ids as they are")
+        axes.plot(blocks, np.exp(line_of_law(np.log(residuals))), "-", color=PAPER.colour)
+        law = fit_law(residuals)
+        axes.annotate(describe_law([law]), (0.02, 0.03), xycoords="axes fraction", color=PAPER.colour)
+        axes.legend()
+        return figure

@@ -12,9 +12,11 @@ from .records import (
     PerturbationResult, RobustnessResults as RobustnessResults, accuracy_areas as accuracy_areas,
 )
 from .recording import (
-    INPUT as INPUT, Element as Element, Recorder as Recorder, batch_norms as batch_norms, parse_layer as
-    parse_layer, random_state_kept as random_state_kept, unwrapped as unwrapped, with_options as with_options,
+    INPUT as INPUT, Element as Element, Recorder as Recorder, batch_norms as batch_norms, measuring_mode as
+    measuring_mode, parse_layer as parse_layer, random_state_kept as random_state_kept, unwrapped as unwrapped,
+    with_options as with_options,
 )
+from .regression import StreamedRegression as StreamedRegression
 from .scatter import NotFinite as NotFinite, Weighting as Weighting
 from .separation import (
     Separation as Separation, as_class_labels as as_class_labels, fuzziness_of_draws as

@@ -62,13 +62,13 @@ def test_every_so_many_calls_or_as_often_as_a_tenth_of_the_time_allows(monkeypat
     callback = SeparationCallback(make_network(), make_sample(), every=3)
     assert [epoch for epoch in range(7) if callback(epoch)] == [0, 3, 6]
     clock = [0.0]
-    monkeypatch.setattr("equisep.callbacks.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("equisep.callbacks.loop.time.perf_counter", lambda: clock[0])
 
     def slow(*arguments: Any, **options: Any) -> Any:
         clock[0] += 2.0
         return equisep.measure(*arguments, **options)
 
-    monkeypatch.setattr("equisep.callbacks.measure", slow)
+    monkeypatch.setattr("equisep.callbacks.loop.measure", slow)
     callback = SeparationCallback(make_network(), make_sample())
     measured = []
     for epoch in range(101):
@@ -98,9 +98,13 @@ def test_its_table_is_a_source_of_runs(tmp_path: Path, suffix: str) -> None:
     assert last["name"].tolist() == ["input", "2", "5"]
     assert last["D"].tolist() == pytest.approx(list(callback.measurements[4].fuzziness))
     assert len(load_laws(path)) == 6
-    # A run of the same name replaces its rows.
-    SeparationCallback(make_network(), make_sample(), run="b", to=path)(9)
-    assert set(load_runs(path).query("run == 'b'")["epoch"]) == {9}
+    # A resumed run continues its rows; one that starts again replaces them.
+    resumed = SeparationCallback(make_network(), make_sample(), run="b", every=1, to=path)
+    resumed(3)
+    resumed(6)
+    assert set(load_runs(path).query("run == 'b'")["epoch"]) == {0, 2, 3, 6}
+    SeparationCallback(make_network(), make_sample(), run="b", to=path)(0)
+    assert set(load_runs(path).query("run == 'b'")["epoch"]) == {0}
     assert main(["figure", "law", f"source={path}", f"results={tmp_path}"]) == 0
     assert len(pd.read_csv(tmp_path / "tables/law.csv")) == 2
 
@@ -128,7 +132,8 @@ def test_it_logs_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"every": 0}, "every=0: must be an integer, at least 1, or None"),
         ({"points": 1}, "points=1: must be an integer, at least 2"),
         ({"to": "law.txt"}, "to=law.txt: must end with .csv or .jsonl"),
-        ({"sample": torch.zeros(3)}, "sample: must be a pair of inputs and labels, not Tensor"),
+        ({"sample": torch.zeros(3)}, "data: Tensor; give \\(inputs, labels\\), a DataLoader or a list of batches"),
+        ({"sample": {"x": torch.zeros(9, 6)}}, "batch 0 has no labels under labels or label"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
@@ -140,6 +145,33 @@ def test_a_file_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="is no table of runs; choose another file"):
         SeparationCallback(make_network(), make_sample(), to=tmp_path / "notes.csv")
+
+
+def test_a_value_with_the_name_of_a_column_is_refused() -> None:
+    with pytest.raises(ValueError, match="layer: is a column of the table; give the value another name"):
+        SeparationCallback(make_network(), make_sample())(1, layer=3)
+
+
+def test_the_sample_may_be_batches_or_a_mapping() -> None:
+    inputs, labels = make_sample()
+    network = make_network()
+    expected = equisep.measure(network, (inputs[:60], labels[:60]), metrics="fuzziness", batch_size=20).fuzziness
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, labels), batch_size=20)
+    for sample in (loader, {"input": inputs, "labels": labels}):
+        callback = SeparationCallback(network, sample, points=60, batch_size=20)
+        measured = callback(0)
+        assert measured is not None
+        assert measured.fuzziness == pytest.approx(expected)
+
+
+def test_sharded_weights_are_refused() -> None:
+    class DTensor(nn.Parameter):
+        """As of FSDP and tensor parallelism, which need several processes."""
+
+    network = make_network()
+    network.part = DTensor(torch.zeros(2))
+    with pytest.raises(ValueError, match="its weights are sharded over processes"):
+        SeparationCallback(network, make_sample())(0)
 
 
 DISTRIBUTED = """

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from equisep.files import write_atomically
 from equisep.measurement import NetworkMeasurement, measure
-from equisep.measures import Layers
+from equisep.measures import Batches, Layers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 BUDGET = 0.1
 # Points of the sample that are measured by default.
 POINTS = 1000
+# Columns of the table that values of the user's cannot have.
+COLUMNS = ("run", "epoch", "layer", "name", "D")
 
 
 class SeparationCallback:
@@ -33,7 +35,7 @@ class SeparationCallback:
     def __init__(
         self,
         network: nn.Module,
-        sample: tuple[Any, Any],
+        sample: Any,
         *,
         run: str = "run",
         every: int | None = None,
@@ -44,32 +46,34 @@ class SeparationCallback:
         wandb_run: Any = None,
         **options: Any,
     ) -> None:
-        """network: in training, on any device. sample: (inputs, labels), of which the first ``points`` are used.
+        """network: in training, on any device. sample: (inputs, labels), of which the first ``points`` are used; a
+        mapping of the network's arguments and labels, likewise; or batches, such as a DataLoader, of which so many
+        are kept that they have ``points``.
 
         run: its name in the table. every: measure every so many calls; None: as often as measuring takes at most a
         tenth of the training time, from the second measurement on. layers, metrics, options: as for
         :func:`equisep.measure`. to: a .csv or .jsonl file, written after each measurement, that ``equisep.load_runs``
-        and ``equisep figure law source=FILE`` read; another run of the file stays. wandb_run: what ``wandb.init``
-        returned; r, ρ and D of each layer are logged, with the epoch. Raises ValueError for bad arguments.
+        and ``equisep figure law source=FILE`` read. Other runs of the file stay, and of this run the epochs before the
+        first one measured here: a resumed training continues its table. wandb_run: what ``wandb.init`` returned; r, ρ
+        and D of each layer are logged, with the epoch. Raises ValueError for bad arguments.
 
         In a distributed training rank 0 measures and the other ranks go on: call it where they wait for each other
-        anyway, such as at the end of an epoch.
+        anyway, such as at the end of an epoch. Weights that are sharded over processes are refused.
         """
         if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
             raise ValueError(f"every={every!r}: must be an integer, at least 1, or None")
         if points is not None and (not isinstance(points, int) or isinstance(points, bool) or points < 2):
             raise ValueError(f"points={points!r}: must be an integer, at least 2, or None for all")
-        if not isinstance(sample, tuple | list) or len(sample) != 2:
-            raise ValueError(f"sample: must be a pair of inputs and labels, not {type(sample).__name__}")
         self.to = None if to is None else Path(to)
         if self.to is not None and self.to.suffix not in (".csv", ".jsonl"):
             raise ValueError(f"to={to}: must end with .csv or .jsonl")
         self.network, self.run, self.every, self.wandb_run = network, run, every, wandb_run
-        self.sample: tuple[Tensor, Tensor] = tuple(torch.as_tensor(part)[:points] for part in sample)  # type: ignore[assignment]
         self.options: dict[str, Any] = {"layers": layers, "metrics": metrics, "progress": False, **options}
+        self.sample = _fixed(sample, points, self.options.get("batch_size", 100), self.options.get("label_key"))
         self.measurements: dict[int, NetworkMeasurement] = {}
         self._values: dict[int, dict[str, Any]] = {}
-        self._earlier = self._other_runs()
+        if self.to is not None:
+            self._stored(self.to)
         self.seconds = self.training_seconds = 0.0
         self._calls, self._last, self._unmeasured = 0, time.perf_counter(), math.inf
 
@@ -77,7 +81,13 @@ class SeparationCallback:
         """Measure if it is time to; return the measurement, or None.
 
         epoch: the number of completed epochs or steps. values: further columns of the table, such as loss and accuracy.
+        Raises ValueError for a value that has the name of another column, and for weights that are sharded.
         """
+        taken = next((name for name in COLUMNS if name in values), None)
+        if taken is not None:
+            raise ValueError(f"{taken}: is a column of the table; give the value another name")
+        if not self._calls and _is_sharded(self.network):
+            raise ValueError("network: its weights are sharded over processes; measure a copy that holds all of them")
         now = time.perf_counter()
         self.training_seconds += now - self._last
         self._unmeasured += now - self._last
@@ -118,46 +128,82 @@ class SeparationCallback:
         self.measurements[epoch], self._values[epoch] = measured, values
         if self.to is not None:
             self._write(self.to)
-        if self.wandb_run is not None:
-            self._log(epoch, measured, values)
+        self._log(epoch, _logged(measured), values)
         self.seconds += time.perf_counter() - start
         self._unmeasured = 0.0
         return measured
 
-    def _other_runs(self) -> pd.DataFrame | None:
-        """Return the rows of other runs that are in the file already."""
-        if self.to is None or not self.to.exists():
+    def _log(self, epoch: int, logged: Mapping[str, float], values: Mapping[str, Any]) -> None:
+        """Log a measurement. logged: r, decay_ratio and D by layer."""
+        if self.wandb_run is not None:
+            self.wandb_run.log({"epoch": epoch, **values, **logged})
+
+    def _stored(self, path: Path) -> pd.DataFrame | None:
+        """Return the rows of the file that stay: other runs, and this one before it was measured here."""
+        if not path.exists():
             return None
         import pandas as pd
 
         try:
-            table = pd.read_csv(self.to) if self.to.suffix == ".csv" else pd.read_json(self.to, lines=True)
+            table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_json(path, lines=True)
         except ValueError as error:
-            raise ValueError(
-                f"to={self.to}: cannot be read ({str(error).splitlines()[0]}); choose another file"
-            ) from None
-        if "run" not in table or "D" not in table:
-            raise ValueError(f"to={self.to}: is no table of runs; choose another file")
-        return table[table["run"].map(str) != self.run]
+            raise ValueError(f"to={path}: cannot be read ({str(error).splitlines()[0]}); choose another file") from None
+        if not {"run", "epoch", "D"} <= set(table):
+            raise ValueError(f"to={path}: is no table of runs; choose another file")
+        first = min(self.measurements, default=math.inf)
+        return table[(table["run"].map(str) != self.run) | (table["epoch"] < first)]
 
     def _write(self, path: Path) -> None:
         import pandas as pd
 
-        table = self.to_frame()
-        if self._earlier is not None and len(self._earlier):
-            table = pd.concat([self._earlier, table], ignore_index=True)
+        table, stored = self.to_frame(), self._stored(path)
+        if stored is not None and len(stored):
+            table = pd.concat([stored, table], ignore_index=True)
         lines = table.to_json(orient="records", lines=True) if path.suffix == ".jsonl" else table.to_csv(index=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, str(lines).encode())
 
-    def _log(self, epoch: int, measured: NetworkMeasurement, values: dict[str, Any]) -> None:
-        logged: dict[str, Any] = {"epoch": epoch, **values}
-        for layer in measured.layers:
-            logged |= {f"D/{layer.name}": layer.metrics.get("fuzziness", math.nan)}
-        try:
-            law = measured.law
-            logged |= {"r": law.pearson_r, "decay_ratio": law.decay_ratio}
-        except ValueError:
-            # A layer without a logarithm of D.
-            pass
-        self.wandb_run.log(logged)
+
+def _fixed(sample: Any, points: int | None, batch_size: int, label_key: str | None) -> Any:
+    """Return the sample as :func:`equisep.measure` takes it, with at most so many points where it is no batches."""
+    if isinstance(sample, Mapping):
+        rows = {name: torch.split(torch.as_tensor(values)[:points], batch_size) for name, values in sample.items()}
+        batches = [dict(zip(rows, parts, strict=True)) for parts in zip(*rows.values(), strict=True)]
+        Batches(batches, batch_size, torch.device("cpu"), label_key).labels()
+        return batches
+    if isinstance(sample, tuple | list) and len(sample) == 2 and all(map(_is_plain, sample)):
+        return tuple(torch.as_tensor(part)[:points] for part in sample)
+    kept, count = [], 0
+    for batch in Batches(sample, batch_size, torch.device("cpu"), label_key):
+        kept.append(batch.whole)
+        count += len(batch)
+        if points is not None and count >= points:
+            break
+    return kept
+
+
+def _is_plain(part: Any) -> bool:
+    """Whether a part of a pair is a tensor, an array or a list of numbers."""
+    try:
+        return torch.as_tensor(part).ndim > 0
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _is_sharded(network: nn.Module) -> bool:
+    """Whether a process holds a part of the weights: by FSDP, tensor parallelism or DeepSpeed's ZeRO-3."""
+    names = {type(part).__name__ for part in (*network.modules(), *network.parameters())}
+    return bool(names & {"FullyShardedDataParallel", "DTensor"}) or any(
+        hasattr(parameter, "ds_id") for parameter in network.parameters()
+    )
+
+
+def _logged(measured: NetworkMeasurement) -> dict[str, float]:
+    """Return r, decay_ratio and D by layer, the first two where there is a law."""
+    values = {f"D/{layer.name}": layer.metrics.get("fuzziness", math.nan) for layer in measured.layers}
+    try:
+        law = measured.law
+    except ValueError:
+        # A layer without a logarithm of D.
+        return values
+    return values | {"r": law.pearson_r, "decay_ratio": law.decay_ratio}

@@ -1,0 +1,76 @@
+"""D of every layer while Lightning trains a network: ``Trainer(callbacks=[SeparationCallback(sample)])``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+try:
+    from lightning.pytorch import Callback
+except ModuleNotFoundError:
+    try:
+        from pytorch_lightning import Callback
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("equisep.callbacks.lightning needs lightning: pip install lightning") from None
+
+from equisep.callbacks import loop
+
+
+class SeparationCallback(loop.SeparationCallback, Callback):  # type: ignore[misc]
+    """Measures the network when Lightning's training starts and after epochs or steps; logs to the trainer's loggers.
+
+    Attributes and methods as of :class:`equisep.SeparationCallback`.
+    """
+
+    def __init__(
+        self, sample: Any, *, network: str = "", at: Literal["epoch", "step"] = "epoch", **options: Any
+    ) -> None:
+        """sample, options: as for :class:`equisep.SeparationCallback`.
+
+        network: the name of the measured module in the LightningModule, such as ``encoder``; by default the latter, by
+        its ``forward``. at: whether calls are ends of epochs or of steps, of which ``every`` counts.
+        Numbers that the module logs become columns of the table. Raises ValueError for bad arguments.
+        """
+        if at not in ("epoch", "step"):
+            raise ValueError(f"at={at!r}: choose epoch or step")
+        # The network is known when training starts.
+        super().__init__(nn.Identity(), sample, **options)
+        self.name, self.at = network, at
+        self._trainer: Any = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Find the network and measure it before the first step."""
+        try:
+            self.network = pl_module.get_submodule(self.name)
+        except AttributeError:
+            known = ", ".join(name for name, _ in pl_module.named_children()) or "none"
+            raise ValueError(f"network={self.name}: no module of {type(pl_module).__name__}; it has {known}") from None
+        self._trainer, self._last = trainer, time.perf_counter()
+        self._call(trainer.current_epoch if self.at == "epoch" else trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measure after an epoch, if it is time to."""
+        if self.at == "epoch":
+            self._call(trainer.current_epoch + 1)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Measure after a step, if it is time to."""
+        # With accumulated gradients several batches are a step.
+        if self.at == "step" and trainer.global_step != self._step:
+            self._call(trainer.global_step)
+
+    def _call(self, number: int) -> None:
+        self._step = self._trainer.global_step
+        metrics = {name: torch.as_tensor(value) for name, value in self._trainer.callback_metrics.items()}
+        single = {name: value.item() for name, value in metrics.items() if value.numel() == 1}
+        self(number, **{name: value for name, value in single.items() if name not in loop.COLUMNS})
+
+    def _log(self, epoch: int, logged: Mapping[str, float], values: Mapping[str, Any]) -> None:
+        """Log a measurement to the trainer's loggers, which have the other values already."""
+        for logger in self._trainer.loggers:
+            logger.log_metrics(dict(logged), step=self._trainer.global_step)
+        super()._log(epoch, logged, values)

@@ -1,0 +1,55 @@
+"""D of every layer while transformers trains a network: ``Trainer(callbacks=[SeparationCallback(sample)])``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+from torch import nn
+
+try:
+    from transformers import TrainerCallback
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("equisep.callbacks.transformers needs transformers: pip install transformers") from None
+
+from equisep.callbacks import loop
+
+
+class SeparationCallback(loop.SeparationCallback, TrainerCallback):  # type: ignore[misc]
+    """Measures the network when the Trainer starts and after epochs or steps, with the last loss that it logged.
+
+    Attributes and methods as of :class:`equisep.SeparationCallback`.
+    """
+
+    def __init__(self, sample: Any, *, at: Literal["epoch", "step"] = "epoch", **options: Any) -> None:
+        """sample: as for :class:`equisep.SeparationCallback`, such as a tokenizer's output with ``labels``.
+
+        at: whether calls are ends of epochs or of optimizer steps, of which ``every`` counts. options: as for
+        :class:`equisep.SeparationCallback`; with ``wandb_run=wandb.run`` the Trainer's own run of wandb. Raises
+        ValueError for bad arguments.
+        """
+        if at not in ("epoch", "step"):
+            raise ValueError(f"at={at!r}: choose epoch or step")
+        # The network is known when training starts.
+        super().__init__(nn.Identity(), sample, **options)
+        self.at = at
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the network and measure it before the first step."""
+        self.network, self._last = kwargs["model"], time.perf_counter()
+        self._call(state)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure after an epoch, if it is time to."""
+        if self.at == "epoch":
+            self._call(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure after a step, if it is time to."""
+        if self.at == "step":
+            self._call(state)
+
+    def _call(self, state: Any) -> None:
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        values = {"loss": losses[-1]} if losses else {}
+        self(round(state.epoch or 0) if self.at == "epoch" else state.global_step, **values)
