@@ -26,7 +26,7 @@ def load(path: Path) -> tuple[nn.Module, nn.Module | None, list[list[int]]]:
     source = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
     folder = str(path.parent if source else path)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **source)
-    causal = bool(source) or any("CausalLM" in name for name in config.architectures or ())
+    causal = bool(source) or any(name.endswith(("CausalLM", "LMHeadModel")) for name in config.architectures or ())
     kind = AutoModelForCausalLM if causal else AutoModel
     model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, **source)
     torch.manual_seed(0)
@@ -42,17 +42,17 @@ def passages(texts: list[list[int]], classes: int = 10, each: int = 100) -> tupl
     return torch.cat(found), torch.cat([torch.full((len(part),), number) for number, part in enumerate(found)])
 
 
-def main(path: Path, texts: int | None = None, each: int = 100) -> None:
-    """Print both measurements. texts: how many are used. each: passages per topic."""
+def main(path: Path, texts: int | None = None, each: int = 100, length: int = 512) -> None:
+    """Print both measurements. texts: how many are used, of at most so many tokens. each: passages per topic."""
     model, untrained, ids = load(path)
     if untrained is not None:
         fitted, held_out = ids[:texts:2], ids[1:texts:2]
-        print("Next-token law\n")
-        measured = equisep.measure_next_token(model, fitted, held_out=held_out)
+        print("Next-token law\n", flush=True)
+        measured = equisep.measure_next_token(model, fitted, held_out=held_out, length=length)
         print(measured)
         measured.plot().savefig("next_token.png")
         print("\nUntrained, otherwise the same\n")
-        print(equisep.measure_next_token(untrained, fitted, held_out=held_out, permutations=0))
+        print(equisep.measure_next_token(untrained, fitted, held_out=held_out, permutations=0, length=length))
     inputs, labels = passages(ids, each=each)
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
     for title, classes in (("D of passages by topic", labels), ("With the topics permuted", shuffled)):
@@ -65,6 +65,4 @@ def main(path: Path, texts: int | None = None, each: int = 100) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a folder of transformers, or a .gguf file")
-    parser.add_argument("--texts", type=int, help="how many texts are used, by default all")
-    parser.add_argument("--each", type=int, default=100, help="passages per topic")
-    main(**{"path" if name == "model" else name: value for name, value in vars(parser.parse_args()).items()})
+    main(parser.parse_args().model)

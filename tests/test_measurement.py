@@ -519,7 +519,7 @@ def test_compiled_and_replicated_networks_are_measured_within() -> None:
         (lambda: equisep.measure(NET, (INPUTS, LABELS), []), "layers: none are named"),
         (lambda: equisep.measure(NET, (INPUTS, LABELS), ["input"]), "layer 'input': reserved"),
         (lambda: equisep.measure(NET, (INPUTS, LABELS), lambda name, _: False), "the function chooses none"),
-        (lambda: equisep.measure(nn.Identity(), (INPUTS, LABELS)), "no blocks and no modules with weights"),
+        (lambda: equisep.measure(nn.Identity(), (INPUTS, LABELS)), "no blocks, and no modules with weights but"),
         (lambda: equisep.measure(NET, INPUTS), "data: Tensor; give \\(inputs, labels\\)"),
         (lambda: equisep.measure(NET, 3), "data: int cannot be gone through"),
         (lambda: equisep.measure(NET, iter([(INPUTS, LABELS)])), "can be gone through only once"),

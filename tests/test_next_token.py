@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 import equisep
 from equisep import measure_next_token
 from equisep.measures import random_state_kept
+from examples import language_model
 
 
 def make_model(kind: str = "llama", blocks: int = 3) -> nn.Module:
@@ -30,7 +32,7 @@ def make_model(kind: str = "llama", blocks: int = 3) -> nn.Module:
         no_tokens = {"bos_token_id": None, "eos_token_id": None}
         if kind == "gpt2":
             return GPT2LMHeadModel(
-                GPT2Config(vocab_size=50, n_embd=12, n_layer=blocks, n_head=2, n_positions=40, **no_tokens)
+                GPT2Config(vocab_size=50, n_embd=12, n_layer=blocks, n_head=2, n_positions=64, **no_tokens)
             )
         size = {"num_attention_heads": 2, "num_hidden_layers": blocks, "intermediate_size": 20}
         return LlamaForCausalLM(LlamaConfig(vocab_size=50, hidden_size=12, **size, **no_tokens))
@@ -147,6 +149,7 @@ def test_it_shows_a_table_a_picture_and_what_may_mislead() -> None:
         ({"ids": [[3, 3, 3]]}, "ids: all next tokens are the same"),
         ({"ids": [[3, 70, 1]]}, "ids: 70 is none of the 50 ids of the model; use its own tokenizer"),
         ({"ids": [[3, 4, 5]]}, "ids: 2 next tokens for 12 features are fitted exactly; give more text"),
+        ({"ids": [list(range(50)) * 2]}, "model: fails on ids of shape (1, 100): index out of range in self; length="),
         ({"permutations": -1}, "permutations=-1: must be an integer, at least 0"),
         ({"length": 1}, "length=1: must be an integer, at least 2"),
         ({"norm": "batch"}, "norm='batch': choose auto, layer, rms or none"),
@@ -160,9 +163,38 @@ def test_it_shows_a_table_a_picture_and_what_may_mislead() -> None:
     ],
 )
 def test_bad_arguments_are_one_line(arguments: dict[str, Any], message: str) -> None:
-    given = {"model": make_model(blocks=1), "ids": make_texts()} | arguments
+    given = {"model": make_model("gpt2", blocks=1), "ids": make_texts()} | arguments
     with pytest.raises(ValueError, match="^" + re.escape(message) + ".*$"):
         measure_next_token(**given)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of transformers with a tokenizer of whole words, as files."""
+    from pydoc_data.topics import topics
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel(unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator(topics.values(), trainers.WordLevelTrainer(vocab_size=50, special_tokens=["?"]))
+    make_model("gpt2").save_pretrained(tmp_path / "model")
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_example_measures_a_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    language_model.main(folder, texts=8, each=3, length=40)
+    out = capsys.readouterr().out
+    assert out.count("residual: r =") == 2
+    assert out.count("held out: r =") == 2
+    assert "permutations)" in out
+    assert out.count("GPT2LMHeadModel, 30 points, 10 classes") == 2
+    assert (folder.parent / "next_token.png").exists()
 
 
 def test_a_model_without_hidden_states_is_told_how_to_give_them() -> None:

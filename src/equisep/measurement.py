@@ -178,6 +178,8 @@ class NetworkMeasurement:
             law = self.law
             fit = f"r = {law.pearson_r:.4f}, ρ = {law.decay_ratio:.4f}, half-life {law.half_life:.2f} layers"
             curved = "" if math.isnan(law.curvature) else f", curvature {law.relative_curvature:.3f}"
+            if len(self.layers) == 2:
+                fit += " (a line through two layers is exact, r is always ±1)"
             lines += ["", f"law: {fit}; residual {law.relative_residual:.3f}{curved} (of the fall of log D)"]
         elif "fuzziness" in shown:
             lines += ["", "no law: it needs D of two layers, positive and finite"]

@@ -248,6 +248,11 @@ def _hidden_states(model: nn.Module, ids: Tensor) -> Sequence[Tensor]:
         raise ValueError(
             f"model: gives no hidden states as transformers' do ({problem}); name them in states"
         ) from None
+    except torch.OutOfMemoryError:
+        raise
+    except (IndexError, RuntimeError) as error:
+        problem = f"fails on ids of shape {tuple(ids.shape)}: {str(error).splitlines()[0]}"
+        raise ValueError(f"model: {problem}; length= cuts longer texts") from None
     hidden = getattr(output, "hidden_states", None)
     if hidden is None or len(hidden) < 2:
         raise ValueError("model: its output has no hidden_states; give a function states(model, ids) that returns them")

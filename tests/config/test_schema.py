@@ -49,6 +49,11 @@ def test_every_config_file_composes_and_starts_with_a_comment(choice: str) -> No
         ("+architecture.dept=4", "did you mean architecture.depth"),
         ("+learning_rate=1", "learning_rate: no such key"),
         ("architecture.depth=deep", "architecture.depth=deep: must be an integer"),
+        ("seed=null", "seed=null: must have a value"),
+        (
+            "optimizer.arguments=[1]",
+            r"optimizer.arguments=\[1\]: must be a mapping; set optimizer.arguments.NAME=VALUE",
+        ),
         ("architecture.depth=1", "at least 2 layers"),
         ("architecture.depth=12", r"no rate in optimizer.learning_rates \(4: 0.003, 8: 0.001, 20: 0.0003\)"),
         ("architecture.family=resnet", "choose one of fnn"),

@@ -84,6 +84,27 @@ class Failing(Net):
         return self.head(images)
 
 
+class Ending(Net):
+    def forward(self, images):
+        raise SystemExit("bye")
+
+
+class FailingInTraining(Net):
+    def forward(self, images):
+        if self.training and len(images) > 2:
+            raise RuntimeError("this batch is odd\\nand more")
+        return super().forward(images)
+
+
+class Single(nn.Module):
+    def __init__(self, outputs=10):
+        super().__init__()
+        self.head = nn.Linear(100, outputs)
+
+    def forward(self, images):
+        return self.head(images.flatten(1))
+
+
 def no_module(**arguments):
     return arguments
 """
@@ -117,7 +138,16 @@ def test_layers_are_found_or_named(own: Path, layers: str, names: tuple[str, ...
     ("words", "message"),
     [
         (["architecture.target=own_custom_nets.NoLogits"], r"must give logits of shape \(2, 10\).* not \(2,\)"),
-        (["architecture.target=own_custom_nets.Failing"], r"fails on images of shape \(2, 1, 10, 10\): "),
+        (
+            ["architecture.target=own_custom_nets.Failing"],
+            r"fails on images of shape \(2, 1, 10, 10\): .* \(own_custom_nets.py, line \d+\)$",
+        ),
+        (["architecture.target=own_custom_nets.Ending"], r"calls sys.exit \(own_custom_nets.py, line \d+\)$"),
+        (["architecture.target=own_custom_nets.Single"], "no blocks, and no modules with weights but the classifier"),
+        (
+            ["architecture.target=own_custom_nets.Single", "architecture.arguments.outputs=7"],
+            r"must give logits of shape \(2, 10\).* not \(2, 7\)",
+        ),
         (["architecture.target=own_custom_nets.Two"], "its output is a tuple, not a tensor of logits"),
         (["architecture.target=own_custom_nets.no_module"], "makes a dict, not a torch.nn.Module"),
         (["architecture.target=torch.nn.ReLU"], "has no parameters to train"),
@@ -148,6 +178,16 @@ def test_a_lazy_module_takes_its_shapes_from_the_first_pass(own: Path) -> None:
     assert first.body[1].weight.shape == (6, 100)
     assert torch.equal(first.body[1].weight, again.body[1].weight)
     assert not torch.equal(first.body[1].weight, other.body[1].weight)
+
+
+def test_an_error_of_its_own_in_training_is_one_line_and_a_traceback_in_the_log(own: Path) -> None:
+    config = compose_config([*SMOKE, "architecture.target=own_custom_nets.FailingInTraining", f"results={own}"])
+    message = r"fails in training: this batch is odd \(own_custom_nets.py, line \d+\); the traceback is in run.log$"
+    with pytest.raises(ConfigError, match=message):
+        execute([config])
+    (log,) = own.glob("runs/*/run.log")
+    assert "Traceback" in log.read_text()
+    assert load_runs(own)["state"].unique().tolist() == ["failed"]
 
 
 def test_arguments_may_be_given_together(own: Path) -> None:

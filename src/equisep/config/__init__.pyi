@@ -20,7 +20,10 @@ from .schema import (
     Compute as Compute, Config as Config, Measure as Measure, Optimizer as Optimizer, Robustness
     as Robustness, Tracking as Tracking, Training as Training,
 )
-from .targets import call_target as call_target, digest_of as digest_of, find_target as find_target, parameters_of as parameters_of
+from .targets import (
+    call_target as call_target, describe_error as describe_error, digest_of as digest_of, find_target as find_target,
+    parameters_of as parameters_of, place_of as place_of,
+)
 from .validation import (
     ConfigError as ConfigError, EquisepError as EquisepError, not_writable as not_writable, require as require,
     require_extra as require_extra, require_integer as require_integer, require_one_of as require_one_of,

@@ -285,26 +285,37 @@ def format_config_error(error: Exception) -> str:
 
 
 def _in_our_words(message: str) -> str:
-    """Return messages about a value's type and about an unknown option as ours are; any other one as it is."""
-    found = re.fullmatch(
-        r"(?:Error merging override )?(\S+?=.*?); Value '.*' .*could not be converted to (\w+)", message
-    )
-    if found:
-        return f"{found[1]}: must be {_KINDS.get(found[2], found[2])}"
-    found = re.search(r"Could not find '([\w/]+)/(\w+)'; Available options in '.*': (.*)", message)
-    if found:
-        options = found[3].split("; ")
-        return f"{found[1]}={found[2]}: no such option{nearest(found[2], options)}; choices: {', '.join(options)}"
-    if found := re.search(r"Ambiguous value for argument '(.*?)'", message):
-        return f"{found[1]}: is a sweep; add -m to the command, or set a list as KEY=[A,B]"
-    if found := re.fullmatch(
-        r"(?:Error merging override )?(\S+?=.*?); Invalid value assigned: .* list or tuple.*", message
-    ):
-        return f"{found[1]}: must be a list, such as [{found[1].partition('=')[2]}]"
+    """Return messages of Hydra and OmegaConf that users meet as ours are; any other one as it is."""
+    for pattern, words in _WORDS.items():
+        if found := re.fullmatch(pattern, message):
+            return words(*found.groups())
     return message
 
 
+def _no_such_option(group: str, option: str, listed: str) -> str:
+    options = listed.split("; ")
+    return f"{group}={option}: no such option{nearest(option, options)}; choices: {', '.join(options)}"
+
+
 _KINDS = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
+_MERGING = r"(?:Error merging override )?\+*"
+_WORDS: dict[str, Callable[..., str]] = {
+    _MERGING + r"(\S+?=.*?); Value '.*' .*could not be converted to (\w+).*": lambda given, kind: (
+        f"{given}: must be {_KINDS.get(kind, kind)}"
+    ),
+    r".*Could not find '([\w/]+)/(\w+)'; Available options in '.*?': (.*)": _no_such_option,
+    r".*Ambiguous value for argument '(.*?)'.*": lambda given: (
+        f"{given}: is a sweep; add -m to the command, or set a list as KEY=[A,B]"
+    ),
+    _MERGING + r"(\S+?)=(.*?); Invalid value assigned: .* list or tuple.*": lambda name, value: (
+        f"{name}={value}: must be a list, such as [{value}]"
+    ),
+    _MERGING + r"(\S+?)=(.*?); Cannot merge DictConfig with ListConfig": lambda name, value: (
+        f"{name}={value}: must be a mapping; set {name}.NAME=VALUE"
+    ),
+    _MERGING + r"(\S+?=.*?); field '.*' is not Optional": lambda given: f"{given}: must have a value",
+    r"Could not override '(\S+)'; Key '.*' not in '(\w+)'": lambda name, kind: f"{name}: {kind} has no such field",
+}
 
 # Lines of Hydra's and OmegaConf's messages that only help their developers, or mislead.
 _DETAILS = ("full_key", "object_type", "reference_type", "To append", "Config search path", "provider=", "See https")

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ def find_target(field: str, path: str) -> Any:
             where = "in the working folder or installed"
             raise ConfigError(f"{field}={path}: there is no module {missing} {where}") from None
         raise ConfigError(f"{field}={path}: {module_name} needs the module {missing}, which is not installed") from None
-    except Exception as error:
-        raise ConfigError(f"{field}={path}: {module_name} cannot be imported: {_first_line(error)}") from None
+    except (Exception, SystemExit) as error:
+        problem = f"{module_name} cannot be imported: {describe_error(error, path)}"
+        raise ConfigError(f"{field}={path}: {problem}") from None
     target = getattr(module, name, None)
     if target is None:
         from equisep.config.vocabulary import nearest
@@ -70,9 +72,10 @@ def call_target(field: str, path: str, arguments: Mapping[str, Any], **offered: 
     given = {name: value for name, value in offered.items() if name in accepted} | dict(arguments)
     try:
         return target(**given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        raise ConfigError(f"{field}={path}: {path.rpartition('.')[2]}({listed}): {_first_line(error)}") from None
+        problem = f"{path.rpartition('.')[2]}({listed}): {describe_error(error, path)}"
+        raise ConfigError(f"{field}={path}: {problem}") from None
 
 
 def parameters_of(target: Any) -> tuple[str, ...]:
@@ -83,6 +86,16 @@ def parameters_of(target: Any) -> tuple[str, ...]:
         return ()
 
 
-def _first_line(error: Exception) -> str:
+def describe_error(error: BaseException, path: str) -> str:
+    """Return the first line of an error, and the place in the file of the target at a path that it comes from."""
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    said = "calls sys.exit" if isinstance(error, SystemExit) else lines[0] if lines else type(error).__name__
+    place = place_of(error, path)
+    return f"{said} ({place})" if place else said
+
+
+def place_of(error: BaseException, path: str) -> str:
+    """Return file and line of the module of a dotted path that an error comes from; empty if from none of its lines."""
+    source = getattr(sys.modules.get(path.rpartition(".")[0]), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
+    return f"{Path(source).name}, line {lines[-1]}" if source and lines else ""

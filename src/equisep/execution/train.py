@@ -19,6 +19,7 @@ from equisep.execution.job import Job, evaluate_missing, prepare, split_into_pop
 from equisep.execution.progress import Observer, announced
 from equisep.execution.tracking import Mirror
 from equisep.measures import Epoch, NotFinite
+from equisep.networks import errors_of_custom_code
 from equisep.store import DamagedRun, InUse, Outcome, machine_facts, run_title
 from equisep.training import (
     Member,
@@ -72,7 +73,8 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
                 stack.enter_context(incomplete[path].run.held())
                 locked.add(path)
         for population in populations:
-            epochs = _train(population, observer, resumed=population in interrupted)
+            with errors_of_custom_code(population[0].config.architecture):
+                epochs = _train(population, observer, resumed=population in interrupted)
             trained |= {job.run.path: epochs for job in population}
         # One run may be requested with several measures.
         for job in jobs:

@@ -74,23 +74,14 @@ def trace(network: nn.Module, forward: Callable[[], Any]) -> tuple[list[Run], tu
     return runs, () if output is None else tuple(output.shape)
 
 
-def choose_layers(network: nn.Module, layers: Layers, inputs: Tensor) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the names of the chosen layers, see :func:`choose`, and the shape of the output, by a pass of inputs.
+def choose_layers(network: nn.Module, layers: Layers, inputs: Tensor) -> tuple[str, ...]:
+    """Return the names of the chosen layers, see :func:`choose`, by a pass of inputs in evaluation mode.
 
-    The pass is in evaluation mode; modes and random state are restored. Raises ValueError, also for an output that is
-    no tensor, and what the network raises.
+    Modes and random state are restored. Raises ValueError, and what the network raises.
     """
-    outputs: list[Any] = []
-
-    def forward() -> Any:
-        outputs.append(network(inputs))
-        return outputs[0]
-
     with measuring_mode(network, "running"):
-        runs, output = trace(network, forward)
-    if not isinstance(outputs[0], Tensor):
-        raise ValueError(f"its output is a {type(outputs[0]).__name__}, not a tensor of logits")
-    return tuple(layer.name for layer in choose(network, layers, runs, output)), output
+        runs, output = trace(network, lambda: network(inputs))
+    return tuple(layer.name for layer in choose(network, layers, runs, output))
 
 
 def choose(network: nn.Module, layers: Layers, runs: Sequence[Run], output: tuple[int, ...]) -> tuple[Layer, ...]:
@@ -103,7 +94,9 @@ def choose(network: nn.Module, layers: Layers, runs: Sequence[Run], output: tupl
     if isinstance(layers, str) and layers == "auto":
         found = list(_blocks(network, runs)) or list(_weighted(runs, output))
         if not found:
-            raise ValueError("layers='auto': the network has no blocks and no modules with weights; name its layers")
+            raise ValueError(
+                "layers='auto': no blocks, and no modules with weights but the classifier; name the layers"
+            )
         return _named(runs, found)
     if callable(layers):
         found = [run for run in runs if layers(run.name, run.module)]

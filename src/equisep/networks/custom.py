@@ -12,12 +12,21 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn.parameter import UninitializedParameter
 
-from equisep.config import ConfigError, Custom, call_target, digest_of, find_target
+from equisep.config import (
+    Architecture,
+    ConfigError,
+    Custom,
+    EquisepError,
+    call_target,
+    describe_error,
+    digest_of,
+    find_target,
+    place_of,
+)
 from equisep.networks.network import Network
 
-# Returns the names of a module's layers as they are asked for, and the shape of its output for some images
-# (equisep.measures.choose_layers).
-ChooseLayers = Callable[[nn.Module, Any, Tensor], tuple[tuple[str, ...], tuple[int, ...]]]
+# Returns the names of a module's layers as they are asked for, found with some images (equisep.measures.choose_layers).
+ChooseLayers = Callable[[nn.Module, Any, Tensor], tuple[str, ...]]
 # Images of the pass that finds the layers: as many as batch normalisation needs.
 TRIED = 2
 
@@ -52,7 +61,7 @@ def build_custom(architecture: Custom, input_shape: tuple[int, ...], classes: in
         raise ConfigError(f"architecture.target={path}: the module has no parameters to train")
     if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
         # Lazy modules take their shapes, and their initial values, from the first pass.
-        with _tried(path, input_shape), torch.no_grad():
+        with _tried(path, (TRIED, *input_shape)), torch.no_grad():
             module.eval()(torch.zeros(TRIED, *input_shape))
         module.train()
     return module
@@ -72,14 +81,27 @@ def other_generators(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _tried(path: str, input_shape: tuple[int, ...]) -> Iterator[None]:
-    """Raise ConfigError, in one line, for what a module raises on images of a shape."""
+def _tried(path: str, shape: tuple[int, ...]) -> Iterator[None]:
+    """Raise ConfigError, in one line, for what a module at a path raises on images of a shape."""
     try:
         yield
+    except (Exception, SystemExit) as error:
+        problem = f"fails on images of shape {shape}: {describe_error(error, path)}"
+        raise ConfigError(f"architecture.target={path}: {problem}") from error
+
+
+@contextmanager
+def errors_of_custom_code(architecture: Architecture) -> Iterator[None]:
+    """Raise ConfigError, in one line, for an error in training that comes from the file of the user's module."""
+    try:
+        yield
+    except (EquisepError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        problem = f"fails on images of shape {(TRIED, *input_shape)}: {reason}"
-        raise ConfigError(f"architecture.target={path}: {problem}") from None
+        if isinstance(architecture, Custom) and place_of(error, architecture.target):
+            problem = f"fails in training: {describe_error(error, architecture.target)}; the traceback is in run.log"
+            raise ConfigError(f"architecture.target={architecture.target}: {problem}") from error
+        raise
 
 
 def outline_custom(
@@ -94,15 +116,19 @@ def outline_custom(
     device = next(module.parameters()).device
     images = torch.zeros(TRIED, *input_shape, device=device)
     path = architecture.target
-    with _tried(path, input_shape), torch.no_grad():
-        copy.deepcopy(module).eval()(images)
+    with _tried(path, (TRIED, *input_shape)), torch.no_grad():
+        output = copy.deepcopy(module).eval()(images)
+    if not isinstance(output, Tensor):
+        problem = f"its output is a {type(output).__name__}, not a tensor of logits"
+        raise ConfigError(f"architecture.target={path}: {problem}")
+    if output.shape != (TRIED, classes):
+        shape = tuple(output.shape)
+        problem = f"must give logits of shape {(TRIED, classes)} for {TRIED} images of {classes} classes, not {shape}"
+        raise ConfigError(f"architecture.target={path}: {problem}")
     try:
-        layers, output = choose(module, architecture.layers, images)
+        layers = choose(module, architecture.layers, images)
     except ValueError as error:
         raise ConfigError(f"architecture.target={path}: {error}") from None
-    if output != (TRIED, classes):
-        problem = f"must give logits of shape {(TRIED, classes)} for {TRIED} images of {classes} classes, not {output}"
-        raise ConfigError(f"architecture.target={path}: {problem}")
     return CustomOutline(module, layers, batched=_can_be_batched(module, images))
 
 
