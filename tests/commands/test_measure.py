@@ -74,6 +74,20 @@ def test_images_are_resized_and_chosen(files: Path, tmp_path: Path, capsys: pyte
     assert "warning: the network is untrained" in capsys.readouterr().out
 
 
+def test_an_image_classifier_of_transformers_is_read_from_its_folder(files: Path, tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    network = ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, num_labels=10, **sizes))
+    network.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    words = [f"hf:{tmp_path}/vit", "--data", f"folder:{files}/images", "--metrics", "fuzziness"]
+    assert main(["measure", *words, "--output", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "vit.csv")
+    assert table["layer"].tolist() == ["input", "vit.layers.0", "vit.layers.1"]
+    assert (table["fuzziness"] > 0).all()
+
+
 MISTAKES = {
     "resnet18 --data npz:F/arrays.npz": "resnet18: no such network; use torchvision:NAME, timm:NAME or hf:FOLDER",
     "torchvision:resnet81 --data npz:F/arrays.npz": "torchvision:resnet81: no such network; did you mean resnet18",
