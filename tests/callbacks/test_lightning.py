@@ -101,6 +101,19 @@ def test_steps_of_several_batches_count_once(tmp_path: Path) -> None:
     assert sorted(callback.measurements) == [0, 1, 2]
 
 
+def test_it_measures_in_the_type_of_the_network(tmp_path: Path) -> None:
+    callback = SeparationCallback(make_sample(), every=1)
+    train(tmp_path, callback, epochs=1, precision="64-true")
+    assert sorted(callback.measurements) == [0, 1]
+
+
+def test_another_training_needs_another_callback(tmp_path: Path) -> None:
+    callback = SeparationCallback(make_sample(), every=1)
+    train(tmp_path, callback, epochs=1)
+    with pytest.raises(ValueError, match="epoch 1 was measured in another training; this one needs a callback"):
+        train(tmp_path, callback, epochs=1)
+
+
 def test_what_is_wrong_is_said_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at='batch': choose epoch or step"):
         SeparationCallback(make_sample(), at="batch")  # type: ignore[arg-type]

@@ -132,6 +132,13 @@ def test_it_logs_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"every": 0}, "every=0: must be an integer, at least 1, or None"),
         ({"points": 1}, "points=1: must be an integer, at least 2"),
         ({"to": "law.txt"}, "to=law.txt: must end with .csv or .jsonl"),
+        ({"to": "/proc/none/law.csv"}, "to=/proc/none/law.csv: cannot be written"),
+        ({"layers": "lair"}, "layer 'lair': no such module; choose from 0, 1"),
+        ({"metrics": "nc9"}, "metrics: 'nc9'; choose from fuzziness"),
+        ({"sample": (torch.zeros(9, 5), torch.arange(9))}, "network: fails on the sample: mat1 and mat2 shapes"),
+        ({"sample": (torch.zeros(9, 6), torch.zeros(9).long())}, "separation needs at least two classes, not one"),
+        ({"sample": (torch.zeros(9, 6), torch.zeros(9))}, "labels must be integers, not torch.float32"),
+        ({"sample": [(torch.zeros(9, 5), torch.arange(9))] * 3}, "network: fails on the sample: mat1 and mat2 shapes"),
         ({"sample": torch.zeros(3)}, "data: Tensor; give \\(inputs, labels\\), a DataLoader or a list of batches"),
         ({"sample": {"x": torch.zeros(9, 6)}}, "batch 0 has no labels under labels or label"),
     ],
@@ -141,10 +148,37 @@ def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any], message: s
         SeparationCallback(make_network(), arguments.pop("sample", make_sample()), **arguments)
 
 
+def test_a_call_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
+    callback = SeparationCallback(None, make_sample(), every=1)
+    with pytest.raises(ValueError, match="network: is None; set the callback's network before it is called"):
+        callback(0)
+    callback.network = make_network()
+    callback(1)
+    with pytest.raises(ValueError, match="epoch=1: was measured before; another training needs a callback of its own"):
+        callback(1)
+    with pytest.raises(ValueError, match="epoch=1.5: must be an integer"):
+        callback(1.5)  # type: ignore[arg-type]
+
+
+def test_a_training_that_diverges_goes_on(tmp_path: Path) -> None:
+    network = make_network()
+    callback = SeparationCallback(network, make_sample(), every=1, to=tmp_path / "mine.csv")
+    callback(1, loss=torch.tensor(0.5))
+    network[0].weight.data.fill_(torch.nan)
+    with pytest.warns(UserWarning, match="epoch 2 is not measured: layer '2', batch 0 .* NaN or infinite"):
+        assert callback(2) is None
+    table = pd.read_csv(tmp_path / "mine.csv")
+    assert (set(table["epoch"]), set(table["loss"])) == ({1}, {0.5})
+
+
 def test_a_file_of_something_else_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="is no table of runs; choose another file"):
-        SeparationCallback(make_network(), make_sample(), to=tmp_path / "notes.csv")
+    (tmp_path / "folder.csv").mkdir()
+    for content in ("a,b\n1,2\n", "run,epoch,D\nmine,first,2\n"):
+        (tmp_path / "notes.csv").write_text(content)
+        with pytest.raises(ValueError, match="is no table of runs; choose another file"):
+            SeparationCallback(make_network(), make_sample(), to=tmp_path / "notes.csv")
+    with pytest.raises(ValueError, match=r"cannot be read \(Is a directory\)"):
+        SeparationCallback(make_network(), make_sample(), to=tmp_path / "folder.csv")
 
 
 def test_a_value_with_the_name_of_a_column_is_refused() -> None:

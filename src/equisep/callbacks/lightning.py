@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 try:
     from lightning.pytorch import Callback
@@ -37,10 +35,10 @@ class SeparationCallback(loop.SeparationCallback, Callback):  # type: ignore[mis
         """
         if at not in ("epoch", "step"):
             raise ValueError(f"at={at!r}: choose epoch or step")
-        # The network is known when training starts.
-        super().__init__(nn.Identity(), sample, **options)
+        super().__init__(None, sample, **options)
         self.name, self.at = network, at
         self._trainer: Any = None
+        self._step = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Find the network and measure it before the first step."""
@@ -49,25 +47,29 @@ class SeparationCallback(loop.SeparationCallback, Callback):  # type: ignore[mis
         except AttributeError:
             known = ", ".join(name for name, _ in pl_module.named_children()) or "none"
             raise ValueError(f"network={self.name}: no module of {type(pl_module).__name__}; it has {known}") from None
-        self._trainer, self._last = trainer, time.perf_counter()
-        self._call(trainer.current_epoch if self.at == "epoch" else trainer.global_step)
+        self._trainer, self._step = trainer, trainer.global_step
+        # With bf16-true and the like the network takes inputs of its own type.
+        self.sample = trainer.precision_plugin.convert_input(self.sample)
+        self._start(trainer.current_epoch if self.at == "epoch" else trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure after an epoch, if it is time to."""
         if self.at == "epoch":
-            self._call(trainer.current_epoch + 1)
+            self(trainer.current_epoch + 1, **self._values_of())
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Measure after a step, if it is time to."""
         # With accumulated gradients several batches are a step.
         if self.at == "step" and trainer.global_step != self._step:
-            self._call(trainer.global_step)
+            self._step = trainer.global_step
+            self(self._step, **self._values_of())
 
-    def _call(self, number: int) -> None:
-        self._step = self._trainer.global_step
+    def _values_of(self) -> dict[str, Any]:
+        """Return the numbers that the module has logged, but for those with the name of a column."""
         metrics = {name: torch.as_tensor(value) for name, value in self._trainer.callback_metrics.items()}
-        single = {name: value.item() for name, value in metrics.items() if value.numel() == 1}
-        self(number, **{name: value for name, value in single.items() if name not in loop.COLUMNS})
+        return {
+            name: value.item() for name, value in metrics.items() if value.numel() == 1 and name not in loop.COLUMNS
+        }
 
     def _log(self, epoch: int, logged: Mapping[str, float], values: Mapping[str, Any]) -> None:
         """Log a measurement to the trainer's loggers, which have the other values already."""

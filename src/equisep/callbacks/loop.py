@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from equisep.files import write_atomically
-from equisep.measurement import NetworkMeasurement, measure
-from equisep.measures import Batches, Layers
+from equisep.measurement import METRICS, NetworkMeasurement, measure
+from equisep.measures import Batches, Layers, NotFinite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +37,7 @@ class SeparationCallback:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | None,
         sample: Any,
         *,
         run: str = "run",
@@ -46,7 +49,9 @@ class SeparationCallback:
         wandb_run: Any = None,
         **options: Any,
     ) -> None:
-        """network: in training, on any device. sample: (inputs, labels), of which the first ``points`` are used; a
+        """network: in training, on any device; None where it is made later and set as ``network`` before any call.
+
+        sample: (inputs, labels), of which the first ``points`` are used; a
         mapping of the network's arguments and labels, likewise; or batches, such as a DataLoader, of which so many
         are kept that they have ``points``.
 
@@ -55,7 +60,8 @@ class SeparationCallback:
         :func:`equisep.measure`. to: a .csv or .jsonl file, written after each measurement, that ``equisep.load_runs``
         and ``equisep figure law source=FILE`` read. Other runs of the file stay, and of this run the epochs before the
         first one measured here: a resumed training continues its table. wandb_run: what ``wandb.init`` returned; r, ρ
-        and D of each layer are logged, with the epoch. Raises ValueError for bad arguments.
+        and D of each layer are logged, with the epoch. Raises ValueError for bad arguments, also for a network that
+        two points of the sample cannot be measured with.
 
         In a distributed training rank 0 measures and the other ranks go on: call it where they wait for each other
         anyway, such as at the end of an epoch. Weights that are sharded over processes are refused.
@@ -73,7 +79,10 @@ class SeparationCallback:
         self.measurements: dict[int, NetworkMeasurement] = {}
         self._values: dict[int, dict[str, Any]] = {}
         if self.to is not None:
+            _refuse_unwritable(self.to)
             self._stored(self.to)
+        if network is not None:
+            self._try(network)
         self.seconds = self.training_seconds = 0.0
         self._calls, self._last, self._unmeasured = 0, time.perf_counter(), math.inf
 
@@ -81,18 +90,23 @@ class SeparationCallback:
         """Measure if it is time to; return the measurement, or None.
 
         epoch: the number of completed epochs or steps. values: further columns of the table, such as loss and accuracy.
-        Raises ValueError for a value that has the name of another column, and for weights that are sharded.
+        Raises ValueError for an epoch that was measured before, a value with the name of another column, and sharded
+        weights. Features that are not finite are a warning, and no measurement.
         """
+        if not isinstance(epoch, Integral):
+            raise ValueError(f"epoch={epoch!r}: must be an integer, the number of completed epochs or steps")
         taken = next((name for name in COLUMNS if name in values), None)
         if taken is not None:
             raise ValueError(f"{taken}: is a column of the table; give the value another name")
+        if self.network is None:
+            raise ValueError("network: is None; set the callback's network before it is called")
         if not self._calls and _is_sharded(self.network):
             raise ValueError("network: its weights are sharded over processes; measure a copy that holds all of them")
         now = time.perf_counter()
         self.training_seconds += now - self._last
         self._unmeasured += now - self._last
         self._calls += 1
-        result = self._measure(epoch, values) if self._is_due() else None
+        result = self._measure(self.network, int(epoch), values) if self._is_due() else None
         self._last = time.perf_counter()
         return result
 
@@ -114,6 +128,18 @@ class SeparationCallback:
         ]
         return pd.DataFrame(rows)
 
+    def _start(self, epoch: int) -> None:
+        """Measure before the first step of a training that is not this loop's own, or resume after what was measured.
+
+        Raises ValueError for a training that starts before it.
+        """
+        last = max(self.measurements, default=-1)
+        if epoch < last:
+            raise ValueError(f"epoch {last} was measured in another training; this one needs a callback of its own")
+        self._last = time.perf_counter()
+        if epoch > last:
+            self(epoch)
+
     def _is_due(self) -> bool:
         if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
             return False
@@ -122,13 +148,33 @@ class SeparationCallback:
         mean = self.seconds / max(len(self.measurements), 1)
         return mean <= BUDGET * self._unmeasured
 
-    def _measure(self, epoch: int, values: dict[str, Any]) -> NetworkMeasurement:
+    def _try(self, network: nn.Module) -> None:
+        """Measure two points of two classes, so that what is wrong is said before training."""
+        unknown = [name for name in _as_names(self.options["metrics"]) if name not in METRICS]
+        if unknown:
+            raise ValueError(f"metrics: {unknown[0]!r}; choose from {', '.join(METRICS)}")
+        try:
+            measure(network, _of_two_classes(self.sample), **self.options | {"metrics": "fuzziness"})
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(f"network: fails on the sample: {str(error).splitlines()[0]}") from error
+
+    def _measure(self, network: nn.Module, epoch: int, values: dict[str, Any]) -> NetworkMeasurement | None:
+        if epoch in self.measurements:
+            raise ValueError(f"epoch={epoch}: was measured before; another training needs a callback of its own")
         start = time.perf_counter()
-        measured = measure(self.network, self.sample, **self.options)
-        self.measurements[epoch], self._values[epoch] = measured, values
+        try:
+            measured = measure(network, self.sample, **self.options)
+        except NotFinite as error:
+            # A training that diverges is the user's to stop.
+            warnings.warn(f"epoch {epoch} is not measured: {error}", stacklevel=3)
+            return None
+        plain = {name: value.item() if isinstance(value, Tensor) else value for name, value in values.items()}
+        self.measurements[epoch], self._values[epoch] = measured, plain
         if self.to is not None:
             self._write(self.to)
-        self._log(epoch, _logged(measured), values)
+        self._log(epoch, _logged(measured), plain)
         self.seconds += time.perf_counter() - start
         self._unmeasured = 0.0
         return measured
@@ -146,9 +192,10 @@ class SeparationCallback:
 
         try:
             table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_json(path, lines=True)
-        except ValueError as error:
-            raise ValueError(f"to={path}: cannot be read ({str(error).splitlines()[0]}); choose another file") from None
-        if not {"run", "epoch", "D"} <= set(table):
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise ValueError(f"to={path}: cannot be read ({reason}); choose another file") from None
+        if not {"run", "epoch", "D"} <= set(table) or not pd.api.types.is_numeric_dtype(table["epoch"]):
             raise ValueError(f"to={path}: is no table of runs; choose another file")
         first = min(self.measurements, default=math.inf)
         return table[(table["run"].map(str) != self.run) | (table["epoch"] < first)]
@@ -180,6 +227,35 @@ def _fixed(sample: Any, points: int | None, batch_size: int, label_key: str | No
         if points is not None and count >= points:
             break
     return kept
+
+
+def _of_two_classes(sample: Any) -> Any:
+    """Return two points of a pair of tensors, one of each of two classes; or batches up to a second class."""
+    if isinstance(sample, tuple):
+        inputs, labels = sample
+        other = torch.nonzero(labels.ravel() != labels.ravel()[:1]).ravel()[:1]
+        return (
+            (inputs[[0, int(other)]], labels[[0, int(other)]]) if len(other) and len(inputs) == len(labels) else sample
+        )
+    for count in range(1, len(sample)):
+        labels = torch.cat([batch.labels for batch in Batches(sample[:count], 1, torch.device("cpu"))])
+        if len(torch.unique(labels)) > 1:
+            return sample[:count]
+    return sample
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Raise ValueError if a file cannot be written to a path."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"to={path}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def _as_names(metrics: str | Sequence[str]) -> Sequence[str]:
+    return [metrics] if isinstance(metrics, str) else metrics
 
 
 def _is_plain(part: Any) -> bool:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, Literal
-
-from torch import nn
 
 try:
     from transformers import TrainerCallback
@@ -30,14 +27,13 @@ class SeparationCallback(loop.SeparationCallback, TrainerCallback):  # type: ign
         """
         if at not in ("epoch", "step"):
             raise ValueError(f"at={at!r}: choose epoch or step")
-        # The network is known when training starts.
-        super().__init__(nn.Identity(), sample, **options)
+        super().__init__(None, sample, **options)
         self.at = at
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the network and measure it before the first step."""
-        self.network, self._last = kwargs["model"], time.perf_counter()
-        self._call(state)
+        self.network = kwargs["model"]
+        self._start(self._number(state))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure after an epoch, if it is time to."""
@@ -49,7 +45,9 @@ class SeparationCallback(loop.SeparationCallback, TrainerCallback):  # type: ign
         if self.at == "step":
             self._call(state)
 
+    def _number(self, state: Any) -> int:
+        return round(state.epoch or 0) if self.at == "epoch" else int(state.global_step)
+
     def _call(self, state: Any) -> None:
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        values = {"loss": losses[-1]} if losses else {}
-        self(round(state.epoch or 0) if self.at == "epoch" else state.global_step, **values)
+        self(self._number(state), **({"loss": losses[-1]} if losses else {}))
