@@ -141,6 +141,8 @@ def test_later_seeds_are_judged_by_themselves_too() -> None:
     verdict = judge(claim(), pd.concat([known, later]), [])
     assert verdict.later == CONTRADICTED
     assert "on later seeds alone contradicted" in str(verdict)
+    few = judge(claim(), pd.concat([known, later.head(2)]), [])
+    assert few.later == f"undecided, with fewer than {claim().seeds} seeds"
 
 
 def test_values_that_would_count_twice_or_not_at_all_are_noticed() -> None:

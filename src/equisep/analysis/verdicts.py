@@ -158,7 +158,8 @@ def judge(
         unknown = statistics[~statistics["seed"].isin(claim.known_seeds)]
         # One seed has no interval.
         if unknown["seed"].nunique() > 1:
-            later = judge(claim, unknown, conditions, full_scale=full_scale).status
+            alone = judge(claim, unknown, conditions, full_scale=full_scale)
+            later = alone.status + (f", with fewer than {claim.seeds} seeds" if alone.too_few else "")
     too_few = sum(count < claim.seeds for count in seeds.values())
     status = _status(list(outcomes.values()), full_scale)
     return Verdict(claim, status, tuple(findings), outcomes, later=later, too_few=too_few)
