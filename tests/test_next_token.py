@@ -17,7 +17,7 @@ from torch import nn
 # Nothing is fetched.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import equisep
 from equisep import measure_next_token
@@ -145,7 +145,11 @@ def test_it_shows_a_table_a_picture_and_what_may_mislead() -> None:
         ({"ids": ["a text"]}, "ids: text 0 must be a list of integers, not 'a text'"),
         ({"ids": torch.zeros(2, 3, 4).long()}, "ids: text 0 must be a list of integers, not int64 of shape (3, 4)"),
         ({"ids": [[3, -1, 2]]}, "ids: text 0 has the id -1; ids are 0 or more, without padding"),
-        ({"ids": [[3]]}, "ids: no text of two tokens or more"),
+        ({"ids": None}, "ids: must be a list of texts, each the ids of its tokens, not None"),
+        ({"held_out": [[3, 70, 1]]}, "held_out: 70 is none of the 50 ids of the model"),
+        ({"seed": "x"}, "seed='x': must be an integer, at least 0"),
+        ({"model": nn.Identity(), "states": lambda model, ids: []}, "states: must return a list of hidden states"),
+        ({"ids": [[3], []]}, "ids: no text of two tokens or more"),
         ({"ids": [[3, 3, 3]]}, "ids: all next tokens are the same"),
         ({"ids": [[3, 70, 1]]}, "ids: 70 is none of the 50 ids of the model; use its own tokenizer"),
         ({"ids": [[3, 4, 5]]}, "ids: 2 next tokens for 12 features are fitted exactly; give more text"),
@@ -166,6 +170,16 @@ def test_bad_arguments_are_one_line(arguments: dict[str, Any], message: str) -> 
     given = {"model": make_model("gpt2", blocks=1), "ids": make_texts()} | arguments
     with pytest.raises(ValueError, match="^" + re.escape(message) + ".*$"):
         measure_next_token(**given)
+
+
+def test_one_block_has_no_line_and_a_model_that_sees_ahead_is_told() -> None:
+    measured = measure_next_token(make_model(blocks=1), make_texts(), permutations=1)
+    assert "no line: it needs two blocks" in str(measured)
+    assert measured.settings["vocabulary"] == 50
+    assert not any("tokens after it" in warning for warning in measured.warnings)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+    measured = measure_next_token(BertModel(BertConfig(vocab_size=50, **sizes)), make_texts(), permutations=0)
+    assert any(warning.startswith("the state of a token depends on") for warning in measured.warnings)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ log PR_l is a line (He & Su, arXiv:2408.13442). Ids are names: the controls ask 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,7 +91,16 @@ class NextTokenMeasurement:
             rows.append(cells)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        lines += ["", f"residual: {_describe(self.law)}"]
+        lines.append("")
+        if len(self.residuals) == 1:
+            lines.append("no line: it needs two blocks")
+        else:
+            lines += self._lines()
+        lines.append(f"{self.settings['network']}, {self.tokens:,} tokens, {self.features} features")
+        return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+    def _lines(self) -> list[str]:
+        lines = [f"residual: {_describe(self.law)}"]
         if self.held_out_law is not None:
             lines.append(f"held out: {_describe(self.held_out_law)}")
         if self.permuted:
@@ -101,8 +110,7 @@ class NextTokenMeasurement:
                 f"permuted: r = {min(r):.3f} to {max(r):.3f}, ratio = {min(ratio):.4f} to {max(ratio):.4f} "
                 f"({len(r)} permutations)"
             )
-        lines.append(f"{self.settings['network']}, {self.tokens:,} tokens, {self.features} features")
-        return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+        return lines
 
 
 def measure_next_token(
@@ -141,14 +149,14 @@ def measure_next_token(
         ("permutations", permutations, 0),
         ("length", length, 2),
         ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
     ):
         if not isinstance(number, int) or isinstance(number, bool) or number < least:
             raise ValueError(f"{name}={number!r}: must be an integer, at least {least}")
     if norm not in ("auto", "layer", "rms", "none"):
         raise ValueError(f"norm={norm!r}: choose auto, layer, rms or none")
     texts, others = _as_texts(ids, "ids", length), [] if held_out is None else _as_texts(held_out, "held_out", length)
-    vocabulary = 1 + max(int(text.max()) for text in [*texts, *others])
-    _refuse_unknown_ids(network, vocabulary)
+    vocabulary = max(_vocabulary_of(network, some, name) for some, name in ((texts, "ids"), (others, "held_out")))
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.arange(vocabulary), *(torch.randperm(vocabulary, generator=generator) for _ in range(permutations))]
     numbers = torch.stack(orders, dim=1).to(torch.float64)
@@ -165,6 +173,7 @@ def measure_next_token(
                     _refuse_too_few(tokens, max(one.shape[1] for one in features))
                 for regression, one in zip(regressions, features, strict=True):
                     regression.add(one, targets)
+            sees_ahead = _sees_ahead(network, batches[0][0], states)
             tested = _held_out_residuals(regressions, _passes(network, batches[1], states, chosen, numbers, tick))
     shares = torch.stack([regression.unexplained() for regression in regressions])
     width = max(regression.features for regression in regressions)
@@ -176,18 +185,22 @@ def measure_next_token(
         tried,
         width,
         {"network": type(network).__name__, "norm": chosen, "length": length, "seed": seed, "vocabulary": vocabulary},
-        tuple(_warnings(tokens, width)),
+        tuple(_warnings(tokens, width, sees_ahead=sees_ahead)),
     )
 
 
 def _as_texts(values: Any, name: str, length: int) -> list[Tensor]:
     """Return each text's ids, cut to a length; raises ValueError for others than integers."""
     texts = []
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}: must be a list of texts, each the ids of its tokens, not {values!r:.40}")
     for number, value in enumerate(values):
         try:
             text = torch.as_tensor(value)
         except (TypeError, ValueError):
             raise ValueError(f"{name}: text {number} must be a list of integers, not {value!r:.40}") from None
+        if text.numel() == 0:
+            continue
         if text.ndim != 1 or text.is_floating_point() or text.is_complex() or text.dtype == torch.bool:
             kind = f"{str(text.dtype).removeprefix('torch.')} of shape {tuple(text.shape)}"
             raise ValueError(f"{name}: text {number} must be a list of integers, not {kind}")
@@ -222,7 +235,7 @@ def _passes(
     device = next(network.parameters(), torch.empty(0)).device
     precise = device if device.type == "cuda" else torch.device("cpu")
     for batch in batches:
-        hidden = (states or _hidden_states)(network, batch.to(device))
+        hidden = _call(network, batch.to(device), states)
         features = []
         for place, state in enumerate(hidden):
             if not isinstance(state, Tensor) or state.shape[:2] != batch.shape or state.ndim != 3:
@@ -239,6 +252,31 @@ def _passes(
         tick()
 
 
+def _call(network: nn.Module, ids: Tensor, states: States | None) -> Sequence[Tensor]:
+    """Return the hidden states of a batch; raises ValueError for what the model cannot take, and for no states."""
+    try:
+        hidden = (states or _hidden_states)(network, ids)
+    except torch.OutOfMemoryError:
+        raise
+    except (IndexError, RuntimeError) as error:
+        problem = f"fails on ids of shape {tuple(ids.shape)}: {str(error).splitlines()[0]}"
+        raise ValueError(f"model: {problem}; length= cuts longer texts") from None
+    if not isinstance(hidden, list | tuple) or not hidden:
+        raise ValueError(f"states: must return a list of hidden states, one for each block, not {hidden!r:.40}")
+    return hidden
+
+
+def _sees_ahead(network: nn.Module, batch: Tensor, states: States | None) -> bool:
+    """Whether a token's state depends on the tokens after it."""
+    ids = batch[:1].to(next(network.parameters(), torch.empty(0)).device)
+    if ids.shape[1] < 3:
+        return False
+    whole, part = (_call(network, some, states)[-1] for some in (ids, ids[:, :-1]))
+    # Other shapes of a batch change the rounding.
+    rounding = 100 * torch.finfo(part.dtype).eps if part.is_floating_point() else 0.0
+    return float((whole[:, :-1] - part).abs().max()) > rounding * float(part.abs().max())
+
+
 def _hidden_states(model: nn.Module, ids: Tensor) -> Sequence[Tensor]:
     """Return the states after each block of a network of transformers; the last has passed its last norm."""
     try:
@@ -248,11 +286,6 @@ def _hidden_states(model: nn.Module, ids: Tensor) -> Sequence[Tensor]:
         raise ValueError(
             f"model: gives no hidden states as transformers' do ({problem}); name them in states"
         ) from None
-    except torch.OutOfMemoryError:
-        raise
-    except (IndexError, RuntimeError) as error:
-        problem = f"fails on ids of shape {tuple(ids.shape)}: {str(error).splitlines()[0]}"
-        raise ValueError(f"model: {problem}; length= cuts longer texts") from None
     hidden = getattr(output, "hidden_states", None)
     if hidden is None or len(hidden) < 2:
         raise ValueError("model: its output has no hidden_states; give a function states(model, ids) that returns them")
@@ -288,11 +321,14 @@ def _held_out_residuals(
     return tuple(error / variance for error in errors)
 
 
-def _refuse_unknown_ids(network: nn.Module, vocabulary: int) -> None:
+def _vocabulary_of(network: nn.Module, texts: Sequence[Tensor], name: str) -> int:
+    """Return the number of ids that the model knows, or that the texts have; raises ValueError for unknown ids."""
+    highest = max((int(text.max()) for text in texts), default=0)
     embedding = getattr(network, "get_input_embeddings", lambda: None)()
-    known = getattr(embedding, "num_embeddings", vocabulary)
-    if vocabulary > known:
-        raise ValueError(f"ids: {vocabulary - 1} is none of the {known:,} ids of the model; use its own tokenizer")
+    known = int(getattr(embedding, "num_embeddings", highest + 1))
+    if highest >= known:
+        raise ValueError(f"{name}: {highest} is none of the {known:,} ids of the model; use its own tokenizer")
+    return known
 
 
 def _refuse_too_few(tokens: int, features: int) -> None:
@@ -300,7 +336,9 @@ def _refuse_too_few(tokens: int, features: int) -> None:
         raise ValueError(f"ids: {tokens:,} next tokens for {features:,} features are fitted exactly; give more text")
 
 
-def _warnings(tokens: int, features: int) -> Iterator[str]:
+def _warnings(tokens: int, features: int, *, sees_ahead: bool) -> Iterator[str]:
+    if sees_ahead:
+        yield "the state of a token depends on the tokens after it: it has seen the token that it is to predict"
     if tokens < ENOUGH_TOKENS * features:
         chance = math.floor(100 * features / tokens)
         yield f"{tokens:,} tokens for {features:,} features: {chance} % of the variance are explained by chance"

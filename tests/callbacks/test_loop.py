@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,12 @@ def test_it_logs_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"points": 1}, "points=1: must be an integer, at least 2"),
         ({"to": "law.txt"}, "to=law.txt: must end with .csv or .jsonl"),
         ({"to": "/proc/none/law.csv"}, "to=/proc/none/law.csv: cannot be written"),
+        ({"run": ""}, "run='': must be a name"),
+        ({"run": 3}, "run=3: must be a name"),
+        ({"metrics": ("nc1",)}, "metrics: must have fuzziness, which is D, among them"),
+        ({"wandb_run": "run"}, "wandb_run='run': must be what wandb.init returned"),
+        ({"sample": (torch.zeros(9, 6), torch.arange(8))}, "must have equally many of each, not 9 inputs, 8 labels"),
+        ({"sample": {"x": [[1], [1, 2]], "labels": [0, 1]}}, "sample: x is no tensor or array of numbers"),
         ({"layers": "lair"}, "layer 'lair': no such module; choose from 0, 1"),
         ({"metrics": "nc9"}, "metrics: 'nc9'; choose from fuzziness"),
         ({"sample": (torch.zeros(9, 5), torch.arange(9))}, "network: fails on the sample: mat1 and mat2 shapes"),
@@ -175,27 +183,90 @@ def test_a_file_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for content in ("a,b\n1,2\n", "run,epoch,D\nmine,first,2\n"):
         (tmp_path / "notes.csv").write_text(content)
-        with pytest.raises(ValueError, match="is no table of runs; choose another file"):
+        with pytest.raises(ValueError, match="is no table of runs, .*; choose another file"):
             SeparationCallback(make_network(), make_sample(), to=tmp_path / "notes.csv")
     with pytest.raises(ValueError, match=r"cannot be read \(Is a directory\)"):
         SeparationCallback(make_network(), make_sample(), to=tmp_path / "folder.csv")
 
 
 def test_a_value_with_the_name_of_a_column_is_refused() -> None:
-    with pytest.raises(ValueError, match="layer: is a column of the table; give the value another name"):
-        SeparationCallback(make_network(), make_sample())(1, layer=3)
+    callback = SeparationCallback(make_network(), make_sample())
+    for name in ("layer", "ratio", "r"):
+        with pytest.raises(ValueError, match=f"{name}: is a column of the table; give the value another name"):
+            callback(1, **{name: 3})
+    with pytest.raises(ValueError, match=r"loss: must be one number, not \(2,\)"):
+        callback(1, loss=torch.zeros(2))
+    with pytest.raises(ValueError, match="note: must be a number or text, not list"):
+        callback(1, note=[1])
+    with pytest.raises(TypeError, match="evry: is no argument of the callback or of equisep.measure"):
+        SeparationCallback(make_network(), make_sample(), evry=1)
 
 
 def test_the_sample_may_be_batches_or_a_mapping() -> None:
     inputs, labels = make_sample()
     network = make_network()
-    expected = equisep.measure(network, (inputs[:60], labels[:60]), metrics="fuzziness", batch_size=20).fuzziness
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, labels), batch_size=20)
-    for sample in (loader, {"input": inputs, "labels": labels}):
+    data = torch.utils.data.TensorDataset(inputs, labels)
+    in_steps = torch.linspace(0, 89, 60).round().long()
+    state = torch.get_rng_state()
+    for sample, points in (
+        (torch.utils.data.DataLoader(data, batch_size=20), slice(60)),
+        (torch.utils.data.DataLoader(data, batch_size=90, shuffle=True), slice(90)),
+        ({"input": inputs, "labels": labels}, in_steps),
+        ((inputs, labels), in_steps),
+    ):
         callback = SeparationCallback(network, sample, points=60, batch_size=20)
         measured = callback(0)
         assert measured is not None
-        assert measured.fuzziness == pytest.approx(expected)
+        expected = equisep.measure(network, (inputs[points], labels[points]), metrics="fuzziness")
+        assert measured.fuzziness == pytest.approx(expected.fuzziness, rel=1e-5)
+    # A loader that shuffles draws no random numbers of the training.
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_sorted_sample_keeps_its_classes_and_is_a_copy() -> None:
+    inputs, labels = make_sample()
+    order = labels.argsort()
+    sample = (inputs[order], labels[order])
+    callback = SeparationCallback(make_network(), sample, points=30, every=1)
+    first = callback(0)
+    sample[0].zero_()
+    again = callback(1)
+    assert first is not None
+    assert again is not None
+    assert (first.classes, again.fuzziness) == (3, first.fuzziness)
+
+
+def test_what_may_mislead_is_a_warning_once() -> None:
+    callback = SeparationCallback(make_network(), make_sample(4), every=1)
+    with pytest.warns(UserWarning, match="layers have more features than points"):
+        callback(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        callback(1)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_other_rows_of_the_file_stay_character_by_character(tmp_path: Path, suffix: str) -> None:
+    """Names that look like numbers, small values of D, and columns of others."""
+    path = tmp_path / f"mine{suffix}"
+    rows = [{"run": "007", "epoch": "1", "layer": str(n), "D": "1e-12", "commit": "0012e45"} for n in range(2)]
+    if suffix == ".csv":
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    else:
+        lines = [json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    for run in ("1e-3", "NA", "01"):
+        callback = SeparationCallback(make_network(), make_sample(), run=run, every=1, to=path)
+        for epoch in range(3):
+            callback(epoch, loss=0.1)
+    written = path.read_text().splitlines()
+    assert [line.rstrip(",") for line in written[len(lines) - 2 : len(lines)]] == lines[-2:]
+    runs = load_runs(path)
+    assert set(runs["run"]) == {"007", "1e-3", "NA", "01"}
+    ours = runs.query("run == '01' and epoch == 2").sort_values("layer")
+    assert ours["D"].tolist() == list(callback.measurements[2].fuzziness)
+    laws = load_laws(path)
+    assert laws["run"].tolist() == sorted(laws["run"])
 
 
 def test_sharded_weights_are_refused() -> None:

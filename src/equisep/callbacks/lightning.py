@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -39,14 +40,11 @@ class SeparationCallback(loop.SeparationCallback, Callback):  # type: ignore[mis
         self.name, self.at = network, at
         self._trainer: Any = None
         self._step = 0
+        self._told: set[str] = set()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Find the network and measure it before the first step."""
-        try:
-            self.network = pl_module.get_submodule(self.name)
-        except AttributeError:
-            known = ", ".join(name for name, _ in pl_module.named_children()) or "none"
-            raise ValueError(f"network={self.name}: no module of {type(pl_module).__name__}; it has {known}") from None
+        self.network = loop.submodule(pl_module, self.name)
         self._trainer, self._step = trainer, trainer.global_step
         # With bf16-true and the like the network takes inputs of its own type.
         self.sample = trainer.precision_plugin.convert_input(self.sample)
@@ -67,9 +65,11 @@ class SeparationCallback(loop.SeparationCallback, Callback):  # type: ignore[mis
     def _values_of(self) -> dict[str, Any]:
         """Return the numbers that the module has logged, but for those with the name of a column."""
         metrics = {name: torch.as_tensor(value) for name, value in self._trainer.callback_metrics.items()}
-        return {
-            name: value.item() for name, value in metrics.items() if value.numel() == 1 and name not in loop.COLUMNS
-        }
+        values = {name: value.item() for name, value in metrics.items() if value.numel() == 1}
+        for name in set(values) & set(loop.TAKEN) - self._told:
+            self._told.add(name)
+            warnings.warn(f"{name}: logged by the module, is another column of the table and left out", stacklevel=3)
+        return {name: value for name, value in values.items() if name not in loop.TAKEN}
 
     def _log(self, epoch: int, logged: Mapping[str, float], values: Mapping[str, Any]) -> None:
         """Log a measurement to the trainer's loggers, which have the other values already."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from equisep.files import write_atomically
+from equisep.callbacks.sample import fixed_sample, two_classes
+from equisep.callbacks.table import RunTable
 from equisep.measurement import METRICS, NetworkMeasurement, measure
-from equisep.measures import Batches, Layers, NotFinite
+from equisep.measures import Layers, NotFinite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 BUDGET = 0.1
 # Points of the sample that are measured by default.
 POINTS = 1000
-# Columns of the table that values of the user's cannot have.
-COLUMNS = ("run", "epoch", "layer", "name", "D")
+# Names that values of the user's cannot have: columns of the tables of runs and laws.
+IDENTITY = ("run", "epoch", "layer", "name", "measure", "split", "convention")
+OF_LAWS = ("r", "decay_ratio", "half_life", "residual", "curvature", "D_first", "D_last")
+TAKEN = (*IDENTITY, "D", "NC1", "ratio", "rank", "state", "flaw", *OF_LAWS, *METRICS)
 
 
 class SeparationCallback:
@@ -47,40 +50,49 @@ class SeparationCallback:
         metrics: str | Sequence[str] = ("fuzziness",),
         to: str | Path | None = None,
         wandb_run: Any = None,
+        prefix: str = "",
         **options: Any,
     ) -> None:
         """network: in training, on any device; None where it is made later and set as ``network`` before any call.
 
-        sample: (inputs, labels), of which the first ``points`` are used; a
-        mapping of the network's arguments and labels, likewise; or batches, such as a DataLoader, of which so many
-        are kept that they have ``points``.
+        sample: (inputs, labels), or a mapping of the network's arguments and labels, of which ``points`` are measured,
+        in equal steps; or batches, such as a DataLoader, of which so many are kept that they have ``points``.
+        run: its name in the table. every: measure at the first call and at epochs that are multiples of it; None: as
+        often as measuring takes at most a tenth of the training time, from the second measurement on.
+        layers, metrics, options: as for :func:`equisep.measure`; D is among the metrics.
+        to: a .csv or .jsonl file, written after each measurement, that ``equisep.load_runs`` and ``equisep figure law
+        source=FILE`` read. Other runs of the file stay, and of this run the epochs before the first one measured here:
+        a resumed training continues its table.
+        wandb_run: what ``wandb.init`` returned; r, ρ and D of each layer are logged, with the epoch. prefix: of the
+        logged names, such as ``test/``.
 
-        run: its name in the table. every: measure every so many calls; None: as often as measuring takes at most a
-        tenth of the training time, from the second measurement on. layers, metrics, options: as for
-        :func:`equisep.measure`. to: a .csv or .jsonl file, written after each measurement, that ``equisep.load_runs``
-        and ``equisep figure law source=FILE`` read. Other runs of the file stay, and of this run the epochs before the
-        first one measured here: a resumed training continues its table. wandb_run: what ``wandb.init`` returned; r, ρ
-        and D of each layer are logged, with the epoch. Raises ValueError for bad arguments, also for a network that
-        two points of the sample cannot be measured with.
-
+        Raises ValueError for bad arguments, also for a network that two points of the sample cannot be measured with.
         In a distributed training rank 0 measures and the other ranks go on: call it where they wait for each other
         anyway, such as at the end of an epoch. Weights that are sharded over processes are refused.
         """
+        if not isinstance(run, str) or not run:
+            raise ValueError(f"run={run!r}: must be a name")
         if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
             raise ValueError(f"every={every!r}: must be an integer, at least 1, or None")
         if points is not None and (not isinstance(points, int) or isinstance(points, bool) or points < 2):
             raise ValueError(f"points={points!r}: must be an integer, at least 2, or None for all")
-        self.to = None if to is None else Path(to)
-        if self.to is not None and self.to.suffix not in (".csv", ".jsonl"):
-            raise ValueError(f"to={to}: must end with .csv or .jsonl")
-        self.network, self.run, self.every, self.wandb_run = network, run, every, wandb_run
-        self.options: dict[str, Any] = {"layers": layers, "metrics": metrics, "progress": False, **options}
-        self.sample = _fixed(sample, points, self.options.get("batch_size", 100), self.options.get("label_key"))
+        if wandb_run is not None and not callable(getattr(wandb_run, "log", None)):
+            raise ValueError(f"wandb_run={wandb_run!r}: must be what wandb.init returned")
+        names = [metrics] if isinstance(metrics, str) else list(metrics)
+        unknown = [name for name in names if name not in METRICS]
+        if unknown:
+            raise ValueError(f"metrics: {unknown[0]!r}; choose from {', '.join(METRICS)}")
+        if "fuzziness" not in names:
+            raise ValueError("metrics: must have fuzziness, which is D, among them")
+        foreign = [name for name in options if name not in inspect.signature(measure).parameters]
+        if foreign:
+            raise TypeError(f"{foreign[0]}: is no argument of the callback or of equisep.measure")
+        self.table = None if to is None else RunTable(to)
+        self.network, self.run, self.every, self.wandb_run, self.prefix = network, run, every, wandb_run, prefix
+        self.options: dict[str, Any] = {"layers": layers, "metrics": names, "progress": False, **options}
+        self.sample = fixed_sample(sample, points, options.get("batch_size", 100), options.get("label_key"))
         self.measurements: dict[int, NetworkMeasurement] = {}
         self._values: dict[int, dict[str, Any]] = {}
-        if self.to is not None:
-            _refuse_unwritable(self.to)
-            self._stored(self.to)
         if network is not None:
             self._try(network)
         self.seconds = self.training_seconds = 0.0
@@ -95,9 +107,7 @@ class SeparationCallback:
         """
         if not isinstance(epoch, Integral):
             raise ValueError(f"epoch={epoch!r}: must be an integer, the number of completed epochs or steps")
-        taken = next((name for name in COLUMNS if name in values), None)
-        if taken is not None:
-            raise ValueError(f"{taken}: is a column of the table; give the value another name")
+        plain = {name: _single(name, value) for name, value in values.items()}
         if self.network is None:
             raise ValueError("network: is None; set the callback's network before it is called")
         if not self._calls and _is_sharded(self.network):
@@ -106,7 +116,7 @@ class SeparationCallback:
         self.training_seconds += now - self._last
         self._unmeasured += now - self._last
         self._calls += 1
-        result = self._measure(self.network, int(epoch), values) if self._is_due() else None
+        result = self._measure(self.network, int(epoch), plain) if self._is_due(int(epoch)) else None
         self._last = time.perf_counter()
         return result
 
@@ -119,45 +129,48 @@ class SeparationCallback:
         """Return a row per measured epoch and layer: run, epoch, layer, name, D, further metrics and values."""
         import pandas as pd
 
-        rows = [
+        return pd.DataFrame(self._rows())
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
             {"run": self.run, "epoch": epoch, "layer": place, "name": layer.name}
             | {"D" if name == "fuzziness" else name: value for name, value in layer.metrics.items()}
             | self._values[epoch]
             for epoch, measured in self.measurements.items()
             for place, layer in enumerate(measured.layers)
         ]
-        return pd.DataFrame(rows)
 
     def _start(self, epoch: int) -> None:
-        """Measure before the first step of a training that is not this loop's own, or resume after what was measured.
+        """Measure before the first step of a training that is not this loop's own; go on where it is resumed.
 
-        Raises ValueError for a training that starts before it.
+        Raises ValueError for a training that starts before what was measured.
         """
         last = max(self.measurements, default=-1)
         if epoch < last:
             raise ValueError(f"epoch {last} was measured in another training; this one needs a callback of its own")
+        assert self.network is not None
+        self._try(self.network)
         self._last = time.perf_counter()
-        if epoch > last:
+        measured = epoch == last or (epoch > 0 and self.table is not None and epoch in self.table.epochs(self.run))
+        if not measured:
             self(epoch)
 
-    def _is_due(self) -> bool:
+    def _is_due(self, epoch: int) -> bool:
         if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
             return False
         if self.every is not None:
-            return (self._calls - 1) % self.every == 0
+            return not self.measurements or epoch % self.every == 0
         mean = self.seconds / max(len(self.measurements), 1)
         return mean <= BUDGET * self._unmeasured
 
     def _try(self, network: nn.Module) -> None:
         """Measure two points of two classes, so that what is wrong is said before training."""
-        unknown = [name for name in _as_names(self.options["metrics"]) if name not in METRICS]
-        if unknown:
-            raise ValueError(f"metrics: {unknown[0]!r}; choose from {', '.join(METRICS)}")
+        few = two_classes(self.sample, self.options.get("label_key"))
         try:
-            measure(network, _of_two_classes(self.sample), **self.options | {"metrics": "fuzziness"})
+            measure(network, few, **self.options | {"metrics": "fuzziness"})
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, IndexError) as error:
+        except (RuntimeError, IndexError, TypeError) as error:
             raise ValueError(f"network: fails on the sample: {str(error).splitlines()[0]}") from error
 
     def _measure(self, network: nn.Module, epoch: int, values: dict[str, Any]) -> NetworkMeasurement | None:
@@ -170,100 +183,39 @@ class SeparationCallback:
             # A training that diverges is the user's to stop.
             warnings.warn(f"epoch {epoch} is not measured: {error}", stacklevel=3)
             return None
-        plain = {name: value.item() if isinstance(value, Tensor) else value for name, value in values.items()}
-        self.measurements[epoch], self._values[epoch] = measured, plain
-        if self.to is not None:
-            self._write(self.to)
-        self._log(epoch, _logged(measured), plain)
+        if not self.measurements:
+            for warning in measured.warnings:
+                # In a training loop it is.
+                if not warning.startswith("the network was in training mode"):
+                    warnings.warn(warning, stacklevel=3)
+        self.measurements[epoch], self._values[epoch] = measured, values
+        self._write()
+        self._log(epoch, {f"{self.prefix}{name}": value for name, value in _logged(measured).items()}, values)
         self.seconds += time.perf_counter() - start
         self._unmeasured = 0.0
         return measured
+
+    def _write(self) -> None:
+        if self.table is not None:
+            self.table.write(self.run, self._rows())
 
     def _log(self, epoch: int, logged: Mapping[str, float], values: Mapping[str, Any]) -> None:
         """Log a measurement. logged: r, decay_ratio and D by layer."""
         if self.wandb_run is not None:
             self.wandb_run.log({"epoch": epoch, **values, **logged})
 
-    def _stored(self, path: Path) -> pd.DataFrame | None:
-        """Return the rows of the file that stay: other runs, and this one before it was measured here."""
-        if not path.exists():
-            return None
-        import pandas as pd
 
-        try:
-            table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_json(path, lines=True)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise ValueError(f"to={path}: cannot be read ({reason}); choose another file") from None
-        if not {"run", "epoch", "D"} <= set(table) or not pd.api.types.is_numeric_dtype(table["epoch"]):
-            raise ValueError(f"to={path}: is no table of runs; choose another file")
-        first = min(self.measurements, default=math.inf)
-        return table[(table["run"].map(str) != self.run) | (table["epoch"] < first)]
-
-    def _write(self, path: Path) -> None:
-        import pandas as pd
-
-        table, stored = self.to_frame(), self._stored(path)
-        if stored is not None and len(stored):
-            table = pd.concat([stored, table], ignore_index=True)
-        lines = table.to_json(orient="records", lines=True) if path.suffix == ".jsonl" else table.to_csv(index=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, str(lines).encode())
-
-
-def _fixed(sample: Any, points: int | None, batch_size: int, label_key: str | None) -> Any:
-    """Return the sample as :func:`equisep.measure` takes it, with at most so many points where it is no batches."""
-    if isinstance(sample, Mapping):
-        rows = {name: torch.split(torch.as_tensor(values)[:points], batch_size) for name, values in sample.items()}
-        batches = [dict(zip(rows, parts, strict=True)) for parts in zip(*rows.values(), strict=True)]
-        Batches(batches, batch_size, torch.device("cpu"), label_key).labels()
-        return batches
-    if isinstance(sample, tuple | list) and len(sample) == 2 and all(map(_is_plain, sample)):
-        return tuple(torch.as_tensor(part)[:points] for part in sample)
-    kept, count = [], 0
-    for batch in Batches(sample, batch_size, torch.device("cpu"), label_key):
-        kept.append(batch.whole)
-        count += len(batch)
-        if points is not None and count >= points:
-            break
-    return kept
-
-
-def _of_two_classes(sample: Any) -> Any:
-    """Return two points of a pair of tensors, one of each of two classes; or batches up to a second class."""
-    if isinstance(sample, tuple):
-        inputs, labels = sample
-        other = torch.nonzero(labels.ravel() != labels.ravel()[:1]).ravel()[:1]
-        return (
-            (inputs[[0, int(other)]], labels[[0, int(other)]]) if len(other) and len(inputs) == len(labels) else sample
-        )
-    for count in range(1, len(sample)):
-        labels = torch.cat([batch.labels for batch in Batches(sample[:count], 1, torch.device("cpu"))])
-        if len(torch.unique(labels)) > 1:
-            return sample[:count]
-    return sample
-
-
-def _refuse_unwritable(path: Path) -> None:
-    """Raise ValueError if a file cannot be written to a path."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"to={path}: cannot be written ({error.strerror}); choose another folder") from None
-
-
-def _as_names(metrics: str | Sequence[str]) -> Sequence[str]:
-    return [metrics] if isinstance(metrics, str) else metrics
-
-
-def _is_plain(part: Any) -> bool:
-    """Whether a part of a pair is a tensor, an array or a list of numbers."""
-    try:
-        return torch.as_tensor(part).ndim > 0
-    except (TypeError, ValueError, RuntimeError):
-        return False
+def _single(name: str, value: Any) -> Any:
+    """Return a value as a column has it; raises ValueError for several numbers, and for the name of another column."""
+    if name in TAKEN:
+        raise ValueError(f"{name}: is a column of the table; give the value another name")
+    if isinstance(value, Tensor) or hasattr(value, "item"):
+        if getattr(value, "size", 1) != 1 and torch.as_tensor(value).numel() != 1:
+            raise ValueError(f"{name}: must be one number, not {tuple(value.shape)}")
+        return value.item()
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError(f"{name}: must be a number or text, not {type(value).__name__}")
+    return value
 
 
 def _is_sharded(network: nn.Module) -> bool:
@@ -274,9 +226,20 @@ def _is_sharded(network: nn.Module) -> bool:
     )
 
 
+def submodule(network: nn.Module, name: str) -> nn.Module:
+    """Return a module by its name, the network itself for an empty one; raises ValueError for an unknown one."""
+    if not isinstance(name, str):
+        raise ValueError(f"network: must be the name of a module, not a {type(name).__name__}")
+    try:
+        return network.get_submodule(name)
+    except AttributeError:
+        known = ", ".join(child for child, _ in network.named_children()) or "none"
+        raise ValueError(f"network={name}: no module of {type(network).__name__}; it has {known}") from None
+
+
 def _logged(measured: NetworkMeasurement) -> dict[str, float]:
     """Return r, decay_ratio and D by layer, the first two where there is a law."""
-    values = {f"D/{layer.name}": layer.metrics.get("fuzziness", math.nan) for layer in measured.layers}
+    values = {f"D/{layer.name}": layer.metrics["fuzziness"] for layer in measured.layers}
     try:
         law = measured.law
     except ValueError:

@@ -1,5 +1,6 @@
 """A table of the user's own as a source of runs: one row per layer, with at least the columns ``layer`` and ``D``."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,25 @@ import pandas as pd
 
 from equisep.config import ConfigError
 
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return a table with exact numbers, in which runs are named by text, also where it looks like a number or NA."""
+    table = pd.read_csv(path, float_precision="round_trip")
+    if "run" not in table:
+        return table
+    return table.assign(run=pd.read_csv(path, usecols=["run"], dtype=str, keep_default_na=False)["run"])
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    with path.open(encoding="utf-8") as lines:
+        return pd.DataFrame([dict(json.loads(line)) for line in lines if line.strip()])
+
+
 # Endings of the files; a folder is a table if all of its files of one ending are.
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": pd.read_csv,
+    ".csv": _read_csv,
     ".parquet": pd.read_parquet,
-    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
+    ".jsonl": _read_jsonl,
 }
 # The convention of measuring of rows that do not name one.
 OWN = "own"
@@ -35,7 +50,9 @@ def read_own_table(source: str | Path) -> pd.DataFrame:
     where = f"source={path}"
     try:
         table: pd.DataFrame = READERS[path.suffix](path)
-    except (OSError, ValueError, ImportError) as error:
+    except ImportError:
+        raise ConfigError(f"{where}: needs a reader of parquet files: pip install pyarrow") from None
+    except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(f"{where}: cannot be read ({reason})") from None
     absent = [name for name in ("layer", "D") if name not in table]
@@ -46,6 +63,7 @@ def read_own_table(source: str | Path) -> pd.DataFrame:
     telling = ["run", "epoch", "split", "convention"]
     defaults: dict[str, Any] = dict(zip(telling, (path.stem, 0, "train", OWN), strict=True))
     table = table.assign(**{name: value for name, value in defaults.items() if name not in table})
+    table["run"] = table["run"].where(table["run"] != "")
     for name in (*telling, "layer"):
         if table[name].isna().any():
             raise ConfigError(f"{where}: {name} is empty in row {int(np.flatnonzero(table[name].isna())[0]) + 1}")
@@ -64,11 +82,23 @@ def read_own_table(source: str | Path) -> pd.DataFrame:
 def _with_numbers(table: pd.DataFrame, telling: list[str], where: str) -> pd.DataFrame:
     """Return the table with numbers in D, epoch and layer; raises ConfigError for text and for a repeated layer."""
     table = table.assign(**{name: numbers_of(table, name, where) for name in ("D", "epoch", "layer")})
+    for name in ("loss", "accuracy"):
+        if name in table:
+            table[name] = numbers_of(table, name, where)
+    if (table["D"] < 0).any():
+        raise ConfigError(f"{where}: D={table['D'].min():g}: must not be negative")
     repeated = table.duplicated([*telling, "layer"])
     if repeated.any():
         row = table[repeated].iloc[0]
         problem = f"layer {row['layer']} of run {row['run']} at epoch {row['epoch']} is there twice"
         raise ConfigError(f"{where}: {problem}; add a column run, epoch, split or convention that tells them apart")
+    spans = table.groupby(telling)["layer"].agg(["min", "max", "size"])
+    gaps = spans[(spans["max"] - spans["min"] + 1 != spans["size"]) | (spans["min"] % 1 != 0)]
+    if len(gaps):
+        one = dict(zip(telling, gaps.index[0], strict=True))
+        rows = table[(table["run"] == one["run"]) & (table["epoch"] == one["epoch"])]
+        listed = ", ".join(f"{layer:g}" for layer in sorted(set(rows["layer"])))
+        raise ConfigError(f"{where}: layers of run {one['run']} are {listed}: must be consecutive, 0, 1, 2, …")
     return table
 
 

@@ -79,7 +79,7 @@ def _laws_of(table: pd.DataFrame) -> pd.DataFrame:
     """Return the laws of a table of one's own, with the columns that are equal in all rows of a law."""
     telling = ["run", "measure", "epoch", "split", "convention"]
     rows = []
-    for key, layers in table.sort_values("layer").groupby(telling, sort=False):
+    for key, layers in table.sort_values([*telling, "layer"]).groupby(telling, sort=False):
         values = layers["D"].tolist()
         law = dict(zip(("r", "decay_ratio", "half_life", "residual", "curvature"), _law_of(values), strict=True))
         shared = {str(name): layers[name].iloc[0] for name in layers if layers[name].nunique(dropna=False) == 1}

@@ -25,6 +25,8 @@ NAME = "law"
 OPTIONS = ("source", "by", "epoch", "results")
 # Panels of one figure, and runs that have one each where nothing is said.
 MAX_PANELS = 40
+# Stands for a loss that is not told, so that its network is drawn.
+NO_LOSS = -1.0
 
 
 def main(words: Sequence[str]) -> int:
@@ -54,9 +56,15 @@ def make(runs: pd.DataFrame, by: str | None = None, epoch: str | None = None, ca
 
     Raises ConfigError for a column or an epoch that is not there, and if nothing is measured.
     """
-    layers = runs[runs["D"].notna() & (runs["split"] == "train")]
+    layers = runs[runs["measure"].notna() & (runs["split"] == "train")]
+    # A line through the other layers would be another one.
+    whole = layers.groupby(["run", "measure", "convention", "epoch"])["D"].transform(
+        lambda values: values.notna().all()
+    )
+    left_out = layers.loc[~whole, "run"].nunique()
+    layers = layers[whole]
     if layers.empty:
-        raise ConfigError("source: no D of a training set is recorded")
+        raise ConfigError("source: no D of a training set is recorded" + (" for all layers" if left_out else ""))
     if epoch is not None:
         known = sorted(set(layers["epoch"]))
         if not epoch.isdigit() or int(epoch) not in known:
@@ -83,6 +91,10 @@ def make(runs: pd.DataFrame, by: str | None = None, epoch: str | None = None, ca
         figure = law_grid(parts, "panel") if tables.runs["r"].notna().any() else None
     counted = tables.runs["run"].nunique()
     scope = f"Scope: {counted} network{'s' if counted != 1 else ''}; {tables.runs['points'].max():g} points at most."
+    epochs = tables.runs["epoch"]
+    scope += f" Epoch {epochs.min():g}" + (f" to {epochs.max():g}" if epochs.nunique() > 1 else "") + "."
+    if left_out:
+        scope += f" Left out: {left_out} run{'s' if left_out != 1 else ''} in which a layer has no D."
     verdicts = {name: Verdict(no_claim(NAME), NO_CLAIM, (), {}) for name in parts}
     shows = f"A panel for each {column}. {LAWS}"
     # Of what the source does not have, the drawing's substitutes are not written.
@@ -91,7 +103,8 @@ def make(runs: pd.DataFrame, by: str | None = None, epoch: str | None = None, ca
         for own, field in (("train_loss", "loss"), ("seed", "seed"))
         if field not in layers or layers[field].isna().all()
     ]
-    written = tables.runs.drop(columns=unknown).dropna(axis="columns", how="all")
+    stated = tables.runs.assign(train_loss=tables.runs["train_loss"].mask(tables.runs["train_loss"] == NO_LOSS))
+    written = stated.drop(columns=unknown).dropna(axis="columns", how="all")
     contents = {"": written, "_layers": tables.layers}
     return Result(NAME, verdicts, figure, contents, scope, (), tuple(call), shows=shows)
 
@@ -115,7 +128,7 @@ def _tables(layers: pd.DataFrame, telling: Sequence[str]) -> Tables:
         row |= {"epoch": epoch, "view": first.get("measure.view", "layer"), "seed": first.get("seed", run)}
         row |= {"points": len(values), "D_first": values[0], "D_last": values[-1], "train_accuracy": first["accuracy"]}
         # A network of the user's own need not have a loss.
-        row |= {"train_loss": first["loss"] if pd.notna(first["loss"]) else 0.0}
+        row |= {"train_loss": first["loss"] if pd.notna(first["loss"]) else NO_LOSS}
         row |= {"learning_rate": first.get("optimizer.learning_rate", math.nan)}
         try:
             law = fit_law(values)
