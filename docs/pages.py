@@ -25,6 +25,10 @@ FUNCTIONS = {
 }
 
 
+# Classes that users make themselves, which are shown with their arguments.
+MADE_BY_USERS = ("SeparationCallback",)
+
+
 def updated(name: str, page: str) -> str:
     """Return a page with what is generated in it. name: of a page of this folder, or its path from the root."""
     if name == "results.md":
@@ -44,6 +48,8 @@ def _functions() -> str:
         parts.append(f"## {title}")
         for name in names:
             documentation = inspect.getdoc(getattr(equisep, name))
+            if name in MADE_BY_USERS:
+                documentation = f"{documentation}\n\n{inspect.getdoc(getattr(equisep, name).__init__)}"
             parts.append(f"```text\n{_signature(name)}\n\n{textwrap.indent(str(documentation), '    ')}\n```")
     return "\n\n".join(parts)
 
@@ -52,10 +58,12 @@ def _signature(name: str) -> str:
     """Return the first line of a definition as it stands in the source, on as few lines as it takes."""
     (definition,) = ast.parse(inspect.getsource(getattr(equisep, name))).body
     if isinstance(definition, ast.ClassDef):
-        return f"class {name}"
+        if name not in MADE_BY_USERS:
+            return f"class {name}"
+        (definition,) = (part for part in definition.body if getattr(part, "name", "") == "__init__")
     assert isinstance(definition, ast.FunctionDef)
-    returns = f" -> {ast.unparse(definition.returns)}" if definition.returns else ""
-    signature = f"{name}({ast.unparse(definition.args)}){returns}"
+    returns = f" -> {ast.unparse(definition.returns)}" if definition.returns and name not in MADE_BY_USERS else ""
+    signature = f"{name}({ast.unparse(definition.args)}){returns}".replace("(self, ", "(")
     return "\n".join(textwrap.wrap(signature, 112, subsequent_indent="    "))
 
 

@@ -53,10 +53,10 @@ def test_levels_and_imports_between_subpackages_are_few() -> None:
     assert max(structure.levels(edges).values()) <= 7
     # The command connects all others, and is counted by itself.
     of_commands = sum(count for (importer, _), count in edges.items() if importer == "equisep.commands")
-    assert of_commands <= 43
+    assert of_commands <= 44
     # Every file that draws takes its style from one place.
     of_style = sum(count for (_, imported), count in edges.items() if imported == "equisep.plots")
-    assert sum(edges.values()) - of_commands - of_style <= 120
+    assert sum(edges.values()) - of_commands - of_style <= 121
 
 
 def test_no_file_is_much_longer_than_350_lines() -> None:

@@ -261,7 +261,7 @@ def test_the_rises_with_depth_at_one_rate_are_those_of_the_tables() -> None:
 def test_shares_of_the_exponential_fall_with_depth() -> None:
     text = yaml.safe_load((REFERENCE / "findings.yaml").read_text())["decay_ratio"]["finding"]
     for name in ("depth_cifar10", "depth_fashion_mnist", "depth_mnist"):
-        runs = table(name).query("convention == 'evaluation' and train_accuracy >= 0.9").set_index("run")
+        runs = table(name).query("convention == 'evaluation' and train_accuracy >= 0.99").set_index("run")
         layers = pd.read_csv(REFERENCE / name / f"{name}_layers.csv").query("convention == 'evaluation'")
         curves = layers.sort_values("layer").groupby("run")["D"].apply(lambda values: values.to_numpy())
         best = curves[curves.index.isin(runs.index)].map(lambda curve: compare_laws(curve).best == "exponential")

@@ -197,7 +197,7 @@ def _as_texts(values: Any, name: str, length: int) -> list[Tensor]:
     for number, value in enumerate(values):
         try:
             text = torch.as_tensor(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"{name}: text {number} must be a list of integers, not {value!r:.40}") from None
         if text.numel() == 0:
             continue

@@ -35,6 +35,35 @@ def test_every_experiment_has_its_claim_and_every_claim_its_experiment_or_overvi
             "width: r: at_most: tiny: must be a fin",
         ),
         ("width: {claim: c, seeds: 1, changed: []}", "width"),
+        ("width: hello", "width: must have claim, seeds and one of all, any, none, not 'hello'"),
+        (
+            "width: {claim: c, seeds: 1, all: {}, permise: {}}",
+            "width: .*permise: no such key; did you mean premise",
+        ),
+        (
+            "width: {claim: c, seeds: 0, all: {r: {at_most: 1}}, changed: []}",
+            "width: .*seeds: 0: must be an integer, at least 1",
+        ),
+        (
+            "width: {claim: c, seeds: 1, all: {r: {at_most: 1}}, any: {}, changed: []}",
+            "width: .*has all and any; one rule",
+        ),
+        (
+            "width: {seeds: 1, changed: [], all: {r: 0.5}}",
+            "width: .*r: 0.5: must be one of at_most, below_null",
+        ),
+        (
+            "width: {seeds: 1, changed: [], all: {r: {below_null: 5}}}",
+            "width: .*below_null: 5: is a probability",
+        ),
+        (
+            "width: {seeds: 1, changed: [], all: {D: {below_null: 0.1}}}",
+            "width: .*D: below_null: has no null distribution",
+        ),
+        (
+            "width: {claim: c, seeds: 1, all: {r: {at_most: 0.1, at_least: 0.2}}, changed: []}",
+            "width: .*at_least 0.2 and at_most 0.1 exclude each other",
+        ),
         ("width: {claim: c, seeds: 1, all: {}, changed: []}", "width: each rule needs statistics with at_most"),
         (
             "width: {claim: c, seeds: 1, all: {r: {at_mots: 1}}, changed: []}",
@@ -45,7 +74,10 @@ def test_every_experiment_has_its_claim_and_every_claim_its_experiment_or_overvi
             "width: {claim: c, seeds: 1, all: {r: {at_most: 1}}, changed: [later], fixed: ''}",
             "width: changed: 'later': ",
         ),
-        ("width: {claim: c, seeds: many, all: {r: {at_most: 1}}, changed: []}", "width: .*many"),
+        (
+            "width: {claim: c, seeds: many, all: {}}",
+            "width: seeds: many: must be an integer",
+        ),
         ("width: {claim: c, seeds: 1, all: {r: {at_most: 1}}}", "width: 'changed'"),
     ],
 )

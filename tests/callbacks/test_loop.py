@@ -141,6 +141,7 @@ def test_it_logs_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"wandb_run": "run"}, "wandb_run='run': must be what wandb.init returned"),
         ({"sample": (torch.zeros(9, 6), torch.arange(8))}, "must have equally many of each, not 9 inputs, 8 labels"),
         ({"sample": {"x": [[1], [1, 2]], "labels": [0, 1]}}, "sample: x is no tensor or array of numbers"),
+        ({"sample": (torch.full((9, 6), torch.nan), torch.arange(9))}, "sample: inputs: point 0 is not finite"),
         ({"layers": "lair"}, "layer 'lair': no such module; choose from 0, 1"),
         ({"metrics": "nc9"}, "metrics: 'nc9'; choose from fuzziness"),
         ({"sample": (torch.zeros(9, 5), torch.arange(9))}, "network: fails on the sample: mat1 and mat2 shapes"),
@@ -166,6 +167,28 @@ def test_a_call_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
         callback(1)
     with pytest.raises(ValueError, match="epoch=1.5: must be an integer"):
         callback(1.5)  # type: ignore[arg-type]
+
+
+def test_the_trained_network_can_be_measured_at_the_end(tmp_path: Path) -> None:
+    callback = SeparationCallback(make_network(), make_sample(), every=5)
+    for epoch in range(8):
+        callback(epoch)
+    assert callback.finish(8, loss=1.0) is not None
+    assert callback.finish(8) is None
+    assert sorted(callback.measurements) == [0, 5, 8]
+
+
+def test_a_file_that_can_no_longer_be_written_does_not_end_the_training(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    callback = SeparationCallback(make_network(), make_sample(), every=1, to=path)
+    callback(1)
+    path.rename(tmp_path / "aside.csv")
+    path.mkdir()
+    with pytest.warns(UserWarning, match="mine.csv is not written: .*Is a directory"):
+        assert callback(2) is not None
+    path.rmdir()
+    callback(3)
+    assert set(load_runs(path)["epoch"]) == {1, 2, 3}
 
 
 def test_a_training_that_diverges_goes_on(tmp_path: Path) -> None:

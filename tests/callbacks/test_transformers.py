@@ -30,7 +30,7 @@ def make_texts(count: int = 48, length: int = 8) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def train(folder: Path, callback: Any, epochs: int = 4) -> BertForSequenceClassification:
+def train(folder: Path, callback: Any, epochs: int = 4, max_steps: int = -1) -> BertForSequenceClassification:
     """Return a network trained by the Trainer, in three steps an epoch."""
     torch.manual_seed(1)
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -41,6 +41,7 @@ def train(folder: Path, callback: Any, epochs: int = 4) -> BertForSequenceClassi
         str(folder / "trainer"),
         per_device_train_batch_size=16,
         num_train_epochs=epochs,
+        max_steps=max_steps,
         learning_rate=1e-2,
         report_to=[],
         logging_steps=3,
@@ -49,7 +50,9 @@ def train(folder: Path, callback: Any, epochs: int = 4) -> BertForSequenceClassi
         use_cpu=True,
         seed=3,
     )
-    Trainer(network, arguments, train_dataset=rows, callbacks=[callback] if callback else []).train()
+    trainer = Trainer(network, arguments, train_dataset=rows, callbacks=[callback] if callback else [])
+    trainer.train()
+    network.history = trainer.state.log_history
     return network
 
 
@@ -73,7 +76,22 @@ def test_it_measures_the_blocks_after_epochs_and_leaves_the_training_as_it_was(t
 def test_it_measures_after_steps(tmp_path: Path) -> None:
     callback = SeparationCallback(make_texts(), at="step", every=5)
     train(tmp_path, callback)
-    assert sorted(callback.measurements) == [0, 5, 10]
+    # The trained network is measured in any case.
+    assert sorted(callback.measurements) == [0, 5, 10, 12]
+
+
+def test_a_training_may_end_within_an_epoch(tmp_path: Path) -> None:
+    callback = SeparationCallback(make_texts(), every=1)
+    train(tmp_path, callback, max_steps=4)
+    assert sorted(callback.measurements) == [0, 1, 2]
+
+
+def test_the_loss_is_that_of_the_same_epoch(tmp_path: Path) -> None:
+    """The Trainer logs it after its hooks."""
+    callback = SeparationCallback(make_texts(), every=1, network="bert", pooling="mean")
+    history = train(tmp_path, callback, epochs=3).history
+    losses = callback.to_frame().groupby("epoch")["loss"].first()
+    assert losses.loc[1:].tolist() == [entry["loss"] for entry in history if "loss" in entry]
 
 
 def test_what_is_wrong_is_said_before_training() -> None:

@@ -81,6 +81,15 @@ def test_without_figure_and_claim_there_is_a_default(folder: Path, capsys: pytes
             "across: architecture.width",
             "width: batch_size does not sweep over it; choose from",
         ),
+        ("figure/batch_size.yaml", "conditions: [", "while parsing"),
+        ("figure/batch_size.yaml", "conditions: architecture.depth", "must be a list of fields"),
+        ("figure/batch_size.yaml", "across: [architecture.depth]", "must be one field"),
+        ("figure/batch_size.yaml", "hello", "must map keys to values"),
+        (
+            "figure/batch_size.yaml",
+            "across: architecture.depth",
+            "conditions that share a panel: training.batch_size; name them in across and down",
+        ),
         ("figure/batch_size.yaml", "colour: red", "colour: no such key; use conditions, across, down or shows"),
         ("claims.yaml", "batch_sise: {}", "claims.yaml: batch_sise: no such experiment; did you mean batch_size?"),
         ("claims.yaml", "batch_size: {claim: x, seeds: 3}", "claims.yaml: batch_size: needs one of all, any, none"),
@@ -105,10 +114,16 @@ def test_a_name_that_is_taken_or_none_is_refused(
     for name, message in (
         ("batch_size", "exists; remove it or choose another name"),
         ("optimizers", "there is an experiment of this name"),
-        ("Batch-size", "use lower-case letters, digits and _"),
+        ("Batch-size", "use up to 100 letters a to z, digits and _"),
+        ("law", "is a word of YAML or a figure of ours"),
+        ("true", "is a word of YAML or a figure of ours"),
     ):
         assert main(["new", "experiment", name]) == 2
         assert message in capsys.readouterr().err
+    # A claim that cannot be read is told before anything is trained.
+    (folder / "own/claims.yaml").write_text("batch_size: {claim: x, seeds: 0, all: {r: {at_most: 1}}}")
+    assert main(["-m", "experiment=batch_size", *OWN, *SMALL]) == 2
+    assert "own/claims.yaml: batch_size: seeds: 0: must be an integer" in capsys.readouterr().err
     assert main(["new", "experiment", "other", f"--config-dir={ROOT / 'conf'}"]) == 2
     assert "is the package's own; set --config-dir to a folder of yours" in capsys.readouterr().err
     monkeypatch.setenv(OWN_CONF, "")

@@ -26,6 +26,7 @@ class Net(nn.Module):
 
 
 SIZE = 3
+MADE = Net((1, 2, 2), 3)
 """
 
 
@@ -48,6 +49,7 @@ def test_a_target_is_found_in_the_working_folder_and_called(own_folder: Path) ->
     [
         ("no_nets.Net", "there is no module no_nets in the working folder or installed"),
         ("own_nets.Nett", "own_nets has no Nett; did you mean Net?"),
+        ("own_nets.MADE", "is a Net, not a class or function"),
         ("own_nets.SIZE", "is a int, not a class or function"),
         ("Net", "must be the dotted path of a class or function"),
         ("own-nets.Net", "must be the dotted path"),

@@ -86,6 +86,23 @@ class Broken(Points):
         raise KeyError("lost")
 
 
+class Triples(Points):
+    def __getitem__(self, index):
+        return self.x[index], int(self.y[index]), 1
+
+
+class OtherShape(Points):
+    def __init__(self, train=True):
+        super().__init__(train=train)
+        self.x = self.x if train else self.x[:, :5]
+
+
+class OneTestClass(Points):
+    def __init__(self, train=True):
+        super().__init__(train=train)
+        self.y = self.y if train else torch.full_like(self.y, int(self.y[0]))
+
+
 class Neither(Points):
     def __init__(self):
         super().__init__()
@@ -154,6 +171,11 @@ def test_arrays_of_a_file_and_images_of_a_folder(own: Path) -> None:
         ("own_data.Complex", [], "an input is of torch.complex64; real arrays are needed"),
         ("own_data.Number", [], "an input is a single number"),
         ("own_data.Broken", [], "item 0 cannot be read .KeyError: 'lost'"),
+        ("own_data.Triples", [], "its items are tuple of 3, not pairs of input and label"),
+        ("own_data.OtherShape", [], r"training points have shape \(7,\), test points \(5,\)"),
+        ("own_data.OneTestClass", [], "the test points have one class, two are needed"),
+        ("own_data.Points", ["dataset.arguments.train=false"], "arguments.train=False: is set here, once for training"),
+        ("no/folder", [], "no such folder, and no file of arrays"),
         ("own_data.Neither", [], "takes neither train=True nor split='train'"),
         ("own_data.Points", ["dataset.size=4"], r"an input of shape \(7,\) is no image"),
         ("own_data.Points", ["dataset.per_class=99"], "class 0 has 20 training images"),

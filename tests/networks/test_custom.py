@@ -96,6 +96,16 @@ class FailingInTraining(Net):
         return super().forward(images)
 
 
+class Detached(Net):
+    def forward(self, images):
+        return super().forward(images).detach()
+
+
+class Whole(Net):
+    def forward(self, images):
+        return super().forward(images).round().long()
+
+
 class Single(nn.Module):
     def __init__(self, outputs=10):
         super().__init__()
@@ -143,6 +153,8 @@ def test_layers_are_found_or_named(own: Path, layers: str, names: tuple[str, ...
             r"fails on images of shape \(2, 1, 10, 10\): .* \(own_custom_nets.py, line \d+\)$",
         ),
         (["architecture.target=own_custom_nets.Ending"], r"calls sys.exit \(own_custom_nets.py, line \d+\)$"),
+        (["architecture.target=own_custom_nets.Detached"], "its output in training is of torch.float32 without grad"),
+        (["architecture.target=own_custom_nets.Whole"], "its output in training is of torch.int64 without gradients"),
         (["architecture.target=own_custom_nets.Single"], "no blocks, and no modules with weights but the classifier"),
         (
             ["architecture.target=own_custom_nets.Single", "architecture.arguments.outputs=7"],
@@ -182,7 +194,7 @@ def test_a_lazy_module_takes_its_shapes_from_the_first_pass(own: Path) -> None:
 
 def test_an_error_of_its_own_in_training_is_one_line_and_a_traceback_in_the_log(own: Path) -> None:
     config = compose_config([*SMOKE, "architecture.target=own_custom_nets.FailingInTraining", f"results={own}"])
-    message = r"fails in training: this batch is odd \(own_custom_nets.py, line \d+\); the traceback is in run.log$"
+    message = r"fails in training: this batch is odd \(own_custom_nets.py, line \d+\); the traceback is in .*/run.log$"
     with pytest.raises(ConfigError, match=message):
         execute([config])
     (log,) = own.glob("runs/*/run.log")

@@ -65,6 +65,10 @@ def test_layers_may_be_names_in_the_order_of_the_network(tmp_path: Path) -> None
             [{"layer": 0, "D": 1.0}, {"layer": 0, "D": 2.0}],
             "layer 0 of run mine at epoch 0 is there twice; add a column",
         ),
+        ([{"layer": n, "D": 1.0} for n in (0, 2, 3)], "layers of run mine are 0, 2, 3: must be consecutive"),
+        ([{"layer": n + 0.5, "D": 1.0} for n in (0, 1)], "must be consecutive"),
+        ([{"layer": 0, "D": -1.0}], "D=-1: must not be negative"),
+        ([{"layer": 0, "D": 1.0, "loss": "low"}], "loss=low: must be a number"),
         ([{"layer": 0, "D": 1.0, "run": "a"}, {"layer": 1, "D": 1.0, "run": None}], "run is empty in row 2"),
     ],
 )
@@ -117,3 +121,21 @@ def test_the_law_of_a_store_is_drawn_by_a_field(configure: object, tmp_path: Pat
     # Networks of different depth have panels of their own.
     mixed = make(load_runs(tmp_path), by="seed")
     assert len(set(mixed.tables[""]["panel"])) == 2
+
+
+def test_what_a_table_does_not_have_is_empty_or_left_out_and_said(tmp_path: Path) -> None:
+    """A loss that is not told is no 0, and a line through some of the layers is another one."""
+    rows = [
+        *({"run": "told", "layer": layer, "D": D, "loss": 0.5} for layer, D in enumerate((9.0, 3.0, 1.0))),
+        *({"run": "untold", "layer": layer, "D": D} for layer, D in enumerate((9.0, 4.0, 1.0))),
+        *({"run": "holed", "layer": layer, "D": D} for layer, D in enumerate((9.0, None, 1.0))),
+    ]
+    result = make(load_runs(write(tmp_path / "mine.csv", rows)))
+    table = result.tables[""].set_index("run")
+    assert table.index.tolist() == ["told", "untold"]
+    assert table["train_loss"].isna().tolist() == [False, True]
+    assert "Left out: 1 run in which a layer has no D." in result.scope
+    assert "as published" not in result.shows
+    result = make(load_runs(write(tmp_path / "zero.csv", [{"layer": n, "D": float(n)} for n in range(2)])))
+    assert result.figure is None
+    assert "No picture: it needs D of two layers, positive and finite." in result.scope

@@ -79,7 +79,9 @@ def test_a_schedule_by_name() -> None:
     [
         (["optimizer.kind=lion"], "optimizer.kind=lion: choose one of sgd, adam, or a class of torch.optim"),
         (["optimizer.kind=Adamw"], "torch.optim has no such class; did you mean Adam"),
-        (["optimizer.kind=LBFGS"], "torch.optim has no such class"),
+        (["optimizer.kind=LBFGS"], "is not supported, it needs the loss at several points of a step"),
+        (["optimizer.kind=AdamW", "optimizer.arguments.lr=1"], "optimizer.arguments.lr=1: set optimizer.learning_rate"),
+        (["optimizer.kind=SGD", "optimizer.arguments.momentum=0.5"], "arguments.momentum=0.5: set optimizer.momentum"),
         (["optimizer.kind=AdamW", "optimizer.arguments.beta=1"], "unexpected keyword argument 'beta'"),
         (["optimizer.kind=AdamW", "optimizer.momentum=0.9"], "optimizer.momentum=0.9: AdamW has none; set 0"),
         (["optimizer.kind=Muon"], "Muon only supports 2D parameters"),

@@ -27,6 +27,9 @@ KNOWN_SEEDS = (*range(1, 17), *range(666, 671))
 RULES = ("all", "any", "none")
 # Kinds of criteria: bounds that are numbers, and those that are a point of the statistic's null distribution.
 UPPER, LOWER = ("at_most", "below_null"), ("at_least", "above_null")
+KEYS = ("claim", "seeds", "premise", *RULES, "full_text", "known_seeds", "fixed", "changed")
+# What the statistics with a null distribution begin with.
+WITH_NULL = ("r", "log_ratio_cv", "residual_excess")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def _parse(text: str, file: str) -> dict[str, Claim]:
         entries = yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: {' '.join(str(error).split())}") from None
+    if entries is None and file != "conf/claims.yaml":
+        return {}
     if not isinstance(entries, dict):
         raise ConfigError(f"{file}: must map the names of experiments to claims")
     known = [*group_options()["experiment"], *OVERVIEW_NAMES]
@@ -137,22 +142,47 @@ _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _con
 
 
 def _read_criteria(entry: Mapping[str, Mapping[str, Any]]) -> tuple[Criterion, ...]:
-    if not entry:
+    if not entry or not isinstance(entry, dict):
         raise ValueError(f"each rule needs statistics with {', '.join((*UPPER, *LOWER))}")
     criteria = []
     for statistic, sides in entry.items():
+        if not isinstance(sides, dict):
+            raise ValueError(f"{statistic}: {sides}: must be one of {', '.join((*UPPER, *LOWER))} with its bound")
         for kind, threshold in sides.items():
             if kind not in (*UPPER, *LOWER):
                 raise ValueError(f"{statistic}: {kind}: must be one of {', '.join((*UPPER, *LOWER))}")
             if not isinstance(threshold, int | float) or not math.isfinite(threshold):
                 raise ValueError(f"{statistic}: {kind}: {threshold}: must be a finite number")
+            if kind in (UPPER[1], LOWER[1]):
+                _refuse_null(statistic, kind, threshold)
             criteria.append(Criterion(statistic, kind, float(threshold)))
+        low, high = sides.get("at_least", -math.inf), sides.get("at_most", math.inf)
+        if low > high:
+            raise ValueError(f"{statistic}: at_least {low} and at_most {high} exclude each other")
     return tuple(criteria)
+
+
+def _refuse_null(statistic: str, kind: str, level: float) -> None:
+    if not statistic.startswith(WITH_NULL):
+        raise ValueError(f"{statistic}: {kind}: has no null distribution; {', '.join(WITH_NULL)} have one")
+    if not 0 < level < 1:
+        raise ValueError(f"{statistic}: {kind}: {level}: is a probability, and must be between 0 and 1")
 
 
 def _read(name: str, entry: Mapping[str, Any], file: str) -> Claim:
     own = file != "conf/claims.yaml"
     try:
+        if not isinstance(entry, dict):
+            raise ValueError(f"must have claim, seeds and one of {', '.join(RULES)}, not {entry!r:.40}")
+        unknown = [str(key) for key in entry if key not in KEYS]
+        if unknown:
+            raise ValueError(f"{unknown[0]}: no such key{nearest(unknown[0], KEYS) or '; use ' + ', '.join(KEYS)}")
+        rules = [rule for rule in RULES if rule in entry]
+        if len(rules) > 1:
+            raise ValueError(f"has {' and '.join(rules)}; one rule is needed")
+        seeds = entry.get("seeds", 1)
+        if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
+            raise ValueError(f"seeds: {seeds}: must be an integer, at least 1")
         entry = {"changed": [], "known_seeds": []} | dict(entry) if own else entry
         rule = next((rule for rule in RULES if rule in entry), None)
         if rule is None:

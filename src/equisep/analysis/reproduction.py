@@ -34,6 +34,7 @@ from equisep.config import (
     EquisepError,
     Training,
     compose_config,
+    own_conf_folder,
     refuse_unknown_words,
 )
 from equisep.plots import style
@@ -108,10 +109,11 @@ class Reproduction:
         tables = self.collect(sweeps, options.get("source"), self.saved(folder))
         if tables.missing:
             # A run that is trained is not trained again.
+            own = ["--config-dir", str(own_conf_folder())] if own_conf_folder() else []
             problem = f"{tables.missing} runs are missing or not measured under every convention"
             print(f"{self.name}: {problem}; these commands train or measure them:", file=sys.stderr)
             for sweep in sweeps:
-                print(f"  {shlex.join(['equisep', '-m', f'experiment={self.name}', *sweep])}", file=sys.stderr)
+                print(f"  {shlex.join(['equisep', '-m', *own, f'experiment={self.name}', *sweep])}", file=sys.stderr)
         return tables, results, arguments
 
     def saved(self, folder: Path | None) -> SavedTables | None:

@@ -133,7 +133,7 @@ def judge(
     for criterion in (*claim.premise, *claim.criteria):
         if criterion.statistic not in statistics:
             hint = nearest(criterion.statistic, statistics.columns)
-            raise ConfigError(f"conf/claims.yaml: {claim.name}: {criterion.statistic}: no such statistic{hint}")
+            raise ConfigError(f"claims.yaml: {claim.name}: {criterion.statistic}: no such statistic{hint}")
     if "seed" in statistics and statistics.duplicated([*conditions, "seed"]).any():
         raise ConfigError(f"{claim.name}: several values for one seed in a condition ({', '.join(conditions)})")
     by_condition = statistics.groupby(list(conditions), sort=False, dropna=False) if len(conditions) else None

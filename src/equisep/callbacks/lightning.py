@@ -62,6 +62,11 @@ class SeparationCallback(loop.SeparationCallback, Callback):  # type: ignore[mis
             self._step = trainer.global_step
             self(self._step, **self._values_of())
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measure the trained network."""
+        # The epoch that was trained last is counted by now.
+        self.finish(trainer.current_epoch if self.at == "epoch" else trainer.global_step, **self._values_of())
+
     def _values_of(self) -> dict[str, Any]:
         """Return the numbers that the module has logged, but for those with the name of a column."""
         metrics = {name: torch.as_tensor(value) for name, value in self._trainer.callback_metrics.items()}

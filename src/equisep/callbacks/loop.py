@@ -93,6 +93,7 @@ class SeparationCallback:
         self.sample = fixed_sample(sample, points, options.get("batch_size", 100), options.get("label_key"))
         self.measurements: dict[int, NetworkMeasurement] = {}
         self._values: dict[int, dict[str, Any]] = {}
+        self._due = False
         if network is not None:
             self._try(network)
         self.seconds = self.training_seconds = 0.0
@@ -119,6 +120,19 @@ class SeparationCallback:
         result = self._measure(self.network, int(epoch), plain) if self._is_due(int(epoch)) else None
         self._last = time.perf_counter()
         return result
+
+    def finish(self, epoch: int, **values: Any) -> NetworkMeasurement | None:
+        """Measure the trained network at the end, whether it is time to or not; return the measurement.
+
+        epoch, values: as of a call. None if this epoch was measured, and on other ranks than 0.
+        """
+        if epoch in self.measurements:
+            return None
+        self._due = True
+        try:
+            return self(epoch, **values)
+        finally:
+            self._due = False
 
     @property
     def share(self) -> float:
@@ -158,6 +172,8 @@ class SeparationCallback:
     def _is_due(self, epoch: int) -> bool:
         if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
             return False
+        if self._due:
+            return True
         if self.every is not None:
             return not self.measurements or epoch % self.every == 0
         mean = self.seconds / max(len(self.measurements), 1)
@@ -196,8 +212,13 @@ class SeparationCallback:
         return measured
 
     def _write(self) -> None:
-        if self.table is not None:
+        if self.table is None:
+            return
+        try:
             self.table.write(self.run, self._rows())
+        except (OSError, ValueError) as error:
+            # The next measurement writes these rows too.
+            warnings.warn(f"{self.table.path} is not written: {error}", stacklevel=4)
 
     def _log(self, epoch: int, logged: Mapping[str, float], values: Mapping[str, Any]) -> None:
         """Log a measurement. logged: r, decay_ratio and D by layer."""

@@ -59,6 +59,10 @@ def _spread(named: Mapping[str, Tensor], points: int | None) -> dict[str, Tensor
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{length:,} {name}" for name, length in lengths.items())
         raise ValueError(f"sample: must have equally many of each, not {listed}")
+    for name, values in named.items():
+        if values.is_floating_point() and not values.isfinite().all():
+            place = int((~values.flatten(1).isfinite()).any(dim=1).nonzero()[0]) if values.ndim > 1 else 0
+            raise ValueError(f"sample: {name}: point {place} is not finite")
     count = next(iter(lengths.values()), 0)
     if points is None or points >= count:
         return {name: values.clone() for name, values in named.items()}

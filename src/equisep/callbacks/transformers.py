@@ -52,6 +52,10 @@ class SeparationCallback(loop.SeparationCallback, TrainerCallback):  # type: ign
         if self.at == "step":
             self._call(state)
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure the trained network."""
+        self.finish(self._number(state), **self._losses(state))
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Take the loss of the step that was measured last, which the Trainer logs after its hooks."""
         number = max(self.measurements, default=None)
@@ -64,6 +68,10 @@ class SeparationCallback(loop.SeparationCallback, TrainerCallback):  # type: ign
         return math.ceil((state.epoch or 0) - 1e-9) if self.at == "epoch" else int(state.global_step)
 
     def _call(self, state: Any) -> None:
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        if self(self._number(state), **({"loss": losses[-1]} if losses else {})) is not None:
+        if self(self._number(state), **self._losses(state)) is not None:
             self._step = state.global_step
+
+    @staticmethod
+    def _losses(state: Any) -> dict[str, float]:
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        return {"loss": losses[-1]} if losses else {}

@@ -7,6 +7,8 @@ from equisep.config.validation import ConfigError
 from equisep.config.vocabulary import conf_folder, group_options, own_conf_folder
 
 DEFAULT_FOLDER = "own"
+# Words that YAML does not read as text, and figures that are no experiment's.
+NOT_NAMES = ("true", "false", "yes", "no", "on", "off", "y", "n", "null", "all", "law", "decay_ratio", "test_accuracy")
 
 EXPERIMENT = """\
 # @package _global_
@@ -61,8 +63,10 @@ def new_experiment(name: str) -> str:
     The folder is that of ``--config-dir``, else ``own`` in the working folder. Raises ConfigError for a name that is
     taken or none, and for a folder that cannot be written.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ConfigError(f"new experiment {name}: use lower-case letters, digits and _, beginning with a letter")
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", name):
+        raise ConfigError(f"new experiment {name}: use up to 100 letters a to z, digits and _, beginning with a letter")
+    if name in NOT_NAMES:
+        raise ConfigError(f"new experiment {name}: is a word of YAML or a figure of ours; choose another name")
     if name in group_options()["experiment"]:
         raise ConfigError(f"new experiment {name}: there is an experiment of this name; choose another one")
     folder = own_conf_folder() or Path(DEFAULT_FOLDER).absolute()

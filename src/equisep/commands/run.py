@@ -53,6 +53,11 @@ def run_configs(words: Sequence[str]) -> None:
     if not any(option.partition("=")[0] in ELSEWHERE for option in options):
         refuse_unknown_words(overrides)
         options = ["--config-dir", str(own), *options] if own else options
+    if own and (own / "claims.yaml").is_file():
+        # A claim that cannot be judged is told before its runs are trained.
+        from equisep.analysis.claims import load_claims
+
+        load_claims()
     register()
     # Without it, Hydra prints errors and exits itself.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

@@ -121,7 +121,12 @@ class CustomDataset(Dataset):
         )
         if self.is_file or self.is_folder:
             require(not self.arguments, "dataset.arguments", self.arguments, "files take none; set {}")
-        elif self.digest is None:
+        for name in ("train", "split"):
+            remedy = "is set here, once for training and once for test points; leave it out"
+            require(name not in self.arguments, f"dataset.arguments.{name}", self.arguments.get(name), remedy)
+        missing = "/" in self.target and not (self.is_file or self.is_folder)
+        require(not missing, "dataset.target", self.target, "no such folder, and no file of arrays")
+        if not (self.is_file or self.is_folder) and self.digest is None:
             self.digest = digest_of(find_target("dataset.target", self.class_path))
 
     @property

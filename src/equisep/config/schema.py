@@ -24,6 +24,8 @@ class Optimizer:
     """Update rule of torch.optim and its settings."""
 
     KINDS: ClassVar[tuple[str, ...]] = ("sgd", "adam")
+    # Arguments of torch.optim that have fields of their own.
+    FIELDS: ClassVar[dict[str, str]] = {"lr": "learning_rate", "momentum": "momentum", "weight_decay": "weight_decay"}
     kind: str = MISSING
     """sgd, adam, or the name of another class of torch.optim, such as AdamW."""
     learning_rate: float | None = None
@@ -45,6 +47,9 @@ class Optimizer:
         require(named, "optimizer.kind", self.kind, remedy)
         remedy = "takes no further arguments here; name the class of torch.optim, such as Adam or SGD"
         require(own or not self.arguments, "optimizer.arguments", self.arguments, f"{self.kind} {remedy}")
+        for name in set(self.FIELDS) & set(self.arguments):
+            given = f"optimizer.arguments.{name}"
+            require(False, given, self.arguments[name], f"set optimizer.{self.FIELDS[name]}")
         rate = self.learning_rate
         require(rate is None or is_positive(rate), "optimizer.learning_rate", rate, "must be positive and finite")
         usable = all(map(is_positive, self.learning_rates.values()))

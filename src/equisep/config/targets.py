@@ -45,7 +45,8 @@ def find_target(field: str, path: str) -> Any:
 
         hint = nearest(name, [key for key in vars(module) if not key.startswith("_")])
         raise ConfigError(f"{field}={path}: {module_name} has no {name}{hint}")
-    require(callable(target), field, path, f"is a {type(target).__name__}, not a class or function")
+    made = callable(target) and hasattr(target, "__qualname__")
+    require(made, field, path, f"is a {type(target).__name__}, not a class or function")
     return target
 
 

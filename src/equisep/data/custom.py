@@ -120,6 +120,7 @@ def _from_class(config: CustomDataset, split: str) -> Points:
         raise ConfigError(f"{field}={config.target}: makes a {kind}, not a data set with a length and items")
     if len(items) == 0:
         raise ConfigError(f"{field}={config.target}: {name}: there are none")
+    _label_of(_item(items, 0, config), config)
     labels = next((getattr(items, attribute) for attribute in LABELS if hasattr(items, attribute)), None)
     if labels is None or len(labels) != len(items):
         labels = [_label_of(_item(items, index, config), config) for index in range(len(items))]
@@ -138,8 +139,9 @@ def _item(items: Any, index: int, config: CustomDataset) -> Any:
 
 
 def _label_of(item: Any, config: CustomDataset) -> Any:
-    if not isinstance(item, tuple | list) or len(item) < 2:
-        problem = f"its items are {type(item).__name__}, not pairs of input and label"
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        found = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else type(item).__name__
+        problem = f"its items are {found}, not pairs of input and label"
         raise ConfigError(f"dataset.target={config.target}: {problem}")
     return item[1]
 

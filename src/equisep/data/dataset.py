@@ -120,6 +120,8 @@ def _prepare_custom(config: CustomDataset) -> Data:
     present = sorted(set(train.labels.tolist()))
     if len(present) < 2:
         raise ConfigError(f"dataset.target={config.target}: the training points have one class, two are needed")
+    if len(set(test.labels.tolist())) < 2:
+        raise ConfigError(f"dataset.target={config.target}: the test points have one class, two are needed")
     unknown = sorted(set(test.labels.tolist()) - set(present))
     if unknown:
         raise ConfigError(f"dataset.target={config.target}: no training point has label {unknown[0]} of test points")
@@ -132,11 +134,16 @@ def _prepare_custom(config: CustomDataset) -> Data:
         labels = torch.tensor([numbers[label] for label in points.labels.tolist()])
         chosen = draw_training(config, labels, classes).tolist() if points is train else list(range(len(labels)))
         splits.append(Split(points.inputs(chosen, config), labels[chosen]))
-    return Data(splits[0], splits[1], tuple(classes), source, _describe_custom(config, splits[0]))
+    shapes = [tuple(split.inputs.shape[1:]) for split in splits]
+    if shapes[0] != shapes[1]:
+        problem = f"training points have shape {shapes[0]}, test points {shapes[1]}"
+        raise ConfigError(f"dataset.target={config.target}: {problem}; set dataset.size for images")
+    return Data(splits[0], splits[1], tuple(classes), source, _describe_custom(config, splits[0], classes))
 
 
-def _describe_custom(config: CustomDataset, split: Split) -> str:
-    steps = [f"points of shape {tuple(split.inputs.shape[1:])}"]
+def _describe_custom(config: CustomDataset, split: Split, classes: Sequence[str]) -> str:
+    listed = ", ".join(classes) if len(classes) <= 10 else f"{classes[0]} … {classes[-1]}"
+    steps = [f"points of shape {tuple(split.inputs.shape[1:])}, {len(classes)} classes ({listed})"]
     if config.size:
         steps.append(f"resized to {config.size}×{config.size} pixels")
     steps.append(

@@ -73,7 +73,7 @@ def execute(configs: Sequence[Config], observer: Observer | None = None) -> list
                 stack.enter_context(incomplete[path].run.held())
                 locked.add(path)
         for population in populations:
-            with errors_of_custom_code(population[0].config.architecture):
+            with errors_of_custom_code(population[0].config.architecture, population[0].run.path / "run.log"):
                 epochs = _train(population, observer, resumed=population in interrupted)
             trained |= {job.run.path: epochs for job in population}
         # One run may be requested with several measures.

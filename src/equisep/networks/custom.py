@@ -4,6 +4,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -91,15 +92,18 @@ def _tried(path: str, shape: tuple[int, ...]) -> Iterator[None]:
 
 
 @contextmanager
-def errors_of_custom_code(architecture: Architecture) -> Iterator[None]:
-    """Raise ConfigError, in one line, for an error in training that comes from the file of the user's module."""
+def errors_of_custom_code(architecture: Architecture, log: Path) -> Iterator[None]:
+    """Raise ConfigError, in one line, for an error in training that comes from the file of the user's module.
+
+    log: of the run, which has the traceback.
+    """
     try:
         yield
     except (EquisepError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if isinstance(architecture, Custom) and place_of(error, architecture.target):
-            problem = f"fails in training: {describe_error(error, architecture.target)}; the traceback is in run.log"
+            problem = f"fails in training: {describe_error(error, architecture.target)}; the traceback is in {log}"
             raise ConfigError(f"architecture.target={architecture.target}: {problem}") from error
         raise
 
@@ -125,6 +129,12 @@ def outline_custom(
         shape = tuple(output.shape)
         problem = f"must give logits of shape {(TRIED, classes)} for {TRIED} images of {classes} classes, not {shape}"
         raise ConfigError(f"architecture.target={path}: {problem}")
+    with _tried(path, (TRIED, *input_shape)), torch.random.fork_rng(devices=[]), other_generators(0):
+        trained = copy.deepcopy(module).train()(images)
+    if not isinstance(trained, Tensor) or not trained.is_floating_point() or not trained.requires_grad:
+        found = f"of {trained.dtype}" if isinstance(trained, Tensor) else f"a {type(trained).__name__}"
+        found = f"{found} without gradients" if isinstance(trained, Tensor) and not trained.requires_grad else found
+        raise ConfigError(f"architecture.target={path}: its output in training is {found}, and cannot be trained")
     try:
         layers = choose(module, architecture.layers, images)
     except ValueError as error:

@@ -1,7 +1,7 @@
 from .errors import DamagedRun as DamagedRun, DiskFull as DiskFull, InUse as InUse
 from .locks import LEASE_S as LEASE_S, describe_owner as describe_owner, held as held
 from .machine import lock_in_use as lock_in_use, machine_facts as machine_facts
-from .own_table import numbers_of as numbers_of
+from .own_table import OWN as OWN, numbers_of as numbers_of
 from .queue import (
     QueuedTask as QueuedTask, is_queued as is_queued, queue_knows as queue_knows, queued_jobs as queued_jobs,
 )

@@ -51,6 +51,10 @@ def _kind_of_program(network: nn.Module, members: int) -> type[Program]:
     return ModuleProgram if gains_from_batching(network) else PlainProgram
 
 
+# Classes of torch.optim that gradients alone do not suffice for.
+OTHER_OPTIMIZERS = {"LBFGS": "the loss at several points of a step", "SparseAdam": "sparse gradients"}
+
+
 class Population(Trainer):
     """Networks trained by one program."""
 
@@ -181,6 +185,8 @@ def build_optimizer(config: Optimizer, parameters: Sequence[nn.Parameter]) -> to
     """
     known = sorted(name for name, kind in vars(torch.optim).items() if _is_optimizer(kind))
     field = f"optimizer.kind={config.kind}"
+    if config.kind in OTHER_OPTIMIZERS:
+        raise ConfigError(f"{field}: is not supported, it needs {OTHER_OPTIMIZERS[config.kind]}")
     if config.kind not in known:
         hint = nearest(config.kind, known) or f"; choose sgd, adam or one of {', '.join(known)}"
         raise ConfigError(f"{field}: torch.optim has no such class{hint}")
@@ -195,14 +201,15 @@ def build_optimizer(config: Optimizer, parameters: Sequence[nn.Parameter]) -> to
     try:
         return cast(torch.optim.Optimizer, kind(parameters, **given))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{field}, optimizer.arguments={config.arguments}: {str(error).splitlines()[0]}") from None
+        problem = f"{str(error).splitlines()[0]}; its arguments are {', '.join(list(accepted)[1:])}"
+        raise ConfigError(f"{field}, optimizer.arguments={config.arguments}: {problem}") from None
 
 
 def _is_optimizer(kind: Any) -> bool:
     """Whether a name of torch.optim is that of an optimizer that dense gradients suffice for."""
     if not isinstance(kind, type) or not issubclass(kind, torch.optim.Optimizer) or kind is torch.optim.Optimizer:
         return False
-    return kind.__name__ not in ("LBFGS", "SparseAdam")
+    return kind.__name__ not in OTHER_OPTIMIZERS
 
 
 def _parameter_layers(network: nn.Module) -> list[int]:

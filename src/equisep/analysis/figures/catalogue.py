@@ -1,5 +1,6 @@
 """The definition of each figure, by the name of its experiment: drawing, conditions and statistics."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -159,7 +160,7 @@ def own_figure(name: str) -> Reproduction:
     swept = {column_of(key): key for key in sweep_grid(name) if key not in NOT_CONDITIONS}
     own = own_conf_folder()
     path = own / "figure" / f"{name}.yaml" if own else None
-    entry = yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path and path.is_file() else {}
+    entry = _read_own(path) if path and path.is_file() else {}
     unknown = [key for key in entry if key not in ("conditions", "across", "down", "shows")]
     if unknown:
         raise ConfigError(f"{path}: {unknown[0]}: no such key; use conditions, across, down or shows")
@@ -169,6 +170,10 @@ def own_figure(name: str) -> Reproduction:
         if column not in (*swept, "learning_rate"):
             listed = ", ".join((*swept.values(), "optimizer.learning_rate"))
             raise ConfigError(f"{path}: {column}: {name} does not sweep over it; choose from {listed}")
+    hidden = [swept[column] for column in conditions if column not in (across, down)]
+    if across is not None and hidden:
+        problem = f"conditions that share a panel: {', '.join(hidden)}"
+        raise ConfigError(f"{path}: {problem}; name them in across and down, or leave both out for a panel each")
     if across is None and len(conditions) <= 2:
         across, down = (*reversed(conditions), None, None)[:2]
 
@@ -183,6 +188,22 @@ def own_figure(name: str) -> Reproduction:
         return law_grid(named, "condition")
 
     return Reproduction(name, draw, f"{entry.get('shows', '')} {LAWS}".strip(), conditions)
+
+
+def _read_own(path: Path) -> dict[str, Any]:
+    """Return the keys of a figure's file; raises ConfigError, in one line, for values of another kind."""
+    try:
+        entry = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{path}: must map keys to values, such as across: architecture.depth")
+    for key, value in entry.items():
+        if key == "conditions" and not isinstance(value, list):
+            raise ConfigError(f"{path}: {key}={value}: must be a list of fields, such as [architecture.depth]")
+        if key != "conditions" and not isinstance(value, str | None):
+            raise ConfigError(f"{path}: {key}={value}: must be one {'text' if key == 'shows' else 'field'}")
+    return entry
 
 
 def _name(row: pd.Series) -> str:

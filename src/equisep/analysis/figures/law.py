@@ -19,7 +19,7 @@ from equisep.analysis.verdicts import NO_CLAIM, Verdict
 from equisep.config import ConfigError, compose_config, conventions, nearest
 from equisep.measures import fit_law
 from equisep.plots import style
-from equisep.store import load_runs
+from equisep.store import OWN, load_runs
 
 NAME = "law"
 OPTIONS = ("source", "by", "epoch", "results")
@@ -96,7 +96,11 @@ def make(runs: pd.DataFrame, by: str | None = None, epoch: str | None = None, ca
     if left_out:
         scope += f" Left out: {left_out} run{'s' if left_out != 1 else ''} in which a layer has no D."
     verdicts = {name: Verdict(no_claim(NAME), NO_CLAIM, (), {}) for name in parts}
-    shows = f"A panel for each {column}. {LAWS}"
+    # How a table of the user's own was measured is not known here.
+    drawn = "Log D of the training set against layer, with the fitted line and its residuals." if OWN in parts else LAWS
+    shows = f"A panel for each {column}. {drawn}"
+    if figure is None:
+        scope += " No picture: it needs D of two layers, positive and finite."
     # Of what the source does not have, the drawing's substitutes are not written.
     unknown = [
         own
