@@ -34,6 +34,8 @@ class PopulationLauncher(Launcher):
         from equisep.commands.sweep_table import sweep_table
         from equisep.execution import Request, launch_sweep
 
+        if not job_overrides:
+            raise ConfigError("the sweep has no runs: one of its ranges or lists is empty")
         remote = self._remote_executor()
         configs = compose_sweep(job_overrides, self.config.hydra.job.config_name)
         requests = [

@@ -297,9 +297,14 @@ def test_sharded_weights_are_refused() -> None:
         """As of FSDP and tensor parallelism, which need several processes."""
 
     network = make_network()
+    callback = SeparationCallback(network, make_sample())
     network.part = DTensor(torch.zeros(2))
     with pytest.raises(ValueError, match="its weights are sharded over processes"):
-        SeparationCallback(network, make_sample())(0)
+        callback(0)
+    with pytest.raises(ValueError, match="its weights are sharded over processes"):
+        SeparationCallback(network, make_sample())
+    with pytest.raises(ValueError, match="network: function is no torch module"):
+        SeparationCallback(make_sample, make_sample())  # type: ignore[arg-type]
 
 
 DISTRIBUTED = """

@@ -188,6 +188,7 @@ MISTAKES = {
     "--config-dir nowhere seed=1": "--config-dir nowhere: no such folder",
     "seed=3 show last": "show: a command comes first: equisep show",
     "architecture.depth=4,8": "architecture.depth=4,8: is a sweep; add -m to the command",
+    "-m seed=range(4,1)": "the sweep has no runs: one of its ranges or lists is empty",
     "measure.epochs=5": "measure.epochs=5: must be a list, such as [5]",
     "dataset.size=3000000": "dataset.size=3000000: must be at most 4096 pixels",
     "--cfg jbo": "--cfg jbo: choose one of job, hydra, all",

@@ -111,8 +111,8 @@ class SeparationCallback:
         plain = {name: _single(name, value) for name, value in values.items()}
         if self.network is None:
             raise ValueError("network: is None; set the callback's network before it is called")
-        if not self._calls and _is_sharded(self.network):
-            raise ValueError("network: its weights are sharded over processes; measure a copy that holds all of them")
+        if not self._calls:
+            _refuse_sharded(self.network)
         now = time.perf_counter()
         self.training_seconds += now - self._last
         self._unmeasured += now - self._last
@@ -181,6 +181,7 @@ class SeparationCallback:
 
     def _try(self, network: nn.Module) -> None:
         """Measure two points of two classes, so that what is wrong is said before training."""
+        _refuse_sharded(network)
         few = two_classes(self.sample, self.options.get("label_key"))
         try:
             measure(network, few, **self.options | {"metrics": "fuzziness"})
@@ -239,12 +240,13 @@ def _single(name: str, value: Any) -> Any:
     return value
 
 
-def _is_sharded(network: nn.Module) -> bool:
-    """Whether a process holds a part of the weights: by FSDP, tensor parallelism or DeepSpeed's ZeRO-3."""
+def _refuse_sharded(network: Any) -> None:
+    """Raise ValueError where a process has a part of the weights: by FSDP, tensor parallelism or DeepSpeed's ZeRO-3."""
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network: {type(network).__name__} is no torch module")
     names = {type(part).__name__ for part in (*network.modules(), *network.parameters())}
-    return bool(names & {"FullyShardedDataParallel", "DTensor"}) or any(
-        hasattr(parameter, "ds_id") for parameter in network.parameters()
-    )
+    if names & {"FullyShardedDataParallel", "DTensor"} or any(hasattr(part, "ds_id") for part in network.parameters()):
+        raise ValueError("network: its weights are sharded over processes; measure a copy that holds all of them")
 
 
 def submodule(network: nn.Module, name: str) -> nn.Module:
