@@ -26,6 +26,8 @@ from equisep.store import load_runs
 DATASETS = ("fashion_mnist 10×10", "mnist 10×10", "cifar10 10×10")
 # A seed counts as a repetition if it has at least this share of the networks of its data set's largest seed.
 WHOLE_SEED = 0.5
+# With fewer, a partial correlation that controls for depth and learning rate has no interval.
+LEAST_SETTINGS = 6
 
 
 def _describe_scope(table: pd.DataFrame, claim: Claim) -> str:
@@ -123,6 +125,12 @@ class Overview:
                 names = ", ".join(f"{count} of {name_value('dataset', str(name))}" for name, count in counts.items())
                 notes.append(f"Not judged: seeds with fewer than half the networks of the largest one: {names}.")
             statistics = statistics[complete]
+        if "settings" in statistics:
+            few = statistics["settings"] < LEAST_SETTINGS
+            if few.any():
+                names = ", ".join(name_value("dataset", name) for name in statistics.loc[few, "dataset"])
+                notes.append(f"Shown but not judged, fewer than {LEAST_SETTINGS} settings: {names}.")
+            statistics = statistics[~few]
         by_dataset = statistics.groupby("dataset")
         seeds = by_dataset["seeds"].first() if "seeds" in statistics else by_dataset["seed"].nunique()
         too_few = seeds.index[seeds < claim.seeds]
