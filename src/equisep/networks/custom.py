@@ -111,10 +111,10 @@ def errors_of_custom_code(architecture: Architecture, log: Path) -> Iterator[Non
 def outline_custom(
     architecture: Custom, input_shape: tuple[int, ...], classes: int, choose: ChooseLayers
 ) -> CustomOutline:
-    """Return the user's module with its measured layers, found in a pass of two images in evaluation mode.
+    """Return the user's module with its measured layers, found in a pass of two images; it is tried in training too.
 
-    choose: see :data:`ChooseLayers`. Raises ConfigError as :func:`build_custom`, if the pass fails, if the output is no
-    (n, classes) logits, and for layers that the network does not have.
+    choose: see :data:`ChooseLayers`. Raises ConfigError as :func:`build_custom`, if a pass fails, if the output is no
+    (n, classes) logits or has no gradients, and for layers that the network does not have.
     """
     module = build_custom(architecture, input_shape, classes)
     device = next(module.parameters()).device
@@ -129,7 +129,8 @@ def outline_custom(
         shape = tuple(output.shape)
         problem = f"must give logits of shape {(TRIED, classes)} for {TRIED} images of {classes} classes, not {shape}"
         raise ConfigError(f"architecture.target={path}: {problem}")
-    with _tried(path, (TRIED, *input_shape)), torch.random.fork_rng(devices=[]), other_generators(0):
+    seeded = other_generators(0)
+    with _tried(path, (TRIED, *input_shape)), torch.enable_grad(), torch.random.fork_rng(devices=[]), seeded:
         trained = copy.deepcopy(module).train()(images)
     if not isinstance(trained, Tensor) or not trained.is_floating_point() or not trained.requires_grad:
         found = f"of {trained.dtype}" if isinstance(trained, Tensor) else f"a {type(trained).__name__}"
