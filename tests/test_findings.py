@@ -218,6 +218,17 @@ def test_the_rows_over_all_networks_are_those_of_the_verdicts() -> None:
         assert text in page()
 
 
+@pytest.mark.parametrize("name", ["resnet_two_layer"])
+def test_the_numbers_of_residual_networks_are_those_of_their_tables(name: str) -> None:
+    """In the README as published, in the table of results under both conventions."""
+    finding = yaml.safe_load((REFERENCE / "findings.yaml").read_text())[name]["finding"]
+    readme = (ROOT / "README.md").read_text()
+    for (view, convention), rows in table(name, "view").groupby(["view", "convention"]):
+        text = described(rows, "r")
+        assert text in finding, view
+        assert convention != "paper" or text in readme, view
+
+
 def test_the_rises_with_depth_are_those_of_the_verdicts() -> None:
     readme = (ROOT / "README.md").read_text()
     prose = yaml.safe_load((REFERENCE / "findings.yaml").read_text())
