@@ -5,11 +5,14 @@ or for each data set over settings.
 """
 
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from equisep.analysis.claims import name_value
 from equisep.analysis.figures.panels import FITTED
@@ -81,16 +84,19 @@ def summarise_runs(runs: pd.DataFrame, convention: str = CONVENTIONS[0]) -> Runs
     usable = _measured_under(convention, runs[runs["run"].isin(reasons.index[reasons == ""])])
     rows = []
     test = usable[usable["split"] == "test"].drop_duplicates(["run", "epoch"]).set_index(["run", "epoch"])["accuracy"]
-    for (run, _, epoch), layers in usable[usable["split"] == "train"].groupby(["run", "measure", "epoch"], sort=False):
-        first = layers.iloc[0]
+    train, group = usable[usable["split"] == "train"], ["run", "measure", "epoch"]
+    fuzziness_of = train.sort_values("layer", kind="stable").groupby(group)["D"].agg(list)
+    # Dicts, since rows of so wide a table are slow to select one by one.
+    for first in train.drop_duplicates(group).to_dict("records"):
+        run, epoch = first["run"], first["epoch"]
         last = bool(epoch == first["training.epochs"])
-        fuzziness = layers.sort_values("layer")["D"].tolist()
+        fuzziness = fuzziness_of[run, first["measure"], epoch]
         try:
             law = fit_law(fuzziness)
         except ValueError:
             continue
         values = {
-            "epoch": int(first["epoch"]),
+            "epoch": int(epoch),
             "last": last,
             "D_last": fuzziness[-1],
             "r": law.pearson_r,
@@ -140,7 +146,7 @@ def _trained_as_in_paper(by_run: pd.DataFrame) -> pd.Series:
     return result
 
 
-def _describe(row: pd.Series) -> dict[str, object]:
+def _describe(row: Mapping[Hashable, Any]) -> dict[str, object]:
     """Return the columns that describe a run's configuration, from one of its rows."""
     momentum = row["optimizer.kind"] == "sgd" and row["optimizer.momentum"] > 0
     uniform = row["architecture.family"] == "fnn" and bool(row["architecture.depth"])
@@ -169,7 +175,7 @@ def _draw_of_the_paper() -> int:
     return compose_config([]).dataset.subset_seed
 
 
-def _family(row: pd.Series) -> str:
+def _family(row: Mapping[Hashable, Any]) -> str:
     family = str(row["architecture.family"])
     if family != "fnn":
         return family
@@ -274,17 +280,20 @@ def _in_words(mean: float, low: float, high: float) -> str:
 def _over_depths(settings: pd.DataFrame, column: str) -> tuple[float, float, float]:
     """Return the partial correlation at equal depth and rate with a bootstrap interval over depths."""
 
-    def correlation(rows: pd.DataFrame) -> float:
-        return partial_rank_correlation(rows[column], rows["test_accuracy"], [rows["depth"], rows["learning_rate"]])
-
-    by_depth = [rows for _, rows in settings.groupby("depth")]
+    columns = settings[[column, "test_accuracy", "depth", "learning_rate"]].to_numpy(dtype=float).T
+    by_depth = list(settings.reset_index(drop=True).groupby("depth").groups.values())
     generator = np.random.default_rng(0)
+
+    def correlation(cases: NDArray[np.float64]) -> float:
+        one, other, *controls = cases
+        return partial_rank_correlation(one, other, controls)
+
     drawn = [
-        correlation(pd.concat([by_depth[place] for place in generator.integers(len(by_depth), size=len(by_depth))]))
-        for _ in range(BOOTSTRAP)
+        correlation(columns[:, np.concatenate([by_depth[place] for place in places])])
+        for places in generator.integers(len(by_depth), size=(BOOTSTRAP, len(by_depth)))
     ]
     low, high = np.nanquantile(drawn, [0.025, 0.975]) if np.isfinite(drawn).any() else (math.nan, math.nan)
-    return correlation(settings), float(low), float(high)
+    return correlation(columns), float(low), float(high)
 
 
 def _means_over_seeds(table: pd.DataFrame) -> pd.DataFrame:

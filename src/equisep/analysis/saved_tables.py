@@ -7,7 +7,7 @@ A row of a saved table is known by the configuration that its network was traine
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import starmap
@@ -89,7 +89,7 @@ class SavedTables:
 
     @cached_property
     def _rows(self) -> Mapping[Hashable, list[int]]:
-        keys = {id(config): _key(config) for config in self.configs}
+        keys = {number: _key(config) for number, config in _distinct(self.configs).items()}
         rows: defaultdict[Hashable, list[int]] = defaultdict(list)
         for place, (config, epoch) in enumerate(zip(self.configs, self.tables.runs["epoch"], strict=True)):
             rows[(*keys[id(config)], epoch)].append(place)
@@ -102,6 +102,11 @@ class SavedTables:
     @cached_property
     def _perturbed(self) -> dict[Hashable, pd.DataFrame]:
         return dict(list(self.tables.perturbed.groupby(["run", "convention"], sort=False)))
+
+
+def _distinct(configs: Iterable[Config]) -> dict[int, Config]:
+    """Return the configs by their id(): many rows share one."""
+    return {id(config): config for config in configs}
 
 
 def _key(config: Config) -> tuple[str, str]:
@@ -148,7 +153,7 @@ def with_configs(tables: Tables, folder: Path, name: str) -> SavedTables:
     measured = zip(_keys(kinds), runs["convention"], runs["view"], strict=True)
     configs = tuple(starmap(config_of, measured))
     if identified:
-        hashes = {id(config): config_hash(config) for config in configs}
+        hashes = {number: config_hash(config) for number, config in _distinct(configs).items()}
         for run, expected, config in zip(runs["run"], runs["config"], configs, strict=True):
             if hashes[id(config)] != expected:
                 problem = f"run {run} has another configuration than {name}.json and its row say"
@@ -192,7 +197,7 @@ def load_saved_runs(folder: Path) -> pd.DataFrame:
 def _as_runs(saved: SavedTables) -> pd.DataFrame:
     """Return one experiment's tables as a table of runs."""
     runs, layers = saved.tables.runs, saved.tables.layers
-    distinct = {id(config): config for config in saved.configs}
+    distinct = _distinct(saved.configs)
     # Keys such as "architecture.depth".
     flat = pd.json_normalize([to_plain(config) for config in distinct.values()])
     flat = flat.assign(measure=[measure_id(config.measure) for config in distinct.values()])
