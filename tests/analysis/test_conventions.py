@@ -63,6 +63,13 @@ def test_the_figure_has_all_conventions_in_one(tables: Tables, tmp_path: Path) -
     assert (tmp_path / "figures/conventions.png").stat().st_size > 20_000
 
 
+def test_panels_of_what_was_not_measured_say_so(tables: Tables, tmp_path: Path) -> None:
+    result = conventions.REPRODUCTION.make(tables.under("evaluation"))
+    assert result.statuses == ("not tested",)
+    result.write(tmp_path)
+    assert (tmp_path / "figures/conventions.svg").read_text().count("not measured") == 4
+
+
 def test_networks_without_batch_normalisation_are_compared_with_those_with_it() -> None:
     rows = pd.DataFrame(
         {

@@ -302,6 +302,11 @@ def test_runs_without_layers_are_not_compared_silently(results: Path, tmp_path: 
         (lambda runs, layers: (runs.assign(epoch=1.5), layers), "epoch=1.5: must be an integer"),
         (lambda runs, layers: (runs.assign(r="straight"), layers), "r=straight: must be a number"),
         (lambda runs, layers: (runs, layers.assign(D="small")), "D=small: must be a number"),
+        (lambda runs, layers: (pd.concat([runs, runs[:1]]), layers), "is there twice, paper at epoch"),
+        (lambda runs, layers: (runs.assign(r="-1.7"), layers), "r=-1.7, but its layers give -0."),
+        (lambda runs, layers: (runs.assign(r=""), layers), "r=nan, but its layers give -0."),
+        (lambda runs, layers: (runs, layers.assign(D="1")), "but its layers give 1; the file is damaged"),
+        (lambda runs, layers: (runs, layers.assign(D="-1")), "but its layers give nan; the file is damaged"),
         (lambda runs, layers: (runs.assign(depth="deep"), layers), "architecture.depth=deep: must be an integer"),
     ],
 )
@@ -321,6 +326,36 @@ def test_a_damaged_table_is_an_error_of_one_line(
     error = capsys.readouterr().err
     assert problem in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda table: table[table["convention"] == "evaluation"], "Measured without paper."),
+        (
+            lambda table: table[table["optimizer"] == "sgd"] if "optimizer" in table else table,
+            "Not all runs of the result that the tables belong to, or others. Its Scope: 2 networks",
+        ),
+        (
+            lambda table: table.assign(lock="aaaaaaaaaaaa") if "lock" in table else table,
+            "2 with lock aaaaaaaaaaaa, torch",
+        ),
+        (lambda table: table.rename(columns={"log_ratio_cv": "ratio_inequality"}), ""),
+    ],
+)
+def test_tables_of_other_runs_or_versions_are_drawn_and_it_is_said(
+    results: Path,
+    tmp_path: Path,
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    note: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = small_tables(results, tmp_path)
+    for path in (folder / "optimizers.csv", folder / "optimizers_layers.csv"):
+        change(pd.read_csv(path, dtype=str)).to_csv(path, index=False)
+    assert main(["figure", "optimizers", f"tables={folder}", f"results={tmp_path}"]) == 1
+    assert (tmp_path / "figures/optimizers.png").exists()
+    assert note in capsys.readouterr().out
 
 
 def test_what_is_no_folder_of_tables_is_an_error_of_one_line(

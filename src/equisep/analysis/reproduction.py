@@ -23,11 +23,12 @@ from equisep.analysis.descriptions import describe_conditions, describe_course, 
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch, load_profile
 from equisep.analysis.figures.panels import FITTED, Part, Parts
 from equisep.analysis.result import Result
-from equisep.analysis.saved_tables import SavedTables, recorded_call, with_configs
+from equisep.analysis.saved_tables import SavedTables, recorded_call, recorded_scope, with_configs
 from equisep.analysis.table_files import load_tables
 from equisep.analysis.tables import LAYERS_OF, Tables, at_best_learning_rate, collect_tables
 from equisep.analysis.verdicts import NO_CLAIM, NOT_TESTED, Verdict, judge
 from equisep.config import (
+    ALL_CONVENTIONS,
     PAPER,
     Config,
     ConfigError,
@@ -38,6 +39,7 @@ from equisep.config import (
     refuse_unknown_words,
 )
 from equisep.plots import style
+from equisep.store import lock_in_use
 
 NOT_AT_HAND = "the claim is taken from the abstract and a summary: the paper's full text was not at hand"
 
@@ -122,7 +124,7 @@ class Reproduction:
 
     def load(self, folder: Path) -> Tables:
         """Return the experiment's tables in a folder; raises ConfigError for those of another one."""
-        tables = load_tables(folder, self.name)
+        tables = replace(load_tables(folder, self.name), scope=recorded_scope(folder, self.name))
         if not self.keeps_some_layers:
             have = set(map(tuple, tables.layers[list(LAYERS_OF)].drop_duplicates().itertuples(index=False, name=None)))
             rows = tables.runs[tables.runs["train_loss"].notna()]
@@ -203,6 +205,9 @@ class Reproduction:
         short = [key for key in planned if trained[key] < planned[key]]
         if short:
             return f"trained for {trained[short[0]]} epochs, the experiment has {planned[short[0]]}"
+        epochs = self.epochs(points[0].config.training)
+        if len(epochs) > 1 and tables.runs["epoch"].min() > epochs[0]:
+            return f"no values at epoch {epochs[0]}"
         return ""
 
     def _condition(self, point: PlannedRun) -> tuple[Any, ...]:
@@ -274,7 +279,9 @@ class Reproduction:
                     ignore_index=True,
                 )
         scope = describe_scope(tables.runs, load_claims().get(self.name), planned[0].config)
-        notes = list(dict.fromkeys(notes))
+        if tables.scope not in ("", scope):
+            notes.insert(0, f"Not all runs of the result that the tables belong to, or others. Its {tables.scope}")
+        notes = list(dict.fromkeys([*_describe_origin(tables, planned[0].config), *notes]))
         return Result(
             self.name, verdicts, figure, contents, scope, tuple(notes), tuple(call), tuple(descriptions), self.shows
         )
@@ -309,6 +316,23 @@ def describe_scope(runs: pd.DataFrame, claim: Claim | None, config: Config) -> s
     if claim is not None and not claim.full_text:
         parts.append(NOT_AT_HAND)
     return f"Scope: {'; '.join(parts)}." if parts else ""
+
+
+def _describe_origin(tables: Tables, config: Config) -> list[str]:
+    """Return notes on conventions that are missing, and on runs of several versions or another than this one's.
+
+    config: of one of the experiment's runs.
+    """
+    asked = config.measures or ()
+    # Networks without batch normalisation have one row for all conventions.
+    absent = [] if ALL_CONVENTIONS in tables.conventions else [name for name in asked if name not in tables.conventions]
+    notes = [f"Measured without {', '.join(absent)}."] if absent and len(tables.runs) else []
+    versions = tables.runs.drop_duplicates("run")[["lock", "torch"]].fillna("none")
+    if set(versions["lock"]) - {lock_in_use()}:
+        counts = dict(versions.value_counts(sort=False))
+        listed = "; ".join(f"{count} with lock {lock}, torch {torch}" for (lock, torch), count in counts.items())
+        notes.append(f"Networks of other versions than this one's (lock {lock_in_use()}): {listed}.")
+    return notes
 
 
 def _list(values: pd.Series) -> str:

@@ -234,20 +234,31 @@ def recorded_call(folder: Path, name: str) -> list[str] | None:
 
     Raises ConfigError for a file that cannot be read, or that is of another experiment.
     """
+    call = _recorded(folder, name).get("call")
+    if call is not None and not (isinstance(call, list) and all(isinstance(line, str) for line in call)):
+        raise ConfigError(f"tables={folder}: {folder / name}.json cannot be read (call is no list of words)")
+    return call
+
+
+def recorded_scope(folder: Path, name: str) -> str:
+    """Return what a result's verdicts are about, as NAME.json has it; '' if it does not say."""
+    return str(_recorded(folder, name).get("scope", ""))
+
+
+def _recorded(folder: Path, name: str) -> Mapping[str, Any]:
+    """Return the record of a result, NAME.json, empty if there is none."""
     path = folder / f"{name}.json"
     if not path.exists():
-        return None
+        return {}
     try:
-        record = json.loads(path.read_bytes())
-        call, experiment = record.get("call"), record.get("experiment", name)
-        if call is not None and not (isinstance(call, list) and all(isinstance(line, str) for line in call)):
-            raise ValueError("call is no list of words")
+        record: Mapping[str, Any] = json.loads(path.read_bytes())
+        experiment = record.get("experiment", name)
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(f"tables={folder}: {path} cannot be read ({reason})") from None
     if experiment != name:
         raise ConfigError(f"tables={folder}: {path} is of experiment={experiment}")
-    return call
+    return record
 
 
 def _recorded_overrides(folder: Path, name: str, columns: Collection[str], *, needed: bool) -> list[str]:

@@ -1,8 +1,10 @@
 """Tables written to files and read from them, with what is wrong with a file in one line."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from equisep.analysis.tables import (
@@ -21,6 +23,8 @@ from equisep.store import numbers_of
 TEXT_COLUMNS = ("run", "engine", "commit", "torch", "processor", "ended", "lock", "config")
 # Columns of runs that were not always recorded.
 ADDED = ("lock", "engine", "r_test", "decay_ratio_test", "config")
+# Of r, ln ρ and ln D: what rounding to nine digits cannot explain.
+TOLERANCE = 1e-4
 
 
 def save_tables(tables: Mapping[str, pd.DataFrame], folder: Path, name: str) -> list[Path]:
@@ -97,4 +101,46 @@ def _with_counts(tables: Mapping[str, pd.DataFrame], folder: Path, name: str) ->
     for row in counts[counts["recorded"] != counts["points"]].head(1).to_dict("records"):
         problem = f"run {row['run']} has {row['recorded']:g} of {row['points']:g} layers in {name}_layers.csv"
         raise ConfigError(f"tables={folder}: {problem}")
+    _refuse_other_laws(replace(found, runs=runs), f"tables={folder}", name)
     return runs
+
+
+def _refuse_other_laws(tables: Tables, where: str, name: str) -> None:
+    """Raise ConfigError if a row of runs is there twice, or if its r, ρ or D of the last layer is not of its layers."""
+    runs, of = tables.runs, tables.layers_of
+    if (repeated := runs.duplicated(of)).any():
+        row = runs[repeated].iloc[0]
+        problem = f"run {row['run']} is there twice, {row['convention']} at epoch {row['epoch']}"
+        raise ConfigError(f"{where}: {name}.csv: {problem}; rows of a run differ in convention, view or epoch")
+    recorded = runs[[*of, "r", "decay_ratio", "D_last"]].merge(_laws(tables.layers, of), on=of)
+    others = recorded[["r", "decay_ratio", "D_last"]].to_numpy(dtype=float)
+    laws = recorded[["r_of_layers", "ratio_of_layers", "last_of_layers"]].to_numpy(dtype=float)
+    agree = np.isclose(others, laws, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    # Of D that hardly varies r is rounding.
+    agree[:, :2] |= recorded[["constant"]].to_numpy(dtype=bool)
+    for place, column in np.argwhere(~agree)[:1]:
+        row, symbol = recorded.iloc[place], ("r", "decay_ratio", "D_last")[column]
+        problem = f"run {row['run']}: {symbol}={others[place, column]:g}, but its layers give {laws[place, column]:g}"
+        raise ConfigError(f"{where}: {name}.csv: {problem}; the file is damaged or of other networks")
+
+
+def _laws(layers: pd.DataFrame, of: Sequence[str]) -> pd.DataFrame:
+    """Return r, ρ and D of the last layer by the columns ``of``, NaN without a law, and whether D is constant.
+
+    All curves of a length at once, since a table has thousands.
+    """
+    ordered = layers.sort_values("layer", kind="stable").groupby(list(of), sort=False)["D"].agg(list).reset_index()
+    found = [pd.DataFrame(columns=[*of, "r_of_layers", "ratio_of_layers", "last_of_layers", "constant"])]
+    for length, group in ordered.groupby(ordered["D"].map(len)):
+        curves = np.array(group["D"].tolist(), dtype=float)
+        usable = (curves > 0).all(axis=1) & np.isfinite(curves).all(axis=1) & (length > 1)
+        logarithms = np.log(curves, out=np.full(curves.shape, np.nan), where=usable[:, np.newaxis])
+        varies = np.ptp(logarithms, axis=1) > TOLERANCE
+        r, ratio = np.full((2, len(curves)), np.nan)
+        if varies.any():
+            places = np.arange(length)
+            ratio[varies] = np.exp(np.polyfit(places, logarithms[varies].T, 1)[0])
+            r[varies] = [np.corrcoef(places, one)[0, 1] for one in logarithms[varies]]
+        values = {"r_of_layers": r, "ratio_of_layers": ratio, "last_of_layers": curves[:, -1]}
+        found.append(group[list(of)].assign(**values, constant=usable & ~varies))
+    return pd.concat(found[1:] or found, ignore_index=True)

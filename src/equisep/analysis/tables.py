@@ -67,7 +67,7 @@ class Tables:
     robustness evaluation. course: a row per run, view, convention and measured epoch, whether tabulated in ``runs`` or
     not: COURSE_COLUMNS.
     missing: number of planned runs that are not recorded or not measured. flaws: runs left out because their records
-    are incomplete or damaged, and why.
+    are incomplete or damaged, and why. scope: of the result that saved tables belong to, in words, if it is known.
     """
 
     runs: pd.DataFrame
@@ -76,6 +76,7 @@ class Tables:
     flaws: tuple[str, ...] = ()
     perturbed: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PERTURBED_COLUMNS)))
     course: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COURSE_COLUMNS)))
+    scope: str = ""
 
     @property
     def conventions(self) -> tuple[str, ...]:
@@ -121,7 +122,9 @@ def with_derived(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
         law = fit_law(values) if len(values) > 1 and (np.isfinite(values) & (values > 0)).all() else None
         derived.append((*key, len(values), law.log_ratio_cv if law else math.nan))
     table = pd.DataFrame(derived, columns=[*LAYERS_OF, *DERIVED])
-    complete = runs.merge(table, on=list(LAYERS_OF), how="left")
+    # An earlier version may have written one of them.
+    complete = runs.drop(columns=[name for name in DERIVED if name in runs])
+    complete = complete.merge(table, on=list(LAYERS_OF), how="left")
     # The layers of some epochs only may have been written.
     points = complete.groupby(["run", "view"])["points"].transform("max")
     return complete.assign(points=points)

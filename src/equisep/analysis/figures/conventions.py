@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from equisep.analysis.figures.panels import Part, Parts, legend_above, title
+from equisep.analysis.figures.panels import Part, Parts, legend_above, say_not_run, title
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 from equisep.plots import (
@@ -108,33 +108,41 @@ def draw(parts: Parts) -> Figure:
     for column, (below, depth) in enumerate(zip(panels.T, depths, strict=True)):
         layers, last, ratio, floor = below
         here = rows[rows["depth"] == depth]
+        sizes = sorted(set(here["batch_size"]))
         _draw_layers(layers, tables, here)
-        for axes, statistic in ((last, "D_last"), (ratio, "decay_ratio")):
-            _draw_sizes(axes, here, statistic)
-            use_log_scale(axes, "x")
-            sizes = sorted(set(here["batch_size"]))
-            axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xlabel("images in a batch")
         found = floors(tables, here)
         _draw_floors(floor, found)
+        for axes, statistic in ((last, "D_last"), (ratio, "decay_ratio")):
+            _draw_sizes(axes, here, statistic)
+            axes.set_xlabel("images in a batch")
         for axes in (layers, floor):
             axes.set_xlabel("layer")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        for axes in (layers, last):
-            use_log_scale(axes)
+        empty = {axes for axes in below if not np.isfinite(axes.dataLim.get_points()).all()}
+        for axes in empty:
+            say_not_run(axes, "not measured")
+        for axes in {last, ratio} - empty:
+            use_log_scale(axes, "x")
+            axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+            axes.xaxis.set_minor_locator(NullLocator())
         # A network that has hardly been trained has no floor, which a logarithmic axis cannot show.
-        if (found["measured"] > 0).any():
-            use_log_scale(floor)
+        for axes in {layers, last, *([floor] if (found["measured"] > 0).any() else [])} - empty:
+            use_log_scale(axes)
         for row, axes in enumerate(below):
             title(axes, row * len(depths) + column, f"depth {depth:g}")
     labels = ("separation fuzziness D", "D of the last layer", "decay ratio ρ", "floor under D")
     for axes, label in zip(panels[:, 0], labels, strict=True):
         axes.set_ylabel(label)
     figure.align_ylabels(panels[:, 0])
-    stored = Look("as published (stored order)", PAPER.colour, PAPER.marker)
-    looks = [stored, CONVENTIONS["shuffled"], CONVENTIONS["stratified"], EVALUATION, PREDICTED]
-    legend_above(figure, looks, {rows["seed"].nunique()})
+    looks = {
+        ("batch", "stored"): Look("as published (stored order)", PAPER.colour, PAPER.marker),
+        ("batch", "shuffled"): CONVENTIONS["shuffled"],
+        ("batch", "stratified"): CONVENTIONS["stratified"],
+        ("running", "stored"): EVALUATION,
+        ("expected", "stored"): PREDICTED,
+    }
+    there = set(zip(rows["batch_norm"], rows["order"], strict=True))
+    legend_above(figure, [look for kind, look in looks.items() if kind in there], {rows["seed"].nunique()})
     return figure
 
 
