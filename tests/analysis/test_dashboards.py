@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from equisep.analysis.dashboards import AREAS, PLOTS, SECTIONS, build_workspace, workspace_json
+from equisep.analysis.dashboards import BARS, PLOTS, SECTIONS, build_workspace, workspace_json
 from equisep.config import ConfigError
 from tests.conftest import Ended
 from tests.processes import call
@@ -27,21 +27,25 @@ def test_the_workspace_has_its_sections_against_epochs() -> None:
     sections = panels()
     assert list(sections) == ["law", "training", "robustness"]
     assert sections["law"][0]["config"]["mediaKeys"] == list(PLOTS)
-    assert sections["robustness"][0]["config"]["metrics"] == list(AREAS)
     for name, content in sections.items():
         lines = [panel["config"] for panel in content if panel["viewType"] == "Run History Line Plot"]
         assert [line["chartTitle"] for line in lines] == [title for title, _, _ in SECTIONS[name]]
         assert all(line["xAxis"] == "epoch" for line in lines)
+        bars = [panel["config"] for panel in content if panel["viewType"] == "Bar Chart"]
+        assert [(bar["chartTitle"], tuple(bar["metrics"])) for bar in bars] == list(BARS[name])
     spec = json.loads(workspace_json(build_workspace("team", "law")))
     assert "architecture.value.depth" in json.dumps(spec["section"]["runSets"])
 
 
 def test_every_panel_shows_a_logged_key() -> None:
+    """Lines those of several epochs: the test set is by default measured once."""
     for section in SECTIONS.values():
         for _, pattern, _ in section:
             logged = (*KEYS_LOGGED, *(f"evaluation/{key}" for key in KEYS_LOGGED))
             assert any(re.search(pattern, key) for key in logged), pattern
-    assert set(AREAS) <= set(KEYS_LOGGED)
+            assert not any(re.search(pattern, key) for key in logged if "test/" in key), pattern
+    keys = {key for bars in BARS.values() for _, metrics in bars for key in metrics}
+    assert keys <= {*KEYS_LOGGED, *(f"evaluation/{key}" for key in KEYS_LOGGED)}
 
 
 def test_saving_without_an_account_is_an_error_of_one_line(equisep: Callable[..., Ended], tmp_path: Path) -> None:

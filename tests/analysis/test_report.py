@@ -29,7 +29,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 REFERENCE = ROOT / "results/reference"
 WIDTH = {"width": "python reproduce/width.py"}
 # In the page as SVG; the others as their reference picture.
-DRAWN = ("optimizers", "no_batch_norm")
+DRAWN = ("optimizers", "no_batch_norm", "depth_mnist")
 JUDGED = (*DRAWN, "width", "frozen", "conventions", "learning_rate", "vgg13")
 
 
@@ -106,11 +106,19 @@ def test_the_report_shows_every_claim_with_figure_and_verdict(page: Page, result
 
 
 def test_the_page_opens_with_the_answer(page: Page, results: Path) -> None:
-    rows = page.locator("table.answer tbody tr")
+    rows = page.locator(".answer tbody tr")
     assert rows.count() == len(load_claims())
     assert rows.first.bounding_box()["y"] < 844  # type: ignore[index]
+    # On a desktop the whole answer stands before the first scroll, after what its signs mean.
+    page.set_viewport_size({"width": 1280, "height": 800})
+    box, signs = (page.locator(place).first.bounding_box() for place in (".answer", "text=● reproduced"))
+    assert box
+    assert signs
+    assert signs["y"] < box["y"]
+    assert box["y"] + box["height"] <= 800
     numbers = [match.group(1) for text in rows.all_inner_texts() if (match := re.search(r"[( ]claim (\d)", text))]
     assert numbers[:20] == sorted(numbers[:20])
+    assert rows.first.inner_text().startswith("Each layer cuts D by a constant ratio")
     for name in ("optimizers", "no_batch_norm", "vgg13"):
         cells = page.locator(f"tr:has(a[href='#{name}']) td.glyph")
         verdicts = json.loads((results / f"verdicts/{name}.json").read_text())["verdicts"]
@@ -137,9 +145,16 @@ def test_conventions_can_be_switched_and_points_name_their_run(page: Page, resul
     section.locator("figure").evaluate("figure => figure.scrollIntoView({block: 'end'})")
     point.hover(force=True)
     runs = set((results / "tables/optimizers.csv").read_text().split(","))
-    named = page.locator("#tip").inner_text()
-    assert named.removeprefix("run ") in runs
-    assert named.removeprefix("run ") in str(group.get_attribute("data-runs"))
+    named, _, told = page.locator("#tip").inner_text().removeprefix("run ").partition(": ")
+    assert named in runs
+    assert named in str(group.get_attribute("data-runs"))
+    assert re.fullmatch(r"depth \d+, (SGD|momentum|Adam), rate [\d.e-]+, seed \d+", told)
+    # Also where a whole panel is of one convention, and for a finger.
+    axes = page.locator("section#depth_mnist [data-look] [data-runs] use").first
+    assert axes.evaluate("point => getComputedStyle(point).pointerEvents") == "auto"
+    page.locator("#tip").evaluate("tip => { tip.hidden = true; }")
+    point.dispatch_event("pointerdown", {"clientX": 5, "clientY": 5, "bubbles": True})
+    assert page.locator("#tip").is_visible()
     # What was measured under one convention alone is shown nevertheless, and said.
     single = page.locator("section#vgg13")
     assert single.locator("figure > svg, figure > img").is_visible()
@@ -208,8 +223,21 @@ def test_the_report_shows_deviations_hardware_and_versions(page: Page) -> None:
     assert f"processor {facts['processor']}" in text
     assert f"commit {facts['commit']}" in text
     frozen = page.locator("section#frozen").inner_text()
-    for word in ("50", "666, 667, 668, 669, 670", "core minutes", "equisep figure frozen"):
+    for word in ("50", "666, 667, 668, 669, 670", "core minutes", "equisep figure frozen", "-m experiment=frozen"):
         assert word in frozen
+
+
+def test_a_verdict_on_later_seeds_and_notes_of_a_convention_are_shown_with_it(page: Page, results: Path) -> None:
+    record = json.loads((results / "verdicts/optimizers.json").read_text())
+    later = record["verdicts"]["paper"]["later_seeds"]
+    section = page.locator("section#optimizers")
+    assert later
+    assert f"on seeds that were not known when the rules were fixed, {later}" in section.inner_text()
+    note = next(text for text in record["descriptions"] if text.startswith("paper: "))
+    shown = section.get_by_text("as published: " + note.removeprefix("paper: "))
+    assert shown.is_visible()
+    page.locator("input[value=evaluation]").check()
+    assert not shown.is_visible()
 
 
 def test_text_from_records_is_escaped(results: Path, tmp_path: Path) -> None:
@@ -225,6 +253,19 @@ def test_text_from_records_is_escaped(results: Path, tmp_path: Path) -> None:
 def test_invalid_input_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="contains no verdicts; run equisep reproduce"):
         write_report(tmp_path, WIDTH)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ConfigError, match="is a file; choose a folder"):
+        write_report(file, WIDTH)
+    write_verdict(tmp_path, with_findings([]))
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/width.png").write_text("no picture")
+    with pytest.raises(ConfigError, match=r"width.png is no picture: remove it and draw it again"):
+        write_report(tmp_path, WIDTH)
+    (tmp_path / "figures/width.png").unlink()
+    (tmp_path / "tables/width.csv").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"width.csv cannot be read"):
+        write_report(tmp_path, WIDTH)
     assert main(["report", "source=x"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("equisep: report: source=x: unknown argument")
@@ -238,9 +279,9 @@ def write_verdict(folder: Path, content: str) -> None:
     (folder / "verdicts/width.json").write_text(content)
 
 
-def with_findings(findings: object) -> str:
-    verdict = {"verdict": "reproduced", "counts": "", "statistics": "", "findings": findings}
-    return json.dumps({"notes": [], "verdicts": {"paper": verdict}})
+def with_findings(findings: object, verdict: str = "reproduced", **others: object) -> str:
+    content = {"verdict": verdict, "counts": "", "statistics": "", "findings": findings}
+    return json.dumps({"notes": [], "verdicts": {"paper": content}} | others)
 
 
 def test_a_finding_shows_its_threshold_and_outcome(tmp_path: Path) -> None:
@@ -252,6 +293,9 @@ def test_a_finding_shows_its_threshold_and_outcome(tmp_path: Path) -> None:
     "content",
     [
         *("{", "[]", '"x"', with_findings(None), with_findings([FINDING])),
+        with_findings([FINDING | {"threshold": "", "outcome": "holds", "mean": "high"}]),
+        with_findings([], "supported"),
+        with_findings([], descriptions=None),
         # Of an earlier version, with one verdict.
         json.dumps({"verdict": "supported", "statistics": "", "notes": [], "findings": []}),
     ],

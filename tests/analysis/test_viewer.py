@@ -42,8 +42,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Browser, store: Path) -> Iterator[Page]:  # noqa: F811
-    path, count = write_viewer(store, store)
-    assert count == 3
+    path, notes = write_viewer(store, store)
+    assert notes[0] == "3 runs."
+    assert "Damaged and left out: 1, such as 0000000000000000" in notes[1]
     context = browser.new_context(viewport={"width": 390, "height": 844}, offline=True)
     page = context.new_page()
     problems: list[str] = []
@@ -63,6 +64,8 @@ def column(page: Page, name: str) -> list[str]:
 
 def test_runs_are_filtered_sorted_and_drawn(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert "Damaged and left out: 1" in page.inner_text("main")
+    assert page.locator("#names th").all_inner_texts()[:7] == ["run", "depth", "optimizer", "rate", "seed", "r", "ρ"]
     assert column(page, "depth").count("4") == 2
     for text, kept in (("6", 1), ("<6", 2), (">=4", 3), ("5..9", 1), ("7", 0)):
         page.get_by_label("filter by depth").fill(text)
@@ -85,6 +88,12 @@ def test_runs_are_filtered_sorted_and_drawn(page: Page) -> None:
         assert by_r.get_attribute("aria-invalid") == "true"
         assert page.locator("#rows tr").count() == 3
     by_r.fill("")
+    # A choice by keyboard keeps the place.
+    box = page.locator("#rows input").nth(1)
+    box.focus()
+    page.keyboard.press("Space")
+    assert box.is_checked()
+    assert page.evaluate("document.activeElement.type") == "checkbox"
     page.get_by_role("button", name="choose the first 20 shown").click()
     # Two networks with the input and three hidden layers, one with five.
     assert page.locator("#layers circle").count() == 2 * 4 + 6
@@ -98,7 +107,7 @@ def test_conventions_come_before_other_measurements(page: Page) -> None:
     labels = [group.get_attribute("label") for group in groups.all()]
     assert labels == ["conventions", "other measurements: running"]
     options = [group.locator("option").all_text_contents() for group in groups.all()]
-    assert options == [["paper", "evaluation"], ["running, stored, 50"]]
+    assert options == [["as published", "in evaluation mode"], ["running, stored, 50"]]
 
 
 def test_the_law_is_that_of_the_chosen_epoch_and_convention(page: Page, store: Path) -> None:

@@ -13,25 +13,30 @@ if TYPE_CHECKING:
 GROUPED_BY = ("architecture.family", "architecture.depth", "dataset.name")
 # Panels of each section of the workspace: title, pattern of the keys shown, whether the axis is logarithmic.
 PLOTS = ("train/layers", "evaluation/train/layers")
-# Of which a run has one value each.
-AREAS = tuple(f"robustness/{kind}" for kind in ("weights", "input_noise", "corruptions", "fgsm", "pgd"))
+# Of which a run has one value each: title and keys. By default the test set is measured once, at the end.
+BARS = {
+    "law": (("correlation r, test set", ("test/r", "evaluation/test/r")),),
+    "training": (("accuracy, test set", ("test/accuracy",)),),
+    "robustness": (
+        (
+            "accuracy under perturbation, area",
+            tuple(f"robustness/{kind}" for kind in ("weights", "input_noise", "corruptions", "fgsm", "pgd")),
+        ),
+    ),
+}
 SECTIONS = {
     "law": (
         ("separation fuzziness D, training set", r"^train/D/\d+$", True),
         ("separation fuzziness D in evaluation mode", r"^evaluation/train/D/\d+$", True),
-        ("correlation r of layer and log D", r"^(evaluation/)?(train|test)/r$", False),
-        ("decay ratio", r"^(evaluation/)?(train|test)/decay_ratio$", False),
-        ("separation fuzziness D, test set", r"^test/D/\d+$", True),
+        ("correlation r of layer and log D", r"^(evaluation/)?train/r$", False),
+        ("decay ratio", r"^(evaluation/)?train/decay_ratio$", False),
     ),
     "training": (
         ("loss", r"^(training|train)/loss$", True),
         ("accuracy", r"^(training|train)/accuracy$", False),
         ("learning rate", r"^training/learning_rate$", True),
     ),
-    "robustness": (
-        ("test accuracy", r"^test/accuracy$", False),
-        ("test loss", r"^test/loss$", True),
-    ),
+    "robustness": (),
 }
 
 
@@ -50,11 +55,8 @@ def build_workspace(entity: str, project: str) -> Workspace:
     reports: Any = wandb_workspaces.reports.v2
     options = {"x": "epoch", "smoothing_factor": 0, "max_runs_to_show": 100}
     options |= {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-    # What a section is about comes first.
-    first = {
-        "law": [reports.MediaBrowser(title="log D against layer", media_keys=list(PLOTS))],
-        "robustness": [reports.BarPlot(title="accuracy under perturbation, area", metrics=list(AREAS))],
-    }
+    # What the workspace is about comes first.
+    first = {"law": [reports.MediaBrowser(title="log D against layer", media_keys=list(PLOTS))]}
     sections = [
         workspaces.Section(
             name=name,
@@ -64,6 +66,7 @@ def build_workspace(entity: str, project: str) -> Workspace:
                     reports.LinePlot(title=title, metric_regex=pattern, log_y=logarithmic, **options)
                     for title, pattern, logarithmic in panels
                 ),
+                *(reports.BarPlot(title=title, metrics=list(keys)) for title, keys in BARS[name]),
             ],
             is_open=True,
             layout_settings=workspaces.SectionLayoutSettings(columns=2, rows=2),

@@ -61,15 +61,18 @@ def png_uri(path: Path) -> str:
 
 
 def thumbnail_uri(path: Path) -> str:
-    """Return a small copy of a PNG file as a data URI; '' if there is none."""
+    """Return a small copy of a PNG file as a data URI, '' if there is none; raises ConfigError for another file."""
     # It takes a while to load.
     from PIL import Image
 
     if not path.exists():
         return ""
-    with Image.open(path) as image:
-        height = round(image.height * THUMBNAIL_WIDTH / image.width)
-        small = image.convert("RGB").resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS).quantize(24)
+    try:
+        with Image.open(path) as image:
+            height = round(image.height * THUMBNAIL_WIDTH / image.width)
+            small = image.convert("RGB").resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS).quantize(24)
+    except OSError:
+        raise ConfigError(f"{path} is no picture: remove it and draw it again") from None
     stream = io.BytesIO()
     small.save(stream, "PNG", optimize=True)
     return _as_uri(stream.getvalue())

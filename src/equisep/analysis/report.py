@@ -7,7 +7,7 @@ conf/deviations.yaml; nothing is trained, drawn or judged here.
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from equisep.analysis.claims import Claim, load_claims, no_claim
+from equisep.analysis.claims import Claim, load_claims, name_value, no_claim
 from equisep.analysis.pages import write_page
 from equisep.analysis.pictures import inline_svg, png_uri, thumbnail_uri
 from equisep.analysis.table_files import TEXT_COLUMNS
 from equisep.analysis.verdicts import CONTRADICTED, NO_CLAIM, NOT_TESTED, PARTLY, REPRODUCED, STATUSES, UNDECIDED
-from equisep.config import PAPER, ConfigError, conf_folder
+from equisep.config import PAPER, ConfigError, conf_folder, group_options
 from equisep.plots import CONVENTIONS
 from equisep.store import machine_facts
 
@@ -46,8 +46,8 @@ class Section:
     for the reader. figure: SVG of the figure, or ''; image: a PNG of it as a data URI where there is no SVG; thumbnail:
     a small one. runs: ids with the folder of each relative to the page, or '' if it does not exist. facts: hardware,
     versions, commit, networks, seeds. table: path of the table relative to the page, or ''. command: the script that
-    judges the claim, or ''. one_convention: whether its networks are the same under every convention of measuring, or
-    are judged under all together.
+    judges the claim, or ''; training: the sweep that trains its networks, or ''. one_convention: whether its networks
+    are the same under every convention of measuring, or are judged under all together.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Section:
     facts: tuple[tuple[str, str], ...]
     table: str
     command: str
+    training: str
     one_convention: bool
 
     @property
@@ -76,6 +77,17 @@ class Section:
         """The conventions that can be switched to and that this claim was not judged under, though others were."""
         judged = set(self.verdicts) & set(SWITCHED)
         return [name for name in SWITCHED if judged and name not in judged]
+
+    def labelled_notes(self) -> list[tuple[str, str]]:
+        """Return the notes, each with the convention that it is about, or ''."""
+        labelled = []
+        for note in self.notes:
+            convention, colon, text = note.partition(": ")
+            if colon and convention in SWITCHED and not self.one_convention:
+                labelled.append((convention if not self.lacks else "", f"{CONVENTIONS[convention].label}: {text}"))
+            else:
+                labelled.append(("", note))
+        return labelled
 
     def cells(self) -> list[tuple[str, str, int]]:
         """Return convention, verdict and columns of each cell of the answer: one where all conventions are the same."""
@@ -92,6 +104,8 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
     Raises ConfigError if there is nothing to report, or the page cannot be written.
     """
     claims = load_claims()
+    if results.is_file():
+        raise ConfigError(f"results={results}: is a file; choose a folder")
     sections = [
         _read_section(results, name, claims.get(name, no_claim(name)), command) for name, command in scripts.items()
     ]
@@ -99,7 +113,10 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
     sections = sorted(sections, key=lambda section: section.number or "99")
     statuses = [verdict["verdict"] for section in sections for verdict in section.verdicts.values()]
     if set(statuses) == {NOT_TESTED} and not any(section.image or section.figure for section in sections):
-        raise ConfigError(f"results={results}: contains no verdicts; run equisep reproduce first")
+        raise ConfigError(
+            f"results={results}: contains no verdicts; run equisep reproduce first, or draw saved tables with "
+            f"equisep figure all tables=results/reference results={results}"
+        )
     return write_page(
         results / "report.html",
         "report.html.j2",
@@ -107,6 +124,7 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
         counts=_count_by_convention(sections),
         glyphs=GLYPHS,
         switched={name: CONVENTIONS[name] for name in SWITCHED},
+        names=_name_runs(results, sections),
         networks=len({run for section in sections for run, _ in section.runs}),
         deviations=load_deviations(),
         machine=machine_facts(),
@@ -146,6 +164,7 @@ def _read_section(results: Path, name: str, claim: Claim, command: str) -> Secti
         facts=_describe(table),
         table=_link(results, f"tables/{name}.csv"),
         command=command,
+        training=f"equisep -m experiment={name}" if name in group_options()["experiment"] else "",
         one_convention=bool(record) and not set(record["verdicts"]) & set(SWITCHED),
     )
 
@@ -157,13 +176,18 @@ def _read_record(results: Path, name: str) -> dict[str, Any]:
         keys = {"condition", "statistic", "threshold", "outcome", "mean", "low", "high", "n"}
         for verdict in record["verdicts"].values():
             named = {"verdict", "counts", "statistics"} <= set(verdict)
-            if not named or not all(keys <= set(row) for row in verdict["findings"]):
+            known = named and verdict["verdict"] in GLYPHS
+            if not known or not all(keys <= set(row) for row in verdict["findings"]):
                 raise ValueError
-        if not all(isinstance(note, str) for note in record["notes"]):
+            values = (row[key] for row in verdict["findings"] for key in ("mean", "low", "high"))
+            if not all(value is None or isinstance(value, int | float) for value in values):
+                raise ValueError
+        notes = (*record["notes"], *record.get("descriptions", ()))
+        if not all(isinstance(note, str) for note in notes):
             raise ValueError
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise _unreadable(path) from None
     return record
 
@@ -174,11 +198,26 @@ def _read_table(results: Path, name: str) -> pd.DataFrame:
         return pd.DataFrame(columns=["run"])
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
-    except ValueError:
+    except (OSError, ValueError):
         table = pd.DataFrame()
     if "run" not in table:
         raise _unreadable(path)
     return table
+
+
+def _name_runs(results: Path, sections: Sequence[Section]) -> dict[str, str]:
+    """Return what each run is, such as "depth 8, Adam, rate 1e-3, seed 666", by the table of an experiment."""
+    names: dict[str, str] = {}
+    for section in sections:
+        table = _read_table(results, section.name).drop_duplicates("run")
+        # What an experiment varies stands before the run; tables over all runs have their names from the others.
+        columns = [*table.columns[: table.columns.get_loc("run")], "learning_rate", "seed"]
+        if not section.training or not set(columns) <= set(table):
+            continue
+        for row in table[["run", *dict.fromkeys(columns)]].to_dict("records"):
+            told = (name_value(str(key), value) for key, value in row.items() if key != "run" and pd.notna(value))
+            names.setdefault(row["run"], ", ".join(told))
+    return names
 
 
 def _unreadable(path: Path) -> ConfigError:

@@ -13,7 +13,8 @@ from typing import Any
 from markupsafe import Markup
 
 from equisep.analysis.pages import write_page
-from equisep.config import ALL_CONVENTIONS, ConfigError, convention_of
+from equisep.config import ALL_CONVENTIONS, PAPER, ConfigError, convention_of
+from equisep.plots import CONVENTIONS
 from equisep.store import RunRecord, read_records
 
 # Of a run's training curve; a picture shows no more.
@@ -22,20 +23,28 @@ MAX_POINTS = 120
 DIGITS = 6
 
 
-def write_viewer(source: str | Path, results: Path) -> tuple[Path, int]:
-    """Write RESULTS/page.html with the runs of a source; return its path and the number of runs.
+def write_viewer(source: str | Path, results: Path) -> tuple[Path, list[str]]:
+    """Write RESULTS/page.html with the runs of a source; return its path and notes: how many runs, which are left out.
 
     source: see :mod:`equisep.store.readers`. Raises ConfigError for an invalid source, one without runs, or a page that
     cannot be written.
     """
-    runs = [describe_run(record) for record in read_records(source) if record.config and record.epochs]
+    records = list(read_records(source))
+    runs = [describe_run(record) for record in records if record.config and record.epochs]
+    absent = [record for record in records if not (record.config and record.epochs)]
+    damaged = [record for record in absent if record.flaw]
+    notes = [f"Damaged and left out: {len(damaged)}, such as {damaged[0].run} ({damaged[0].flaw})."] if damaged else []
+    notes += [f"Without an epoch: {len(absent) - len(damaged)}."] if len(absent) > len(damaged) else []
     if not runs:
-        raise ConfigError(f"source={source}: contains no runs to show")
+        raise ConfigError(" ".join([f"source={source}: contains no runs to show.", *notes]))
     # Within a script element only "<" could end it.
     data = Markup(json.dumps(runs, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
-    facts = {"source": str(source), "written": time.strftime("%Y-%m-%d %H:%M"), "count": len(runs)}
-    path = write_page(results / "page.html", "viewer.html.j2", data=data, everywhere=ALL_CONVENTIONS, **facts)
-    return path, len(runs)
+    # In a sentence: "measured as published", "measured in evaluation mode".
+    labels = {name: look.label if name == PAPER else f"in {look.label}" for name, look in CONVENTIONS.items()}
+    facts: dict[str, Any] = {"source": str(source), "written": time.strftime("%Y-%m-%d %H:%M"), "count": len(runs)}
+    facts |= {"notes": notes, "labels": labels, "everywhere": ALL_CONVENTIONS}
+    path = write_page(results / "page.html", "viewer.html.j2", data=data, **facts)
+    return path, [f"{len(runs)} run{'s' if len(runs) > 1 else ''}.", *notes]
 
 
 def describe_run(record: RunRecord) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def write(results: Path) -> Path:
 
 
 def scripts() -> dict[str, str]:
-    """Return the command of each claim's script, figures over all runs first; '' for a claim without a script."""
+    """Return the command of each claim's script, in the order of the claims; '' for a claim without a script."""
     drawn = {**OVERVIEWS, **all_reproductions()}
-    names = dict.fromkeys([*OVERVIEWS, *load_claims(), *(name for name in drawn if name not in REPRODUCTIONS)])
+    names = dict.fromkeys([*load_claims(), *OVERVIEWS, *(name for name in drawn if name not in REPRODUCTIONS)])
     return {name: f"equisep figure {name}" if name in drawn else "" for name in names}

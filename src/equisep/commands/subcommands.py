@@ -144,8 +144,8 @@ def _page(arguments: argparse.Namespace) -> int:
 
     options, others = split_words(arguments.words, "source")
     results = results_of(_only_results("page", others, "source=SOURCE or "))
-    path, count = write_viewer(options.get("source", results), results)
-    print(f"page: written: {path} with {count} runs; open it in a browser")
+    path, notes = write_viewer(options.get("source", results), results)
+    print(f"page: written: {path}, to open in a browser: {' '.join(notes)}")
     return 0
 
 

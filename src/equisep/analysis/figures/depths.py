@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from equisep.analysis.figures.panels import (
+    NEUTRAL,
     Part,
     Parts,
     draw_against,
@@ -20,7 +21,7 @@ from equisep.analysis.figures.panels import (
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.statistics import rise_beyond_chosen_depth
 from equisep.analysis.tables import Tables
-from equisep.plots import CONTROL, PAGE_WIDTH, Look, new_figure, rate_looks, use_log_scale
+from equisep.plots import PAGE_WIDTH, Look, draw_dots, new_figure, rate_looks, use_log_scale
 
 SHOWS = (
     "D of the last layer at each learning rate (geometric mean over seeds; ringed: the rate with the lowest final "
@@ -89,7 +90,7 @@ def _draw_rates(axes: Axes, part: Part, column: str, looks: dict[float, Look], *
     means = values.groupby(best["depth"]).mean()
     ringed = np.exp(means) if logarithmic else means
     axes.scatter(means.index, ringed, s=28, facecolors="none", edgecolors="black", linewidths=0.75, zorder=4)
-    axes.scatter(best["depth"], best[column], s=2, color=CONTROL, alpha=0.5, linewidths=0, zorder=1)
+    draw_dots(axes, best["depth"], best[column], NEUTRAL, best["run"].tolist())
 
 
 def reproduction(name: str) -> Reproduction:
