@@ -42,6 +42,12 @@ def test_an_invalid_job_is_returned_as_its_error() -> None:
     assert "seed=99999999999" in str(seed)
 
 
+@pytest.mark.parametrize("name", ["it's", "a&b", "ä, ö", "a=b(c)", "a{b;c", 'q"q', "a b", "<i>", "plain/2"])
+def test_a_folder_may_have_any_name(name: str) -> None:
+    assert compose_config([f"results={name}"]).results == name
+    assert compose_config([f"results='{name}'" if "'" not in name else f'results="{name}"']).results == name
+
+
 @pytest.mark.parametrize("override", ["architecture.dept=4", "architecture.depth=deep", "optimizer=lion", "+x=1"])
 def test_an_override_that_cannot_be_applied_fails_the_whole_sweep(override: str) -> None:
     jobs = [["seed=1"], [override, "seed=2"]]

@@ -22,7 +22,7 @@ from equisep.analysis.claims import Claim, load_claims, name_value, no_claim
 from equisep.analysis.descriptions import describe_conditions, describe_course, summarise
 from equisep.analysis.experiments import PlannedRun, expand_experiment, last_epoch, load_profile
 from equisep.analysis.figures.panels import FITTED, Part, Parts
-from equisep.analysis.result import Result
+from equisep.analysis.result import Result, describe_versions
 from equisep.analysis.saved_tables import SavedTables, recorded_call, recorded_scope, with_configs
 from equisep.analysis.table_files import load_tables
 from equisep.analysis.tables import LAYERS_OF, Tables, at_best_learning_rate, collect_tables
@@ -39,7 +39,6 @@ from equisep.config import (
     refuse_unknown_words,
 )
 from equisep.plots import style
-from equisep.store import lock_in_use
 
 NOT_AT_HAND = "the claim is taken from the abstract and a summary: the paper's full text was not at hand"
 
@@ -281,7 +280,9 @@ class Reproduction:
         scope = describe_scope(tables.runs, load_claims().get(self.name), planned[0].config)
         if tables.scope not in ("", scope):
             notes.insert(0, f"Not all runs of the result that the tables belong to, or others. Its {tables.scope}")
-        notes = list(dict.fromkeys([*_describe_origin(tables, planned[0].config), *notes]))
+        notes = list(
+            dict.fromkeys([*_describe_absence(tables, planned[0].config), *describe_versions(tables.runs), *notes])
+        )
         return Result(
             self.name, verdicts, figure, contents, scope, tuple(notes), tuple(call), tuple(descriptions), self.shows
         )
@@ -318,21 +319,12 @@ def describe_scope(runs: pd.DataFrame, claim: Claim | None, config: Config) -> s
     return f"Scope: {'; '.join(parts)}." if parts else ""
 
 
-def _describe_origin(tables: Tables, config: Config) -> list[str]:
-    """Return notes on conventions that are missing, and on runs of several versions or another than this one's.
-
-    config: of one of the experiment's runs.
-    """
+def _describe_absence(tables: Tables, config: Config) -> list[str]:
+    """Return a note on conventions that are missing. config: of one of the experiment's runs."""
     asked = config.measures or ()
     # Networks without batch normalisation have one row for all conventions.
     absent = [] if ALL_CONVENTIONS in tables.conventions else [name for name in asked if name not in tables.conventions]
-    notes = [f"Measured without {', '.join(absent)}."] if absent and len(tables.runs) else []
-    versions = tables.runs.drop_duplicates("run")[["lock", "torch"]].fillna("none")
-    if set(versions["lock"]) - {lock_in_use()}:
-        counts = dict(versions.value_counts(sort=False))
-        listed = "; ".join(f"{count} with lock {lock}, torch {torch}" for (lock, torch), count in counts.items())
-        notes.append(f"Networks of other versions than this one's (lock {lock_in_use()}): {listed}.")
-    return notes
+    return [f"Measured without {', '.join(absent)}."] if absent and len(tables.runs) else []
 
 
 def _list(values: pd.Series) -> str:

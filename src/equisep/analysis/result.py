@@ -186,3 +186,13 @@ def former_verdicts() -> dict[str, str]:
     text = (conf_folder() / "former_verdicts.yaml").read_text(encoding="utf-8")
     verdicts: dict[str, str] = yaml.safe_load(text)
     return verdicts
+
+
+def describe_versions(runs: pd.DataFrame) -> list[str]:
+    """Return a note on networks that were trained under another lock than the one in use. runs: a table of runs."""
+    versions = runs.drop_duplicates("run")[["lock", "torch"]].fillna("none")
+    if set(versions["lock"]) <= {lock_in_use()}:
+        return []
+    counts = dict(versions.value_counts(sort=False))
+    listed = "; ".join(f"{count} with lock {lock}, torch {torch}" for (lock, torch), count in counts.items())
+    return [f"Networks of other versions than this one's (lock {lock_in_use()}): {listed}."]

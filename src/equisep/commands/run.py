@@ -17,13 +17,13 @@ from equisep.config import (
     EquisepError,
     conf_folder,
     format_config_error,
+    in_hydra_grammar,
     measure_id,
     nearest,
     own_conf_folder,
     refuse_unknown_words,
     register,
     validate_config,
-    with_free_arguments,
 )
 from equisep.process import prepare_process
 
@@ -75,7 +75,7 @@ def run_configs(words: Sequence[str]) -> None:
             failures.append(error)
             return None
 
-    before, sys.argv = sys.argv, [sys.argv[0], *options, *map(with_free_arguments, overrides)]
+    before, sys.argv = sys.argv, [sys.argv[0], *options, *map(in_hydra_grammar, overrides)]
     try:
         task()
     except EquisepError:

@@ -29,5 +29,5 @@ from .validation import (
     require_extra as require_extra, require_integer as require_integer, require_one_of as require_one_of,
 )
 from .vocabulary import (
-    conf_folder as conf_folder, conf_folders as conf_folders, own_conf_folder as own_conf_folder, profile_files as profile_files, use_own_conf as use_own_conf, field_names as field_names, group_options as group_options, nearest as nearest, refuse_unknown_words as refuse_unknown_words, with_free_arguments as with_free_arguments,
+    conf_folder as conf_folder, conf_folders as conf_folders, own_conf_folder as own_conf_folder, profile_files as profile_files, use_own_conf as use_own_conf, field_names as field_names, group_options as group_options, nearest as nearest, refuse_unknown_words as refuse_unknown_words, in_hydra_grammar as in_hydra_grammar,
 )

@@ -25,7 +25,7 @@ from equisep.config.conventions import set_first_convention
 from equisep.config.datasets import CustomDataset
 from equisep.config.schema import Config
 from equisep.config.validation import ConfigError
-from equisep.config.vocabulary import conf_folder, group_options, nearest, own_conf_folder, with_free_arguments
+from equisep.config.vocabulary import conf_folder, group_options, in_hydra_grammar, nearest, own_conf_folder
 
 
 @cache
@@ -242,7 +242,7 @@ def _unknown_key(path: str, key: str, keys: Sequence[str]) -> ConfigError:
 
 @lru_cache(maxsize=4096)
 def _parse(override: str) -> Override:
-    return OverridesParser.create().parse_override(with_free_arguments(override))
+    return OverridesParser.create().parse_override(in_hydra_grammar(override))
 
 
 def _refuse_unknown_keys(node: DictConfig, path: str) -> None:

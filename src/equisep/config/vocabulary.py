@@ -13,6 +13,8 @@ from equisep.config.validation import ConfigError
 
 # Environment variable that names the user's own folder of configuration.
 OWN_CONF = "EQUISEP_CONFIG_DIR"
+# Fields whose value is the name of a folder.
+FOLDERS = ("results", "dataset.root")
 # Folders of files that are not options of the configuration.
 NO_GROUPS = ("profile", "figure")
 
@@ -115,9 +117,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close[:3])}?" if close else ""
 
 
-def with_free_arguments(word: str) -> str:
-    """Return an override in Hydra's grammar: an argument of a target of the user's, which no schema knows, is added."""
-    return f"++{word}" if re.match(r"\w+\.arguments[.=]", word) else word
+def in_hydra_grammar(word: str) -> str:
+    """Return an override in Hydra's grammar.
+
+    An argument of a target of the user's, which no schema knows, is added; the name of a folder with signs that the
+    grammar reads otherwise, or not at all, is quoted.
+    """
+    if re.match(r"\w+\.arguments[.=]", word):
+        return f"++{word}"
+    key, _, folder = word.partition("=")
+    plain = re.fullmatch(r"[\w./-]*|'.*'|\".*\"", folder, flags=re.ASCII) or "${" in folder
+    if key not in FOLDERS or plain:
+        return word
+    escaped = folder.replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def refuse_unknown_words(words: Sequence[str], others: Sequence[str] = ()) -> None:
