@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from equisep.measures import Law, fit_law
@@ -19,6 +19,10 @@ MM = 1 / 25.4  # inches
 # Width of a column and of a page of a journal, mm.
 COLUMN_WIDTH, PAGE_WIDTH = 88, 180
 SMALL = 6  # points; nothing is smaller
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+# Residuals of log D are drawn to scale up to the first, and logarithmically beyond: a bend that is small can be seen
+# beside a network with a large one.
+RESIDUAL_TICKS = (0.2, 1, 5, 25)
 # Of a law and the strip of its residuals.
 LAW_HEIGHTS = (4, 1.1)
 STYLE: dict[Any, Any] = {
@@ -102,14 +106,6 @@ def depth_look(depth: float) -> Look:
     return Look(f"depth {depth:g}", colour, {4: "o", 8: "s", 9: "D", 20: "^"}.get(int(depth), "o"))
 
 
-def rate_looks(rates: Sequence[float]) -> dict[float, Look]:
-    """Return the look of each learning rate: the higher, the darker."""
-    colours = matplotlib.colormaps["RdPu"](np.linspace(0.35, 1, len(rates)))
-    hexes = map(matplotlib.colors.to_hex, colours)
-    ordered = zip(sorted(rates), hexes, MARKERS, strict=False)
-    return {rate: Look(f"{rate:g}".replace("e-0", "e-"), colour, marker) for rate, colour, marker in ordered}
-
-
 @contextmanager
 def style() -> Iterator[None]:
     """Draw and save figures in the project's style; the settings of matplotlib are as before afterwards."""
@@ -144,13 +140,26 @@ class _DecadeLocator(LogLocator):
         return super().tick_values(vmin, vmax)
 
 
+class _ResidualLocator(MaxNLocator):
+    """Ticks at 0 and at the largest of RESIDUAL_TICKS in view and its negative; for small residuals the usual ones."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        # Not at the very edge, where the next strip's begin.
+        reached = [tick for tick in RESIDUAL_TICKS if 1.5 * tick <= max(-vmin, vmax)]
+        return np.array([-reached[-1], 0, reached[-1]]) if reached else super().tick_values(vmin, vmax)
+
+
 def format_tick(value: float) -> str:
     """Return the text of a tick: 0.01, 1, 100; beyond that 10 with an exponent."""
     if 0.99e-3 < value < 0.99e4:
         return f"{value:g}"
     exponent = int(np.floor(np.log10(value) + 1e-9))
     leading = value / 10.0**exponent
-    return (f"{leading:g}·" if abs(leading - 1) > 1e-6 else "") + f"$10^{{{exponent}}}$"
+    # Not mathematics of matplotlib, whose exponents are smaller than any text may be.
+    return (f"{leading:g}·" if abs(leading - 1) > 1e-6 else "") + "10" + str(exponent).translate(SUPERSCRIPTS)
 
 
 def law_panel(figure: Any, above: Any, below: Any, share: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
@@ -165,7 +174,12 @@ def law_panel(figure: Any, above: Any, below: Any, share: tuple[Axes, Axes] | No
         use_log_scale(upper)
     upper.tick_params(labelbottom=False)
     upper.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    lower.margins(y=0.2)
+    lower.margins(y=0.1)
+    if share is None:
+        lower.set_yscale("symlog", linthresh=RESIDUAL_TICKS[0], linscale=1)
+        lower.yaxis.set_major_locator(_ResidualLocator())
+        lower.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}".replace("-", "−")))
+        lower.yaxis.set_minor_locator(FixedLocator([-RESIDUAL_TICKS[0], RESIDUAL_TICKS[0]]))
     lower.axhline(0, color=LIGHT, linewidth=0.5, zorder=0)
     return upper, lower
 
@@ -183,28 +197,31 @@ def draw_law(
     half_width: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     ids: Sequence[str] = (),
     fit: Callable[[NDArray[np.float64]], NDArray[np.float64]] = line_of_law,
+    shift: float = 0.0,
 ) -> None:
     """Draw D per layer with the law, and the residuals of log D below.
 
     panel: of :func:`law_panel`. curves: (networks, layers) of positive D, the input first. The line is the mean of the
     networks' fits; the marks are means of log D with an interval of half_width((networks, layers)) for each layer; the
-    light dots are networks, ids their names. fit: log D of each layer to the fitted values.
+    light dots are networks, ids their names. fit: log D of each layer to the fitted values. shift: of marks, along the
+    layers, so that those of several looks can be told apart.
     """
     logarithms = np.log(np.asarray(curves, dtype=np.float64))
     count, layers = len(logarithms), np.arange(logarithms.shape[1])
     lines = np.array([fit(curve) for curve in logarithms])
     (line,) = panel[0].plot(layers, np.exp(lines.mean(axis=0)), color=look.colour, linewidth=0.75, zorder=2)
     tag(line, look)
+    places = layers + shift
     for axes, values, scale in ((panel[0], logarithms, np.exp), (panel[1], logarithms - lines, np.asarray)):
         mean = values.mean(axis=0)
         if count > 1:
-            draw_dots(axes, np.tile(layers, count), scale(values.ravel()), look, ids)
+            draw_dots(axes, np.tile(places, count), scale(values.ravel()), look, ids)
             if half_width is not None:
                 reach = half_width(values)
                 low, high = scale(mean - reach), scale(mean + reach)
-                tag(axes.vlines(layers, low, high, color=look.colour, linewidth=0.75, zorder=3), look)
+                tag(axes.vlines(places, low, high, color=look.colour, linewidth=0.75, zorder=3), look)
         named = [] if count > 1 else ids
-        draw_dots(axes, layers, scale(mean), look, named, s=6, alpha=1, marker=look.marker, zorder=4)
+        draw_dots(axes, places, scale(mean), look, named, s=6, alpha=1, marker=look.marker, zorder=4)
 
 
 def draw_dots(axes: Axes, x: ArrayLike, y: ArrayLike, look: Look, ids: Sequence[str] = (), **options: Any) -> None:

@@ -249,5 +249,7 @@ def name_value(column: str, value: Any) -> str:
         # A data set's name may end with its size: "mnist 10×10", "mnist_10x10".
         word, blank, rest = value.partition(" ")
         return NAMES.get(word.removesuffix("_10x10").removesuffix("_32x32"), word) + blank + rest
-    name = "rate" if column == "learning_rate" else column.replace("_", " ")
-    return f"{name} {value:g}".replace("e-0", "e-")
+    if column == "learning_rate":
+        leading, _, exponent = f"{value:.6e}".partition("e")
+        return f"rate {float(leading):g}e{int(exponent)}" if 0 < value < 0.01 else f"rate {value:g}"
+    return f"{column.replace('_', ' ')} {value:g}".replace("e-0", "e-")

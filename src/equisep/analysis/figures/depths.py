@@ -16,12 +16,13 @@ from equisep.analysis.figures.panels import (
     drawn_parts,
     legend_above,
     mark,
+    rate_looks,
     title,
 )
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.statistics import rise_beyond_chosen_depth
 from equisep.analysis.tables import Tables
-from equisep.plots import PAGE_WIDTH, Look, draw_dots, new_figure, rate_looks, use_log_scale
+from equisep.plots import PAGE_WIDTH, Look, draw_dots, new_figure, use_log_scale
 
 SHOWS = (
     "D of the last layer at each learning rate (geometric mean over seeds; ringed: the rate with the lowest final "
@@ -71,8 +72,7 @@ def draw(parts: Parts) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     for axes in panels[len(drawn) + 2 :]:
         axes.set_axis_off()
-    named = [Look(f"rate {look.label}", look.colour, look.marker) for look in looks.values()]
-    legend_above(figure, named, {first.rows["seed"].nunique()})
+    legend_above(figure, looks.values(), {first.rows["seed"].nunique()})
     return figure
 
 

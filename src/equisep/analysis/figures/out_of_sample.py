@@ -48,7 +48,10 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
     for _, selected in rows.groupby("dataset", sort=False):
         modes = by_mode(selected)
         rates = sorted(set(selected["learning_rate"]))
-        pairs = [(_format_rate(rate), *(mode[mode["learning_rate"] == rate] for mode in modes)) for rate in rates]
+        pairs = [
+            (name_value("learning_rate", rate), *(mode[mode["learning_rate"] == rate] for mode in modes))
+            for rate in rates
+        ]
         pairs.append((BEST, *(at_best_learning_rate(mode, ()) for mode in modes)))
         for rate, joint, frozen in pairs:
             ends = frozen.sort_values("epoch").groupby("seed").tail(1)[["seed", "train_loss", "test_accuracy", "r"]]
@@ -66,10 +69,6 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
             loss_gap=compared["train_loss"] - compared["train_loss_end"],
         )
     return compared[list(COLUMNS)]
-
-
-def _format_rate(rate: float) -> str:
-    return f"rate {rate:.0e}".replace("e-0", "e-")
 
 
 def _is_judged(group: pd.DataFrame) -> bool:

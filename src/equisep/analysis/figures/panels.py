@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,10 +27,12 @@ from equisep.analysis.tables import Tables
 from equisep.config import ALL_CONVENTIONS
 from equisep.measures import fit_law
 from equisep.plots import (
+    COLUMN_WIDTH,
     CONTROL,
     CONVENTIONS,
     LAW_HEIGHTS,
     LIGHT,
+    MARKERS,
     ONE_CONVENTION,
     PAGE_WIDTH,
     SMALL,
@@ -54,9 +57,12 @@ LAWS = (
     "Log D of the training set against layer, 0 the input; as published with batch statistics of batches of 100 in "
     "stored order, in evaluation mode with running statistics. Marks and bars: means over networks with 95 % "
     "intervals by Student's t over seeds; dots: networks; lines: means of the networks' laws; strips: residuals of "
-    "log D from the law of each network; r (mean of atanh r) and ρ: means over networks."
+    "log D from the law of each network, to scale up to 0.2 and logarithmic beyond; r (mean of atanh r) and ρ: means "
+    "over networks."
 )
 NEUTRAL = Look("", CONTROL, "o")
+# Of the marks of two looks, of the panel's width, half of it to each side.
+SHIFT = 0.008
 # Of panels, mm.
 MAX_ACROSS, PANEL_HEIGHT, MARGIN = 4, 46, 9
 
@@ -81,6 +87,13 @@ def look_of(convention: str) -> Look:
     """Return the look of a convention; those without a name of their own are grey."""
     known = {**CONVENTIONS, ALL_CONVENTIONS: ONE_CONVENTION}
     return known.get(convention, Look(convention, CONTROL, "o"))
+
+
+def rate_looks(rates: Sequence[float]) -> dict[float, Look]:
+    """Return the look of each learning rate: the higher, the darker."""
+    colours = matplotlib.colormaps["RdPu"](np.linspace(0.35, 1, len(rates)))
+    ordered = zip(sorted(rates), map(matplotlib.colors.to_hex, colours), MARKERS, strict=False)
+    return {rate: Look(name_value("learning_rate", rate), colour, marker) for rate, colour, marker in ordered}
 
 
 def drawn_parts(parts: Parts) -> list[tuple[Look, Part]]:
@@ -132,7 +145,8 @@ def draw_curves(
     rates: dict[float, None] = {}
     texts: list[tuple[str, Look]] = []
     falls = True
-    for look, part in parts:
+    drawn = list(parts)
+    for number_of_part, (look, part) in enumerate(drawn):
         rates |= dict.fromkeys(part.rows["learning_rate"])
         accuracy |= dict(zip(part.rows["run"], part.rows["train_accuracy"], strict=True))
         curves = part.tables.curves(part.rows)
@@ -148,7 +162,9 @@ def draw_curves(
             continue
         runs = part.rows.loc[part.rows["train_loss"].notna(), "run"].tolist()
         chosen = [curves[number] for number in usable]
-        draw_law(panel, chosen, look, half_width, [runs[number] for number in usable], fit)
+        # About a mark's width beside each other.
+        shift = SHIFT * len(chosen[0]) * (2 * number_of_part - len(drawn) + 1)
+        draw_law(panel, chosen, look, half_width, [runs[number] for number in usable], fit, shift)
         falls = fit_law(np.exp(np.log(chosen).mean(axis=0))).slope < 0
         text = describe(chosen) if describe else describe_law([fit_law(curve) for curve in chosen])
         texts.append((text, look))
@@ -200,7 +216,7 @@ def law_grid(parts: Parts, across: str, down: str | None = None, repeats: str = 
         shape = wrapped, math.ceil(len(columns) / wrapped)
     else:
         shape = len(lines), len(columns)
-    figure = new_figure(min(PAGE_WIDTH, 62 * shape[1] + 6), MARGIN + PANEL_HEIGHT * shape[0])
+    figure = new_figure(COLUMN_WIDTH if shape[1] <= 2 else PAGE_WIDTH, MARGIN + PANEL_HEIGHT * shape[0])
     panels = law_panels(figure, shape)
     seeds = set()
     for number, (panel, (line, column)) in enumerate(zip(panels, values, strict=False)):
@@ -212,6 +228,10 @@ def law_grid(parts: Parts, across: str, down: str | None = None, repeats: str = 
         title(panel[0], number if len(values) > 1 else None, ", ".join(names))
         if across == "view":
             panel[1].set_xlabel(column)
+    if shape[1] <= 2:
+        # In panels so narrow r and ρ need room above the marks.
+        low, high = panels[0][0].get_ylim()
+        panels[0][0].set_ylim(low, high * (high / low) ** 0.25)
     for panel in panels[len(values) :]:
         for axes in panel:
             axes.set_visible(False)
