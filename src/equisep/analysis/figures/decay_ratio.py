@@ -32,6 +32,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     figure = new_figure(PAGE_WIDTH, 12 + 48 * len(tables))
     panels = figure.subplots(len(tables), 5, sharey=True, squeeze=False)
     shown: dict[str, Look] = {}
+    seeds: set[int] = set()
     for row, (convention, table) in enumerate(tables.items()):
         joint = comparable(table)
         joint = joint[joint["training"] == "joint"]
@@ -50,11 +51,11 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         kinds = fixed[fixed["optimizer"].isin(OPTIMIZERS)]
         kinds = kinds.assign(place=[OPTIMIZERS.index(name) for name in kinds["optimizer"]])
         several = epochs.groupby("run")["epoch"].transform("nunique") > 2
-        _lines(panels[row, 0], small, "depth", "dataset", dataset_look)
-        _lines(panels[row, 1], rates[enough], "learning_rate", "depth", depth_look)
-        _lines(panels[row, 2], kinds, "place", "depth", depth_look, line="")
-        _lines(panels[row, 3], wide, "width", "depth", depth_look)
-        _lines(panels[row, 4], epochs[several], "epoch", "depth", depth_look)
+        seeds |= _lines(panels[row, 0], small, "depth", "dataset", dataset_look)
+        seeds |= _lines(panels[row, 1], rates[enough], "learning_rate", "depth", depth_look)
+        seeds |= _lines(panels[row, 2], kinds, "place", "depth", depth_look, line="")
+        seeds |= _lines(panels[row, 3], wide, "width", "depth", depth_look)
+        seeds |= _lines(panels[row, 4], epochs[several], "epoch", "depth", depth_look)
         shown |= {name: dataset_look(name) for name in sorted(set(small["dataset"]))}
         for number, axes in enumerate(panels[row]):
             title(axes, 5 * row + number, look_of(convention).label, only=look_of(convention))
@@ -67,20 +68,21 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         panels[row, 3].set_xlabel("width")
         panels[row, 4].set_xscale("symlog", linthresh=10, linscale=0.5)
         panels[row, 4].set_xticks([0, 10, 100], ["0", "10", "100"])
-        panels[row, 4].set(xlabel="epoch", xlim=(0, None))
+        panels[row, 4].set(xlabel="epoch", xlim=(-1.5, 1.3 * max(epochs["epoch"], default=100)))
     depths = [depth_look(depth) for depth in RATE_DEPTHS]
     panels[0, 0].set_ylim(0, None)
     panels[0, 0].legend(handles=[mark(look) for look in shown.values()], loc="lower right")
-    legend_above(figure, depths)
+    legend_above(figure, depths, seeds)
     return figure
 
 
-def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str, look: Callable[[Any], Look], line: str = "-") -> None:
-    """Draw means over seeds with their intervals against a column, a line for each value of another."""
+def _lines(axes: Axes, rows: pd.DataFrame, x: str, hue: str, look: Callable[[Any], Look], line: str = "-") -> set[int]:
+    """Draw means over seeds with their intervals against a column, a line for each value of another; return each n."""
     if rows.empty:
         say_not_run(axes)
     for value, group in rows.groupby(hue):
         draw_against(axes, group, x, "decay_ratio", look(value), line=line)
+    return set(rows.groupby([x, hue])["seed"].nunique())
 
 
 SHOWS = (

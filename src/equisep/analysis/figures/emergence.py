@@ -33,8 +33,10 @@ from equisep.plots import LIGHT, PAGE_WIDTH, new_figure, use_log_scale
 SHOWS = (
     f"{LAWS} Then r (as 1 + r) and ρ against the epoch, means over seeds with 95 % intervals. Lowest rows: means "
     "over seeds of log D, and of −log ρ of each layer over its mean at the end, against layer and epoch (a column "
-    "per snapshot). Vertical lines: drops of the learning rate."
+    "per snapshot; colours of the latter end at its 2 % and 98 % points). Vertical lines: drops of the learning rate."
 )
+# Quantiles at which the colours of the two maps end.
+BOUNDS = ((0, 1), (0.02, 0.98))
 STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
@@ -77,8 +79,9 @@ def draw(parts: Parts) -> Figure:
         lines = zip(depths, STYLES, strict=False)
         style: dict[str, Any] = {"color": "black"}
         handles = [Line2D([], [], linestyle=line, label=f"depth {depth:g}", **style) for depth, line in lines]
-        axes.legend(handles=handles, loc="upper right", handlelength=2)
-        title(axes, len(places) + number, label)
+        # Above the lines of the drops.
+        axes.legend(handles=handles, loc="upper right", handlelength=2, frameon=True, framealpha=1, edgecolor="none")
+        title(axes, len(places) + number, "")
     _draw_surfaces(figure, outer[2], parts, depths, drops, len(places) + len(columns))
     legend_above(figure, [look for look, _ in drawn_parts(parts)], {rows["seed"].nunique()})
     return figure
@@ -110,7 +113,8 @@ def _draw_surfaces(
         shares = -np.diff(mean, axis=1)
         maps[1].append((shares / shares[-1].mean()).T)
     for row, (label, values) in enumerate(zip(labels, maps, strict=True)):
-        low, high = min(one.min() for one in values), max(one.max() for one in values)
+        # Of shares, without the few largest: one layer's would leave no difference between the others.
+        low, high = np.quantile(np.concatenate([one.ravel() for one in values]), BOUNDS[row])
         bar = figure.add_subplot(grid[row, -1])
         for column, ((depth, look, part), one) in enumerate(zip(drawn, values, strict=True)):
             axes = figure.add_subplot(grid[row, column])
@@ -122,7 +126,7 @@ def _draw_surfaces(
             for drop in drops:
                 axes.axvline(sum(epoch <= drop for epoch in epochs), color="white", linewidth=0.75)
             axes.tick_params(length=2, rotation=0)
-            axes.set(xlabel="epoch" if row else "", ylabel="" if column else f"{label}\nlayer")
+            axes.set(xlabel="epoch", ylabel="" if column else "layer")
             title(axes, first + row * len(drawn) + column, f"depth {depth:g}, {look.label}", only=look)
         bar.set_ylabel(label)
 

@@ -34,18 +34,22 @@ def draw(parts: Parts) -> Figure:
     figure = new_figure(PAGE_WIDTH, 60)
     grid = figure.add_gridspec(1, 2, width_ratios=(2.6, 1))
     panels = law_panels(figure, (1, 2), grid[0])
+    rows = next(iter(parts.values())).rows
+    counts = [chosen["seed"].nunique() for chosen in by_mode(rows)]
     for number, (panel, mode) in enumerate(zip(panels, MODES, strict=True)):
         selected = {name: Part(part.tables, by_mode(part.rows)[number]) for name, part in parts.items()}
         draw_curves(panel, drawn_parts(selected))
-        title(panel[0], number, f"{mode} training")
+        # Once for both, if it is one number.
+        seeds = f", n = {counts[number]}" if len(set(counts)) > 1 else ""
+        title(panel[0], number, f"{mode} training{seeds}")
     axes = figure.add_subplot(grid[1])
-    rows = next(iter(parts.values())).rows
     numbered = rows.assign(mode=rows["training"].str.startswith("frozen").astype(int))
     draw_against(axes, numbered, "mode", "test_accuracy", Look("", CONTROL, "o"), line="")
     axes.set_xticks(range(len(MODES)), MODES)
     axes.set(xlim=(-0.5, 1.5), ylabel="test accuracy")
     title(axes, 2, "test accuracy")
-    legend_above(figure, [look for look, _ in drawn_parts(parts)], {mode["seed"].nunique() for mode in by_mode(rows)})
+    looks = [look for look, _ in drawn_parts(parts)]
+    legend_above(figure, looks, set(counts) if len(set(counts)) == 1 else ())
     return figure
 
 

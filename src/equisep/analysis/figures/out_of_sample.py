@@ -126,7 +126,7 @@ def draw(parts: Parts) -> Figure:
         _draw_gains(gain, compared[compared["dataset"] == dataset])
         title(gain, 4 * row + 3, name)
         if row == 0:
-            gain.legend(handles=[mark(look) for look in WAYS.values()], loc="best")
+            gain.legend(handles=[mark(look) for look in WAYS.values()], loc="upper left")
             path.legend(handles=[mark(JOINT), mark(TWO_STAGE)], loc="lower right")
     legend_above(figure, [look for look, _ in drawn_parts(parts)], {runs["seed"].nunique()})
     return figure
@@ -173,16 +173,16 @@ def _draw_gains(axes: Axes, compared: pd.DataFrame) -> None:
             axes.vlines(position, gain.low, gain.high, color=look.colour, linewidth=0.75)
             axes.plot(position, gain.mean, look.marker, color=look.colour, markerfacecolor=face)
     axes.axhline(0, color=LIGHT, linewidth=0.5, zorder=0)
-    names = [rate.removeprefix("rate ") for rate in rates]
-    axes.set_xticks(range(len(rates)), names, rotation=45, ha="right", rotation_mode="anchor")
+    names = [rate.removeprefix("rate ").replace(BEST, "best") for rate in rates]
+    axes.set_xticks(range(len(rates)), names)
     axes.set(xlabel="learning rate", ylabel="gain in test accuracy")
 
 
 SHOWS = (
     f"{LAWS} Third column: test accuracy against training loss, the line during joint training, a point per network "
     "at the end. Last column: test accuracy of joint less that of two-stage training, at the joint network's first "
-    "snapshot of at most the same training loss and at the end; means with 95 % intervals over seeds; hollow: not "
-    "judged, since losses differ or seeds are too few."
+    "snapshot of at most the same training loss and at the end, best: each at its own best rate; means with 95 % "
+    "intervals over seeds; hollow: not judged, since losses differ or seeds are too few."
 )
 CONDITIONS = ("dataset", "training", "learning_rate")
 REPRODUCTION = Reproduction(

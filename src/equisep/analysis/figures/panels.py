@@ -232,7 +232,9 @@ def law_grid(parts: Parts, across: str, down: str | None = None, repeats: str = 
         # In panels so narrow r and ρ need room above the marks.
         low, high = panels[0][0].get_ylim()
         panels[0][0].set_ylim(low, high * (high / low) ** 0.25)
-    for panel in panels[len(values) :]:
+    for above, panel in zip(panels[len(values) - shape[1] :], panels[len(values) :], strict=False):
+        # What stands above an empty place is the last of its column.
+        above[1].set_xlabel("layer")
         for axes in panel:
             axes.set_visible(False)
     legend_above(figure, [look for look, _ in drawn_parts(parts)], seeds, repeats=repeats)

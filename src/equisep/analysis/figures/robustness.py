@@ -196,7 +196,7 @@ def draw(parts: Parts) -> Figure:
         _layers(panels[row, 2], part)
         for column, axes in enumerate(panels[row]):
             title(axes, 3 * row + column, look.label, only=look)
-    legend_above(figure, depths)
+    legend_above(figure, depths, {scores["seed"].nunique()})
     return figure
 
 
@@ -215,15 +215,19 @@ def _with_unperturbed(perturbed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, y: str, line: str = "-") -> None:
-    """Draw medians over networks against strength, by depth, with a band for the middle 80 % of the networks."""
+    """Draw medians over networks against strength, by depth, with bars for the middle 80 % of the networks."""
     if rows.empty:
         say_not_run(axes)
         return
-    for depth, group in rows.groupby("depth"):
-        look = depth_look(float(str(depth)))
+    depths = sorted(set(rows["depth"]))
+    for number, depth in enumerate(depths):
+        look = depth_look(float(depth))
         marks: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markeredgewidth": 0, "linestyle": line}
-        band = {"alpha": 0.15, "linewidth": 0}
-        sns.lineplot(group, x="strength", y=y, estimator="median", errorbar=("pi", 80), err_kws=band, ax=axes, **marks)
+        # Beside each other, since bars at one place cannot be told apart.
+        shift = rows["strength"].max() * 0.008 * (2 * number - len(depths) + 1)
+        group = rows[rows["depth"] == depth].assign(strength=lambda chosen, by=shift: chosen["strength"] + by)
+        bars = {"err_style": "bars", "err_kws": {"elinewidth": 0.5}}
+        sns.lineplot(group, x="strength", y=y, estimator="median", errorbar=("pi", 80), ax=axes, **bars, **marks)
 
 
 def _scatter(axes: Axes, scores: pd.DataFrame, y: str, label: str) -> None:
@@ -252,10 +256,10 @@ def _layers(axes: Axes, part: Part) -> None:
 
 
 SHOWS = (
-    "First six panels: medians over the networks that fit their data and the middle 80 % of them, against the "
-    "strength of a perturbation. Others, under each convention: a network's robustness to noise on all weights "
-    "against the CV of log ρ (hollow: networks that do not fit their data), and the change of log D under noise on "
-    "one layer against its ratio."
+    "First six panels: medians over the networks that fit their data, bars for the middle 80 % of them, against the "
+    "strength of a perturbation (depths beside each other). Others, under each convention: a network's robustness to "
+    "noise on all weights against the CV of log ρ (hollow: networks that do not fit their data), and the change of log "
+    "D under noise on one layer against its ratio."
 )
 REPRODUCTION = Reproduction(
     "robustness",

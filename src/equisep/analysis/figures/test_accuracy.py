@@ -22,20 +22,23 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     figure = new_figure(PAGE_WIDTH, 12 + 48 * len(tables))
     panels = figure.subplots(len(tables), 4, squeeze=False)
     names: set[str] = set()
+    counts: set[int] = set()
     for row, (convention, table) in enumerate(tables.items()):
         last = comparable(table)
         last = last[last["last"].astype(bool)]
         fitted = last[last["train_accuracy"] >= FITTED]
         names |= set(last["dataset"])
+        counts.add(fitted["run"].nunique())
         median = fitted.groupby("dataset")["test_accuracy"].transform("median")
         points = fitted.assign(difference=fitted["test_accuracy"] - median)
         for number, (column, label) in enumerate(AGAINST.items()):
             axes = panels[row, number]
             if points.empty:
                 say_not_run(axes)
-            for name, group in points.groupby("dataset"):
-                look = dataset_look(str(name))
-                dots = {"s": 5, "marker": look.marker, "alpha": 0.5}
+            # The data set with the fewest networks last, above the others.
+            for name in points["dataset"].value_counts().index:
+                look, group = dataset_look(str(name)), points[points["dataset"] == name]
+                dots = {"s": 4, "marker": look.marker, "alpha": 0.4}
                 draw_dots(axes, group[column], group["difference"], look, group["run"].tolist(), **dots)
             if column == "D_last":
                 use_log_scale(axes, "x")
@@ -50,7 +53,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
             _compare_training(panels[row, 3], best_rates(last))
             title(panels[row, 3], 3, "at the best rate of each")
     # Images of two sizes have one look.
-    legend_above(figure, list(dict.fromkeys(dataset_look(name) for name in sorted(names))))
+    legend_above(figure, list(dict.fromkeys(dataset_look(name) for name in sorted(names))), counts, "networks")
     return figure
 
 
