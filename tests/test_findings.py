@@ -36,7 +36,6 @@ def described(rows: pd.DataFrame, column: str, digits: int = 3) -> str:
     return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]".replace("-", "−")
 
 
-NORMALISATION = ("normalisation", "architecture", "depth")
 # Experiment and, for those shown at their best rate, its conditions; selection of rows; column; digits.
 NUMBERS = [
     *(
@@ -60,17 +59,8 @@ NUMBERS = [
         for convention in ("paper", "evaluation")
     ),
     *(
-        (("optimizers",), f"depth == 20 and optimizer == 'adam' and convention == '{name}'", "r", 3)
-        for name in ("paper", "evaluation")
-    ),
-    *(
-        (NORMALISATION, f"architecture == 'fnn' and depth == 20 and convention == '{name}'", "r", 3)
-        for name in ("paper", "evaluation")
-    ),
-    (NORMALISATION, "architecture == 'fnn_kaiming' and depth == 20", "r", 3),
-    *(
         (("emergence",), f"depth == {depth} and epoch == {epoch} and convention == 'evaluation'", "r", digits)
-        for depth, epoch, digits in ((8, 50, 4), (8, 600, 3), (20, 200, 3), (20, 600, 3))
+        for depth, epoch, digits in ((8, 50, 4), (8, 600, 3))
     ),
     *(
         (("depth_fashion_mnist", "depth"), f"depth == {depth} and convention == '{convention}'", "D_last", 3)
@@ -141,8 +131,6 @@ def test_the_numbers_of_captions_are_those_of_the_captions() -> None:
     emergence = (REFERENCE / "emergence/emergence.md").read_text()
     last, middle, first = re.search(r"paper: Depth 20: .*? at epoch (\d+), (\d+), (\d+)", emergence).groups()[::-1]  # type: ignore[union-attr]
     assert f"at epoch {last}, the middle third at {middle}, the first at {first}" in page()
-    assert "and at 26, 30 and 73 in evaluation mode" in page()
-    assert "evaluation: Depth 20: layers reach half of their final −log ρ at epoch 73, 30, 26" in emergence
     for depth in (8, 20):
         for convention in ("paper", "evaluation"):
             (interval,) = re.findall(rf"{convention}: Depth {depth}: .*place (\S+ \[\S+ \S+\]), n = 10", emergence)
@@ -215,7 +203,6 @@ def test_the_rows_over_all_networks_are_those_of_the_verdicts() -> None:
     for mean, low, high in numbers:
         text = f"{mean} [{low}, −{abs(float(high[1:])):.2f}]"
         assert text in prose["test_accuracy"]["finding"]
-        assert text in page()
 
 
 @pytest.mark.parametrize("name", ["resnet_two_layer"])
@@ -227,6 +214,28 @@ def test_the_numbers_of_residual_networks_are_those_of_their_tables(name: str) -
         text = described(rows, "r")
         assert text in finding, view
         assert convention != "paper" or text in readme, view
+
+
+def test_the_epochs_at_which_the_line_is_straightest_are_those_of_the_courses() -> None:
+    before = {}
+    for name, keys in (("optimizers", ["depth", "optimizer"]), ("learning_rate", ["learning_rate"])):
+        course = pd.read_csv(REFERENCE / name / f"{name}_course.csv")
+        assert course["networks"].nunique() == 1
+        for convention, rows in course.groupby("convention"):
+            straightest = rows.pivot_table(index=keys, columns="epoch", values="r").idxmin(axis=1)
+            before[name, convention] = int((straightest < 600).sum())
+    assert f"in {before['optimizers', 'evaluation']} of Figure 1's 9 conditions" in page()
+    assert f"and at {before['learning_rate', 'evaluation']} of 7 rates" in page()
+    assert f"as published in {before['optimizers', 'paper']} and {before['learning_rate', 'paper']}." in page()
+
+
+def test_the_intervals_over_depths_are_those_of_the_caption() -> None:
+    caption = (REFERENCE / "test_accuracy/test_accuracy.md").read_text()
+    told = re.findall(r"evaluation: The same over all settings, intervals over depths drawn again: (.*?)\.\n", caption)
+    intervals = re.findall(r"\[(\S+), (\S+)\]", told[0])
+    assert len(intervals) == 3
+    for low, high in intervals:
+        assert f"[{low}, −{abs(float(high[1:])):.2f}]" in page()
 
 
 def test_the_rises_with_depth_are_those_of_the_verdicts() -> None:
@@ -256,15 +265,16 @@ def test_the_rises_with_depth_at_one_rate_are_those_of_the_tables() -> None:
     published, rising = [], {}
     for name in ("depth_fashion_mnist", "depth_mnist", "depth_cifar10"):
         means = [rise(name, "paper", rate) for rate in rates]
-        assert min(found.low for found in means) > 0
+        assert min(found.low for found in means) >= 0.1
         published += [found.mean for found in means]
-        rising[name] = [rate for rate in rates if rise(name, "evaluation", rate).low > 0]
+        # The threshold of the claim.
+        rising[name] = [rate for rate in rates if rise(name, "evaluation", rate).low >= 0.1]
         text = prose[name]["finding"].replace(",", "")
         for found in (rise(name, "evaluation", rate) for rate in rising[name]):
             assert f"{100 * found.mean:.0f} % [{100 * found.low:.0f} {100 * found.high:.0f}]" in text
     assert rising == {
-        "depth_fashion_mnist": [3e-5, 1e-4, 3e-3],
-        "depth_mnist": [3e-5, 1e-4],
+        "depth_fashion_mnist": [3e-5, 3e-3],
+        "depth_mnist": [3e-5],
         "depth_cifar10": [3e-5, 1e-4],
     }
     assert f"by {100 * min(published):.0f} to {100 * max(published):.0f} %" in page()
