@@ -278,7 +278,8 @@ class Reproduction:
                     ignore_index=True,
                 )
         scope = describe_scope(tables.runs, load_claims().get(self.name), planned[0].config)
-        if tables.scope not in ("", scope):
+        # Networks and seeds; the rest may be worded otherwise in another version.
+        if tables.scope and tables.scope.split("; ")[:2] != scope.split("; ")[:2]:
             notes.insert(0, f"Not all runs of the result that the tables belong to, or others. Its {tables.scope}")
         notes = list(
             dict.fromkeys([*_describe_absence(tables, planned[0].config), *describe_versions(tables.runs), *notes])

@@ -1,6 +1,7 @@
 """A figure by its name, or all of a store, a profile or a folder of tables, drawn by one process per core."""
 
 import contextlib
+import gc
 import io
 import multiprocessing
 import os
@@ -59,12 +60,18 @@ def draw_all(words: Sequence[str]) -> int:
     workers = min(len(calls), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     code = 0
     # Processes that have loaded torch cannot be forked safely.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_spare_imports) as pool:
         for one, out, error in pool.map(_draw_quietly, calls, calls.values()):
             print(out, end="", flush=True)
             print(error, end="", file=sys.stderr, flush=True)
             code = max(code, one)
     return code
+
+
+def _spare_imports() -> None:
+    """Leave what this process has imported out of later garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 def _draw_quietly(name: str, words: Sequence[str]) -> tuple[int, str, str]:
