@@ -102,7 +102,9 @@ def test_tables_have_the_finished_runs_count_missing_ones_and_survive_files(tmp_
 
 
 def test_names_of_digits_are_read_from_files_as_text(tmp_path: Path) -> None:
-    row = dict.fromkeys(RUN_COLUMNS, 1.0) | {"run": "0012345678901234", "commit": "7523034", "torch": "2.10"}
+    # One layer has no law.
+    lawless = {"r": None, "decay_ratio": None, "run": "0012345678901234"}
+    row = dict.fromkeys(RUN_COLUMNS, 1.0) | lawless | {"commit": "7523034", "torch": "2.10"}
     layers = pd.DataFrame([dict.fromkeys(LAYER_COLUMNS, 1.0) | {"run": row["run"]}])
     save_tables({"": pd.DataFrame([row]), "_layers": layers}, tmp_path, "width")
     again = load_tables(tmp_path, "width")
