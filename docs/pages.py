@@ -38,7 +38,7 @@ def updated(name: str, page: str) -> str:
     if name == "results/reference/README.md":
         return with_tables(page, {"runs": run_table(ROOT / "results/reference")})
     if name == "deviations.md":
-        return with_tables(page, {"deviations": deviation_table()})
+        return with_tables(page, {"deviations": deviation_table(open=False), "open": deviation_table(open=True)})
     return with_tables(page, {"functions": _functions()}) if name == "api.md" else page
 
 

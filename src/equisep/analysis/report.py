@@ -245,11 +245,12 @@ def _describe(table: pd.DataFrame) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True)
 class Deviation:
-    """A deviation from the paper or its released code, or an open question. here: in this package."""
+    """A deviation from the paper or its released code, or an open question if ``open``. here: in this package."""
 
     what: str
     published: str
     here: str
+    open: bool = False
 
 
 def load_deviations() -> list[Deviation]:

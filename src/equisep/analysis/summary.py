@@ -116,10 +116,10 @@ def figure_1_table(reference: Path) -> str:
     return "\n".join([*rows, "", *remarks])
 
 
-def deviation_table() -> str:
-    """Return the deviations from the paper and its released code as a Markdown table."""
+def deviation_table(*, open: bool) -> str:
+    """Return the deviations from the paper and its released code, or the open questions, as a Markdown table."""
     rows = ["| what | the paper, the released code | here |", "|---|---|---|"]
-    rows += [f"| {row.what} | {row.published} | {row.here} |" for row in load_deviations()]
+    rows += [f"| {row.what} | {row.published} | {row.here} |" for row in load_deviations() if row.open == open]
     return "\n".join(rows)
 
 
