@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from equisep.analysis.all_runs import best_rates, comparable, exponential_against_rivals
 from equisep.analysis.claims import name_value
-from equisep.analysis.figures.panels import draw_against, legend_above, look_of, mark, say_not_run, title
+from equisep.analysis.figures.panels import draw_against, legend_above, look_of, say_not_run, title
 from equisep.analysis.overview import Overview
 from equisep.plots import DATASETS, PAGE_WIDTH, Look, depth_look, new_figure, use_log_scale
 
@@ -71,8 +71,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
         panels[row, 4].set(xlabel="epoch", xlim=(-1.5, 1.3 * max(epochs["epoch"], default=100)))
     depths = [depth_look(depth) for depth in RATE_DEPTHS]
     panels[0, 0].set_ylim(0, None)
-    panels[0, 0].legend(handles=[mark(look) for look in shown.values()], loc="lower right")
-    legend_above(figure, depths, seeds)
+    # Not in a panel, which a page may hide.
+    legend_above(figure, [*depths, *dict.fromkeys(shown.values())], seeds)
     return figure
 
 
