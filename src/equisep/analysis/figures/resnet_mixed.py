@@ -13,7 +13,7 @@ from equisep.analysis.figures.panels import LAWS, Parts, draw_curves, drawn_part
 from equisep.analysis.reproduction import Reproduction
 from equisep.analysis.tables import Tables
 from equisep.measures import fit_law
-from equisep.plots import new_figure
+from equisep.plots import PAGE_WIDTH, new_figure
 
 # Layers: the three-layer blocks end at layer 6, shared by both lines. Blocks: our choice, the released script fails.
 SEGMENTS = {"layer": ((0, 6), (6, 10)), "block": ((0, 2), (2, 4))}
@@ -30,7 +30,7 @@ def broken_line(logarithms: NDArray[np.float64], corner: int) -> NDArray[np.floa
 
 def draw(parts: Parts) -> Figure:
     """Draw the figure: layers and blocks, each with two lines that meet."""
-    figure = new_figure(130, 62)
+    figure = new_figure(PAGE_WIDTH, 62)
     for number, (panel, (view, segments)) in enumerate(zip(law_panels(figure, (1, 2)), SEGMENTS.items(), strict=True)):
         selected = {name: part.select(view=view) for name, part in parts.items()}
         corner = segments[0][1]
