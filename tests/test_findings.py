@@ -205,15 +205,15 @@ def test_the_rows_over_all_networks_are_those_of_the_verdicts() -> None:
         assert text in prose["test_accuracy"]["finding"]
 
 
-@pytest.mark.parametrize("name", ["resnet_two_layer"])
-def test_the_numbers_of_residual_networks_are_those_of_their_tables(name: str) -> None:
+@pytest.mark.parametrize(("name", "condition"), [("resnet_two_layer", "view"), ("vgg13", "dataset")])
+def test_the_numbers_of_convolutional_networks_are_those_of_their_tables(name: str, condition: str) -> None:
     """In the README as published, in the table of results under both conventions."""
     finding = yaml.safe_load((REFERENCE / "findings.yaml").read_text())[name]["finding"]
     readme = (ROOT / "README.md").read_text()
-    for (view, convention), rows in table(name, "view").groupby(["view", "convention"]):
+    for (value, convention), rows in table(name, condition).groupby([condition, "convention"]):
         text = described(rows, "r")
-        assert text in finding, view
-        assert convention != "paper" or text in readme, view
+        assert text in finding, value
+        assert convention != "paper" or text in readme, value
 
 
 def test_the_epochs_at_which_the_line_is_straightest_are_those_of_the_courses() -> None:
