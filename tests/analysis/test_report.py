@@ -44,7 +44,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Their verdicts are those of former rules: they are judged again, but for figures over all runs.
     (folder / "verdicts").mkdir()
     for name in JUDGED:
-        result = REPRODUCTIONS[name].make(load_tables(REFERENCE / name, name))
+        tables = load_tables(REFERENCE / name, name)
+        # One was measured under one convention alone.
+        result = REPRODUCTIONS[name].make(tables.under("paper") if name == "vgg13" else tables)
         (folder / f"verdicts/{name}.json").write_text(json.dumps(result.record()))
         if name in DRAWN and result.figure:
             save_figure(result.figure, folder / "figures", name, result.caption())
