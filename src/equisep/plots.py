@@ -87,6 +87,8 @@ CONVENTIONS = {
     "shuffled": Look("shuffled batches", "#56b4e9", "^"),
     "stratified": Look("stratified batches", "#009e73", "v"),
 }
+# After "measured".
+IN_WORDS = {name: look.label if look is PAPER else f"in {look.label}" for name, look in CONVENTIONS.items()}
 # Of networks without batch normalisation, for which all conventions are one.
 ONE_CONVENTION = Look("without batch norm (all conventions)", "#303030", "o")
 PREDICTED = Look("predicted", "#b5488f", "D")

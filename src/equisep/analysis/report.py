@@ -7,7 +7,7 @@ conf/deviations.yaml; nothing is trained, drawn or judged here.
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from equisep.analysis.pictures import inline_svg, png_uri, thumbnail_uri
 from equisep.analysis.table_files import TEXT_COLUMNS
 from equisep.analysis.verdicts import CONTRADICTED, NO_CLAIM, NOT_TESTED, PARTLY, REPRODUCED, STATUSES, UNDECIDED
 from equisep.config import PAPER, ConfigError, conf_folder, group_options
-from equisep.plots import CONVENTIONS
+from equisep.plots import CONVENTIONS, IN_WORDS
 from equisep.store import machine_facts
 
 HARDWARE = {
@@ -46,8 +46,9 @@ class Section:
     for the reader. figure: SVG of the figure, or ''; image: a PNG of it as a data URI where there is no SVG; thumbnail:
     a small one. runs: ids with the folder of each relative to the page, or '' if it does not exist. facts: hardware,
     versions, commit, networks, seeds. table: path of the table relative to the page, or ''. command: the script that
-    judges the claim, or ''; training: the sweep that trains its networks, or ''. one_convention: whether its networks
-    are the same under every convention of measuring, or are judged under all together.
+    judges the claim, or ''; training: the sweep that trains its networks, or ''. names: what each run is.
+    one_convention: whether its networks are the same under every convention of measuring, or are judged under all
+    together.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Section:
     table: str
     command: str
     training: str
+    names: dict[str, str]
     one_convention: bool
 
     @property
@@ -124,7 +126,8 @@ def write_report(results: Path, scripts: Mapping[str, str]) -> Path:
         counts=_count_by_convention(sections),
         glyphs=GLYPHS,
         switched={name: CONVENTIONS[name] for name in SWITCHED},
-        names=_name_runs(results, sections),
+        in_words=IN_WORDS,
+        names={run: name for section in reversed(sections) for run, name in section.names.items()},
         networks=len({run for section in sections for run, _ in section.runs}),
         deviations=load_deviations(),
         machine=machine_facts(),
@@ -147,6 +150,8 @@ def _read_section(results: Path, name: str, claim: Claim, command: str) -> Secti
     no_verdict = "no runs were judged" if command else "no script measures it yet"
     picture = results / "figures" / f"{name}.png"
     label = f"{name}: {claim.text}"
+    # Tables over all runs have their names from the others.
+    varied = name in group_options()["experiment"]
     # Escaped as it is read.
     figure = Markup(inline_svg(picture.with_suffix(".svg"), label)) if record else Markup("")
     return Section(
@@ -164,7 +169,8 @@ def _read_section(results: Path, name: str, claim: Claim, command: str) -> Secti
         facts=_describe(table),
         table=_link(results, f"tables/{name}.csv"),
         command=command,
-        training=f"equisep -m experiment={name}" if name in group_options()["experiment"] else "",
+        training=f"equisep -m experiment={name}" if varied else "",
+        names=_name_runs(table) if varied else {},
         one_convention=bool(record) and not set(record["verdicts"]) & set(SWITCHED),
     )
 
@@ -205,18 +211,16 @@ def _read_table(results: Path, name: str) -> pd.DataFrame:
     return table
 
 
-def _name_runs(results: Path, sections: Sequence[Section]) -> dict[str, str]:
-    """Return what each run is, such as "depth 8, Adam, rate 1e-3, seed 666", by the table of an experiment."""
-    names: dict[str, str] = {}
-    for section in sections:
-        table = _read_table(results, section.name).drop_duplicates("run")
-        # What an experiment varies stands before the run; tables over all runs have their names from the others.
-        columns = [*table.columns[: table.columns.get_loc("run")], "learning_rate", "seed"]
-        if not section.training or not set(columns) <= set(table):
-            continue
-        for row in table[["run", *dict.fromkeys(columns)]].to_dict("records"):
-            told = (name_value(str(key), value) for key, value in row.items() if key != "run" and pd.notna(value))
-            names.setdefault(row["run"], ", ".join(told))
+def _name_runs(table: pd.DataFrame) -> dict[str, str]:
+    """Return what each run of an experiment's table is, such as "depth 8, Adam, rate 1e-3, seed 666"."""
+    # What an experiment varies stands before the run.
+    columns = [*table.columns[: table.columns.get_loc("run")], "learning_rate", "seed"]
+    if not set(columns) <= set(table):
+        return {}
+    names = {}
+    for row in table.drop_duplicates("run")[["run", *dict.fromkeys(columns)]].to_dict("records"):
+        told = (name_value(str(key), value) for key, value in row.items() if key != "run" and pd.notna(value))
+        names[row["run"]] = ", ".join(told)
     return names
 
 

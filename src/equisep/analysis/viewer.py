@@ -13,8 +13,8 @@ from typing import Any
 from markupsafe import Markup
 
 from equisep.analysis.pages import write_page
-from equisep.config import ALL_CONVENTIONS, PAPER, ConfigError, convention_of
-from equisep.plots import CONVENTIONS
+from equisep.config import ALL_CONVENTIONS, ConfigError, convention_of
+from equisep.plots import IN_WORDS
 from equisep.store import RunRecord, read_records
 
 # Of a run's training curve; a picture shows no more.
@@ -39,10 +39,8 @@ def write_viewer(source: str | Path, results: Path) -> tuple[Path, list[str]]:
         raise ConfigError(" ".join([f"source={source}: contains no runs to show.", *notes]))
     # Within a script element only "<" could end it.
     data = Markup(json.dumps(runs, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
-    # In a sentence: "measured as published", "measured in evaluation mode".
-    labels = {name: look.label if name == PAPER else f"in {look.label}" for name, look in CONVENTIONS.items()}
     facts: dict[str, Any] = {"source": str(source), "written": time.strftime("%Y-%m-%d %H:%M"), "count": len(runs)}
-    facts |= {"notes": notes, "labels": labels, "everywhere": ALL_CONVENTIONS}
+    facts |= {"notes": notes, "labels": IN_WORDS, "everywhere": ALL_CONVENTIONS}
     path = write_page(results / "page.html", "viewer.html.j2", data=data, **facts)
     return path, [f"{len(runs)} run{'s' if len(runs) > 1 else ''}.", *notes]
 
