@@ -1,5 +1,6 @@
 """Tables written to files and read from them, with what is wrong with a file in one line."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from equisep.analysis.tables import (
     PERTURBED_COLUMNS,
     RUN_COLUMNS,
     Tables,
+    law_of_layers,
     with_derived,
 )
 from equisep.config import PAPER, ConfigError
@@ -125,22 +127,11 @@ def _refuse_other_laws(tables: Tables, where: str, name: str) -> None:
 
 
 def _laws(layers: pd.DataFrame, of: Sequence[str]) -> pd.DataFrame:
-    """Return r, ρ and D of the last layer by the columns ``of``, NaN without a law, and whether D is constant.
-
-    All curves of a length at once, since a table has thousands.
-    """
-    ordered = layers.sort_values("layer", kind="stable").groupby(list(of), sort=False)["D"].agg(list).reset_index()
-    found = [pd.DataFrame(columns=[*of, "r_of_layers", "ratio_of_layers", "last_of_layers", "constant"])]
-    for length, group in ordered.groupby(ordered["D"].map(len)):
-        curves = np.array(group["D"].tolist(), dtype=float)
-        usable = (curves > 0).all(axis=1) & np.isfinite(curves).all(axis=1) & (length > 1)
-        logarithms = np.log(curves, out=np.full(curves.shape, np.nan), where=usable[:, np.newaxis])
-        varies = np.ptp(logarithms, axis=1) > TOLERANCE
-        r, ratio = np.full((2, len(curves)), np.nan)
-        if varies.any():
-            places = np.arange(length)
-            ratio[varies] = np.exp(np.polyfit(places, logarithms[varies].T, 1)[0])
-            r[varies] = [np.corrcoef(places, one)[0, 1] for one in logarithms[varies]]
-        values = {"r_of_layers": r, "ratio_of_layers": ratio, "last_of_layers": curves[:, -1]}
-        found.append(group[list(of)].assign(**values, constant=usable & ~varies))
-    return pd.concat(found[1:] or found, ignore_index=True)
+    """Return r, ρ and D of the last layer by the columns ``of``, NaN without a law, and whether D is constant."""
+    found = []
+    for key, curve in layers.sort_values("layer", kind="stable").groupby(list(of), sort=False)["D"]:
+        fuzziness = curve.to_numpy(dtype=float)
+        law = law_of_layers(fuzziness)
+        r, ratio = (law.pearson_r, law.decay_ratio) if law else (math.nan, math.nan)
+        found.append((*key, r, ratio, fuzziness[-1], law is not None and np.ptp(np.log(fuzziness)) <= TOLERANCE))
+    return pd.DataFrame(found, columns=[*of, "r_of_layers", "ratio_of_layers", "last_of_layers", "constant"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from equisep.analysis.experiments import PlannedRun, last_epoch
 from equisep.config import (
@@ -28,7 +29,7 @@ from equisep.config import (
     measure_id,
     robustness_id,
 )
-from equisep.measures import LayerRecord, fit_law
+from equisep.measures import Law, LayerRecord, fit_law
 from equisep.store import FINISHED, RunRecord, read_records, read_store, tabulate_robustness
 
 # Columns of a run, after those of the varied fields.
@@ -112,6 +113,12 @@ class Tables:
         return [self.fuzziness(row) for row in usable[self.layers_of].to_dict("records")]
 
 
+def law_of_layers(fuzziness: NDArray[np.float64]) -> Law | None:
+    """Return the law of D per layer, (layers,); None for one layer, or where D of a layer has no logarithm."""
+    usable = len(fuzziness) > 1 and bool((np.isfinite(fuzziness) & (fuzziness > 0)).all())
+    return fit_law(fuzziness) if usable else None
+
+
 def with_derived(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
     """Return the table of runs with the columns DERIVED, from the layers where it was written without them."""
     if set(DERIVED) <= set(runs):
@@ -119,7 +126,7 @@ def with_derived(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
     derived = []
     for key, group in layers.sort_values("layer").groupby(list(LAYERS_OF), sort=False):
         values = group["D"].to_numpy()
-        law = fit_law(values) if len(values) > 1 and (np.isfinite(values) & (values > 0)).all() else None
+        law = law_of_layers(values)
         derived.append((*key, len(values), law.log_ratio_cv if law else math.nan))
     table = pd.DataFrame(derived, columns=[*LAYERS_OF, *DERIVED])
     # An earlier version may have written one of them.
