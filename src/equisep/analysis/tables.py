@@ -115,8 +115,10 @@ class Tables:
 
 def law_of_layers(fuzziness: NDArray[np.float64]) -> Law | None:
     """Return the law of D per layer, (layers,); None for one layer, or where D of a layer has no logarithm."""
-    usable = len(fuzziness) > 1 and bool((np.isfinite(fuzziness) & (fuzziness > 0)).all())
-    return fit_law(fuzziness) if usable else None
+    try:
+        return fit_law(fuzziness)
+    except ValueError:
+        return None
 
 
 def with_derived(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
